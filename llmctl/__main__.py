@@ -1,0 +1,116 @@
+"""The command `llmctl`: runs one verb, shows its answer, and turns every error into a text or an envelope.
+
+`--json` with a verb of PLAIN starts without Typer: hosts run these for other hosts, many at once on few cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from llmctl import envelope
+from llmctl.envelope import Answer
+from llmctl.errors import UsageError
+
+FLAGS = ("--json", "--yes", "-y", "--debug")
+PLAIN = {"status": "llmctl.cli.status"}
+NOUNS = ("models", "profile", "keys")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; its exit code."""
+    common, words = hoist(sys.argv[1:] if argv is None else argv)
+    as_json, command = "--json" in common, command_of(words)
+    try:
+        answer = run(common, words)
+        code = answer if isinstance(answer, int) else show(command, answer, as_json)
+    except BrokenPipeError:
+        code = close_stdout()
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in common:
+            traceback.print_exc()
+        try:
+            code = show(command, envelope.failure(error), as_json)
+        except BrokenPipeError:
+            code = close_stdout()
+    return code
+
+
+def hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split off the options that every verb has and that may stand anywhere before a `--`."""
+    common: list[str] = []
+    words = list(argv)
+    at = 0
+    while at < len(words) and words[at] != "--":
+        if words[at] in FLAGS or words[at].startswith("--config-dir="):
+            common.append(words.pop(at))
+        elif words[at] == "--config-dir":
+            common += words[at : at + 2]
+            del words[at : at + 2]
+        else:
+            at += 1
+    return common, words
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The verb, or noun and verb, that a command line begins with."""
+    plain = [word for word in words[:2] if not word.startswith("-")]
+    return " ".join(plain if plain and plain[0] in NOUNS else plain[:1])
+
+
+def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
+    """The answer of a command line; an int when Typer has shown help or a completion itself."""
+    if common == ["--json"] and words and words[0] in PLAIN and not any(w.startswith("-") for w in words):
+        answer: Answer = import_module(PLAIN[words[0]]).answer(words[1:])
+        return answer
+    from typer.exceptions import Abort, TyperException
+
+    from llmctl.cli.app import app
+
+    try:
+        result: Answer | int = app([*common, *(words or ["--help"])], prog_name="llmctl", standalone_mode=False)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context else "llmctl"
+        raise UsageError(error.format_message(), hint=f"{verb} --help") from None
+    except Abort:
+        raise KeyboardInterrupt from None
+    if isinstance(result, int) and result == envelope.INTERRUPTED:
+        raise KeyboardInterrupt
+    return result
+
+
+def show(command: str, answer: Answer, as_json: bool) -> int:
+    """Print an answer, the errors to stderr; its exit code."""
+    if as_json:
+        if answer.stream:
+            answer = Answer(drain(answer), answer.exit_code)
+        print(envelope.to_json(command, answer), flush=True)
+        return answer.exit_code
+    from llmctl import render
+
+    render.show(command, answer)
+    return answer.exit_code
+
+
+def drain(answer: Answer) -> dict[str, object]:
+    """What a stream returns, its text left out."""
+    assert answer.stream
+    try:
+        while True:
+            next(answer.stream)
+    except StopIteration as end:
+        return dict(end.value or {})
+
+
+def close_stdout() -> int:
+    """The reader of stdout went away, as `head` does: end quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

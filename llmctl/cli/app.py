@@ -1,0 +1,41 @@
+"""The Typer application: the options of every verb, and the verbs of all nouns in the order that help shows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmctl.cli import ask, init, keys, models, profiles, serve, slots
+from llmctl.cli.options import EVERYWHERE
+from llmctl.cli.session import Session
+
+app = typer.Typer(
+    name="llmctl",
+    help="Language models on the ports of your own machines: load them, talk to them, swap them under live traffic.",
+    context_settings={"help_option_names": ["--help", "-h"]},
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def common(
+    ctx: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="Answer with one JSON envelope; events go to stderr.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config_dir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder of hosts.toml, instead of the nearest one upwards.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """These options may stand anywhere on the line."""
+    ctx.obj = Session(json, yes, config_dir)
+
+
+for verbs in (init, slots, ask, serve):
+    app.add_typer(verbs.app)
+for name, noun in {"models": models, "profile": profiles, "keys": keys}.items():
+    app.add_typer(noun.app, name=name)
+for part in (init, slots, ask, serve, models, profiles, keys):
+    for command in part.app.registered_commands:
+        command.epilog = EVERYWHERE

@@ -1,0 +1,66 @@
+"""`llmctl models`: what the catalog knows, and what of it lies on this host."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from llmctl.catalog import Model
+from llmctl.cli import options as o
+from llmctl.cli.session import Session
+from llmctl.envelope import Answer
+
+app = typer.Typer(help="The models of the catalog.")
+
+
+@app.command("list")
+def list_models(ctx: typer.Context) -> Answer:
+    """All models, and which artifacts lie here."""
+    session: Session = ctx.obj
+    return Answer({"models": [_row(model, session) for model in session.catalog.models.values()]})
+
+
+@app.command()
+def show(ctx: typer.Context, model: o.Model) -> Answer:
+    """One model: its artifacts, probe and licence, and what its files say."""
+    from llmctl.models.checkpoint import inspect
+
+    session: Session = ctx.obj
+    found = session.catalog.resolve(model)
+    here = {str(path): inspect(path) for artifact, path in _present(found, session) if artifact.format != "script"}
+    data = {
+        **_row(found, session),
+        "context": found.context,
+        "licence": found.licence,
+        "parameters": found.parameters,
+        "probe": asdict(found.probe),
+        "allow_code": found.allow_code,
+        "sources": [artifact.source for artifact in found.artifacts],
+        "architectures": {path: checkpoint.architecture for path, checkpoint in here.items()},
+    }
+    return Answer(data)
+
+
+def _present(model: Model, session: Session) -> list[Any]:
+    return model.present(session.host().models(session.home))
+
+
+def _row(model: Model, session: Session) -> dict[str, Any]:
+    """The shape of decisions.md; `path` is None where the artifact is not here."""
+    here = dict(_present(model, session))
+    return {
+        "id": model.id,
+        "aliases": list(model.aliases),
+        "present": bool(here),
+        "artifacts": [
+            {
+                "format": artifact.format,
+                "quantization": artifact.quantization,
+                "path": str(here[artifact]) if artifact in here else None,
+                "bytes": artifact.bytes,
+            }
+            for artifact in model.artifacts
+        ],
+    }

@@ -1,0 +1,251 @@
+"""The verbs of a slot: load, swap, unload, restart, disable, enable, logs. `status` has a file of its own."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Generator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmctl import tables
+from llmctl.cli import options as o
+from llmctl.cli import status as status_verb
+from llmctl.cli.session import Session, Target
+from llmctl.domain import SlotSpec
+from llmctl.envelope import Answer
+from llmctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmctl.slots.resolve import Wish
+    from llmctl.slots.verbs import ChangeResult
+
+app = typer.Typer()
+
+
+@app.command()
+def load(
+    ctx: typer.Context,
+    port: o.NewPort,
+    model: o.Model,
+    engine: o.Engine = "auto",
+    quantization: o.Quantization = None,
+    context: o.Context = None,
+    parallel: o.Parallel = None,
+    idle_unload: o.IdleUnload = None,
+    lock_wait: o.LockWait = "0",
+    dry_run: o.DryRun = False,
+) -> Answer:
+    """Put MODEL on PORT; returns when it has answered its probe."""
+    from llmctl.slots.resolve import resolve
+
+    session: Session = ctx.obj
+    target = session.target(port, auto=True)
+    wish = _wish(model, engine, quantization, context, parallel, idle_unload)
+    spec = resolve(session.catalog, target.host, wish)
+    if dry_run:
+        return planned("load", target, spec)
+    return Answer(change(session, target, "load", spec, lock_wait=lock_wait))
+
+
+@app.command()
+def swap(
+    ctx: typer.Context,
+    port: o.Port,
+    model: o.Model,
+    order: o.SwapOrder = o.Order.auto,
+    engine: o.Engine = "auto",
+    quantization: o.Quantization = None,
+    context: o.Context = None,
+    parallel: o.Parallel = None,
+    idle_unload: o.IdleUnload = None,
+    lock_wait: o.LockWait = "0",
+    save: Annotated[bool, typer.Option("--save", help="Write the model into the profile that has this port.")] = False,
+    profile: o.SaveTo = None,
+    dry_run: o.DryRun = False,
+) -> Answer:
+    """Replace the model of PORT under live traffic; the old one goes on when the new one fails."""
+    from llmctl.slots.resolve import resolve
+
+    session: Session = ctx.obj
+    target = session.target(port)
+    wish = _wish(model, engine, quantization, context, parallel, idle_unload)
+    spec = resolve(session.catalog, target.host, wish)
+    edit = None
+    if save or profile:
+        from llmctl import profiles
+
+        values = {
+            "model": spec.model,
+            "engine": None if engine == "auto" else engine,
+            "quantization": quantization,
+            "context": context,
+            "parallel": parallel,
+            "idle_unload": idle_unload,
+        }
+        edit = profiles.edit_slot(session.config, session.catalog, target.host.name, target.port, values, profile)
+    if dry_run:
+        return planned("swap", target, spec)
+    result = change(session, target, "swap", spec, order=order.value, lock_wait=lock_wait)
+    return Answer({**result, "saved": edit.write() if edit else None})
+
+
+@app.command()
+def unload(
+    ctx: typer.Context,
+    port: o.Port,
+    lock_wait: o.LockWait = "0",
+    stop_server: Annotated[
+        bool, typer.Option("--stop-server", help="Also end the slot server, which closes the port.")
+    ] = False,
+) -> Answer:
+    """Take the model off PORT once it has finished what it has; the port stays open and answers 503."""
+    from llmctl.slots import verbs
+
+    session: Session = ctx.obj
+    target = session.target(port)
+    wait = tables.seconds(lock_wait)
+    with session.progress() as on_event:
+        result = verbs.unload(session.home, target.port, lock_wait=wait, on_event=on_event)
+    if stop_server:
+        verbs.stop(session.home, target.port)
+    return Answer(data_of(target, result))
+
+
+@app.command()
+def restart(
+    ctx: typer.Context,
+    port: o.Port,
+    reexec: Annotated[
+        bool, typer.Option("--reexec", help="Restart the slot server in the installed llmctl; the engine goes on.")
+    ] = False,
+    lock_wait: o.LockWait = "0",
+) -> Answer:
+    """Start the engine of PORT anew, with the same model."""
+    from llmctl.slots import verbs
+
+    session: Session = ctx.obj
+    target = session.target(port)
+    wait = tables.seconds(lock_wait)
+    with session.progress() as on_event:
+        result = verbs.restart(session.home, target.port, reexec=reexec, lock_wait=wait, on_event=on_event)
+    return Answer(data_of(target, result))
+
+
+@app.command()
+def disable(
+    ctx: typer.Context,
+    port: o.Port,
+    why: Annotated[str, typer.Option(help="Shown to everyone who asks why it is down.")],
+    until: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="A date-time (2030-01-31T08:00) or a time from now (2h).")
+    ] = None,
+) -> Answer:
+    """Stop PORT and keep it down, over reboots too."""
+    from llmctl.slots import verbs
+
+    session: Session = ctx.obj
+    target = session.target(port)
+    return Answer(data_of(target, verbs.disable(session.home, target.port, why, _moment(until) if until else None)))
+
+
+@app.command()
+def enable(ctx: typer.Context, port: o.Port) -> Answer:
+    """Undo `disable`: the model that PORT should have is started again."""
+    from llmctl.slots import verbs
+
+    session: Session = ctx.obj
+    target = session.target(port)
+    with session.progress() as on_event:
+        return Answer(data_of(target, verbs.enable(session.home, target.port, on_event=on_event)))
+
+
+@app.command()
+def status(ctx: typer.Context, ports: o.Ports = None) -> Answer:
+    """What runs on which port."""
+    return status_verb.answer(ports or [], ctx.obj)
+
+
+@app.command()
+def logs(
+    ctx: typer.Context,
+    port: o.Port,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
+) -> Answer:
+    """What the engine of PORT has written."""
+    session: Session = ctx.obj
+    if follow and session.json:
+        raise UsageError("--follow never ends, and --json answers at the end", hint="leave one of them out")
+    return Answer(stream=_log(session, session.target(port), follow, lines))
+
+
+def _log(session: Session, target: Target, follow: bool, lines: int) -> Generator[str, None, Mapping[str, Any]]:
+    from llmctl.slots import verbs
+
+    seen = []
+    for line in verbs.log_lines(session.home, target.port, follow=follow, lines=lines):
+        yield line.rstrip("\n") + "\n"
+        if not follow:
+            seen.append(line.rstrip("\n"))
+    return {"host": target.host.name, "port": target.port, "lines": seen}
+
+
+def change(
+    session: Session, target: Target, action: str, spec: SlotSpec, order: str = "auto", lock_wait: str = "0"
+) -> dict[str, Any]:
+    """Load or swap, with its progress shown; the data of the result."""
+    from llmctl.slots import verbs
+
+    launch, wait = session.launch(target.host), tables.seconds(lock_wait)
+    with session.progress() as on_event:
+        result = verbs.change(
+            session.home, target.port, action, spec, order=order, lock_wait=wait, launch=launch, on_event=on_event
+        )
+    return data_of(target, result)
+
+
+def planned(action: str, target: Target, spec: SlotSpec) -> Answer:
+    """The answer of --dry-run."""
+    engine = spec.engine
+    data = {
+        "would": action,
+        "host": target.host.name,
+        "port": target.port,
+        "model": spec.model,
+        "engine": engine.engine,
+        "path": engine.path,
+        "context": engine.context,
+        "parallel": engine.parallel,
+        "needed_bytes": spec.needed_bytes,
+    }
+    return Answer(data)
+
+
+def data_of(target: Target, result: ChangeResult) -> dict[str, Any]:
+    """The JSON of a change."""
+    return {"host": target.host.name, **asdict(result)}
+
+
+def _wish(
+    model: str,
+    engine: str,
+    quantization: str | None,
+    context: int | None,
+    parallel: int | None,
+    idle_unload: str | None,
+) -> Wish:
+    from llmctl.slots.resolve import Wish
+
+    idle = tables.seconds(idle_unload) if idle_unload else None
+    return Wish(model, engine, quantization, context, parallel, idle)
+
+
+def _moment(text: str) -> str:
+    """An ISO date-time with its offset, from one or from a duration."""
+    try:
+        return datetime.datetime.fromisoformat(text).astimezone().isoformat()
+    except ValueError:
+        later = datetime.timedelta(seconds=tables.seconds(text))
+        return (datetime.datetime.now().astimezone() + later).isoformat(timespec="seconds")

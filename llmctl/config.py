@@ -1,0 +1,231 @@
+"""hosts.toml and profiles/*.toml: found, read and checked. A mistake names file, line, key and the right spelling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from llmctl import paths, tables
+from llmctl.catalog import Catalog
+from llmctl.domain import ENGINES, PORTS
+from llmctl.errors import LlmctlError, UnknownName, UsageError, nearest
+from llmctl.tables import Table
+
+TRANSPORTS = ("local", "ssh")
+BACKENDS = ("auto", "cpu", "cuda", "metal")
+SERVICES = ("none", "systemd", "launchd", "launchd-system")
+ENVIRONMENTS = ("auto", "uv", "venv", "mamba")
+ORDERS = ("auto", "new-first", "old-first")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine. `ports` is the managed range, with both ends; `models_dir` None is `models` in the state folder."""
+
+    name: str
+    transport: str = "local"
+    address: str | None = None
+    user: str | None = None
+    backend: str = "auto"
+    service: str = "none"
+    environment: str = "auto"
+    memory_budget: int | None = None
+    ports: tuple[int, int] = (PORTS[0], PORTS[-1])
+    models_dir: Path | None = None
+    labels: tuple[str, ...] = ()
+    bind: str = "127.0.0.1"
+    gateway: bool = False
+
+    def models(self, home: Path) -> Path:
+        """The folder of its models; only meaningful on the host itself."""
+        return self.models_dir or home / "models"
+
+
+@dataclass(frozen=True)
+class ProfileSlot:
+    """What a profile wants on one port; None everywhere means "as llmctl would choose"."""
+
+    port: int | Literal["auto"]
+    model: str
+    host: str | None = None
+    engine: str = "auto"
+    quantization: str | None = None
+    context: int | None = None
+    parallel: int | None = None
+    technique: str | None = None
+    handle: str | None = None
+    idle_unload: float | None = None
+    order: str = "auto"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of slots, from `path`."""
+
+    name: str
+    path: Path
+    description: str = ""
+    slots: tuple[ProfileSlot, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """What hosts.toml says. `dir` None: no configuration was found, and one host `local` is built in."""
+
+    dir: Path | None = None
+    hosts: Mapping[str, Host] = field(default_factory=lambda: {"local": Host("local")})
+    default_host: str | None = None
+
+    def host(self, name: str | None = None) -> Host:
+        """The host called `name`; without a name, the default host (decisions.md, "Which host")."""
+        if name is None:
+            local = [host.name for host in self.hosts.values() if host.transport == "local"]
+            one = list(self.hosts) if len(self.hosts) == 1 else local
+            name = self.default_host or (one[0] if len(one) == 1 else None)
+            if name is None:
+                raise UsageError(f"which host: {', '.join(self.hosts)}?", hint="type HOST:PORT, or set default = HOST")
+        if name not in self.hosts:
+            close = nearest(name, self.hosts)
+            hint = f"did you mean {close!r}?" if close else f"hosts: {', '.join(self.hosts)}"
+            raise UnknownName(f"no host {name[:140]!r}", hint=hint)
+        return self.hosts[name]
+
+
+def find(config_dir: str | Path | None = None) -> Path | None:
+    """The folder of hosts.toml: as asked, `LLMCTL_CONFIG`, upwards from here, ~/.config/llmctl; None when nowhere."""
+    asked = config_dir or os.environ.get("LLMCTL_CONFIG")
+    if asked:
+        folder = Path(asked).expanduser().absolute()
+        if not (folder / "hosts.toml").is_file():
+            raise UsageError(f"no hosts.toml in {folder}", hint=f"llmctl init {folder}")
+        return folder
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path("~/.config/llmctl").expanduser()):
+        if (folder / "hosts.toml").is_file():
+            return folder
+    return None
+
+
+def load(folder: Path | None) -> Config:
+    """The hosts of `folder` (see `find`)."""
+    if folder is None:
+        return Config()
+    root = tables.read(folder / "hosts.toml")
+    root.only("default", "hosts")
+    entries = root.table("hosts")
+    hosts = {name: _host(name, entries) for name in entries.data} or {"local": Host("local")}
+    default = root.text("default")
+    if default is not None and default not in hosts:
+        close = nearest(default, hosts)
+        raise root.mistake("default", f"no host {default!r}", f"did you mean {close!r}?" if close else None)
+    return Config(folder, hosts, default)
+
+
+def _host(name: str, entries: Table) -> Host:
+    table = entries.table(name)
+    table.only(*(f for f in Host.__dataclass_fields__ if f != "name"))
+    _named(entries, name, name, "host")
+    transport, address = table.one_of("transport", TRANSPORTS, "local"), table.text("address")
+    if transport == "ssh" and not address:
+        raise table.mistake(None, "an ssh host needs an address")
+    models = table.text("models_dir")
+    return Host(
+        name=name,
+        transport=transport,
+        address=address,
+        user=table.text("user"),
+        backend=table.one_of("backend", BACKENDS, "auto"),
+        service=table.one_of("service", SERVICES, "none"),
+        environment=table.one_of("environment", ENVIRONMENTS, "auto"),
+        memory_budget=table.size("memory_budget"),
+        ports=_range(table),
+        models_dir=(table.path.parent / Path(models).expanduser()).absolute() if models else None,
+        labels=table.texts("labels"),
+        bind=table.text("bind", "127.0.0.1"),
+        gateway=table.flag("gateway"),
+    )
+
+
+def _range(table: Table) -> tuple[int, int]:
+    value = table.data.get("ports", [PORTS[0], PORTS[-1]])
+    numbers = isinstance(value, list) and all(type(port) is int and 0 < port < 65536 for port in value)
+    if not numbers or len(value) != 2 or value[0] > value[1]:
+        raise table.mistake("ports", f"must be [lowest, highest], not {value!r}")
+    return value[0], value[1]
+
+
+def profile_names(config: Config) -> list[str]:
+    """The names of all profiles, sorted."""
+    return sorted(path.stem for path in (config.dir / "profiles").glob("*.toml")) if config.dir else []
+
+
+def profile(config: Config, catalog: Catalog, name: str) -> Profile:
+    """The profile called `name`, with its models and hosts checked."""
+    paths.check_name(name, "profile")
+    names = profile_names(config)
+    if name not in names or not config.dir:
+        close = nearest(name, names)
+        hint = f"did you mean {close!r}?" if close else f"profiles: {', '.join(names) or 'none; llmctl init'}"
+        raise UnknownName(f"no profile {name!r}", hint=hint)
+    root = tables.read(config.dir / "profiles" / f"{name}.toml")
+    root.only("description", "slots")
+    seen: set[tuple[str | None, int]] = set()
+    slots = []
+    for table in root.tables("slots"):
+        slot = _slot(table, config, catalog)
+        if slot.port != "auto":
+            if (slot.host, slot.port) in seen:
+                raise table.mistake("port", f"{slot.port} is in this profile twice")
+            seen.add((slot.host, slot.port))
+        slots.append(slot)
+    return Profile(name, root.path, root.text("description", ""), tuple(slots))
+
+
+def _slot(table: Table, config: Config, catalog: Catalog) -> ProfileSlot:
+    table.only(*ProfileSlot.__dataclass_fields__)
+    for key in ("port", "model"):
+        if key not in table.data:
+            raise table.mistake(None, f"a slot needs a {key}")
+    model, host, handle = table.text("model"), table.text("host"), table.text("handle")
+    try:
+        model = catalog.resolve(model).id
+    except LlmctlError as error:
+        raise tables.blame(table, "model", error) from None
+    try:
+        host = config.host(host).name if host else None
+    except LlmctlError as error:
+        raise tables.blame(table, "host", error) from None
+    if handle:
+        _named(table, "handle", handle, "handle")
+    return ProfileSlot(
+        port=_port(table),
+        model=model,
+        host=host,
+        engine=table.one_of("engine", ("auto", *ENGINES), "auto"),
+        quantization=table.text("quantization"),
+        context=table.integer("context"),
+        parallel=table.integer("parallel"),
+        technique=table.text("technique"),
+        handle=handle,
+        idle_unload=table.seconds("idle_unload"),
+        order=table.one_of("order", ORDERS, "auto"),
+    )
+
+
+def _port(table: Table) -> int | Literal["auto"]:
+    port = table.data["port"]
+    if port == "auto":
+        return "auto"
+    if type(port) is not int or not 0 < port < 65536:
+        raise table.mistake("port", f'must be a port number or "auto", not {port!r}')
+    return port
+
+
+def _named(table: Table, key: str, name: str, what: str) -> None:
+    try:
+        paths.check_name(name, what)
+    except LlmctlError as error:
+        raise tables.blame(table, key, error) from None

@@ -1,0 +1,274 @@
+"""Continuous batching: makes an Engine of a StepEngine.
+
+One `step` admits what waits (up to `parallel` sequences), computes at most one chunk of prompts, then one token for
+every running sequence; requests join and leave between two steps. This file schedules and keeps requests apart; what
+one sequence's tokens become is `sequence`'s business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from llmctl.decoding.sampling import Choice, Sampler, nonfinite
+from llmctl.domain import (
+    CANCELLED,
+    LENGTH,
+    TIME,
+    Chunk,
+    Emit,
+    Failure,
+    GenerateRequest,
+    Logits,
+    LogitsMask,
+    Started,
+    StepEngine,
+    Usage,
+)
+from llmctl.engines.requests import budget, prompt_ids, validate
+from llmctl.engines.sequence import Sequence
+from llmctl.errors import LlmctlError
+
+
+@dataclass(eq=False)
+class Job:
+    """One accepted request. `waiting` are its sequences that have not begun, `left` counts the unfinished."""
+
+    request: GenerateRequest
+    prompt: list[int]
+    waiting: list[Sequence]
+    left: int
+    handle: int | None  # opened when the request was checked; its first prefill takes it over
+    completion: int = 0
+    deadline: float | None = None
+
+
+@dataclass(eq=False)
+class Prefill:
+    """A prompt being computed, `done` tokens of it, for the first of `sequences`; the others will be forked."""
+
+    job: Job
+    sequences: list[Sequence]
+    handle: int | None
+    done: int = 0
+
+
+@dataclass(eq=False)
+class Running:
+    """A sequence that gets a token with every step."""
+
+    job: Job
+    sequence: Sequence
+    handle: int
+
+
+class BatchEngine:
+    """The Engine over `engine`. `mask_for` makes the logits mask of each sequence of a request (structured output)."""
+
+    def __init__(
+        self,
+        engine: StepEngine,
+        emit: Emit,
+        *,
+        mask_for: Callable[[GenerateRequest], LogitsMask | None] = lambda request: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.steps = 0  # grows while work is done: a watchdog's sign of life
+        self.identity = engine.identity
+        self._engine, self._emit, self._mask_for, self._clock = engine, emit, mask_for, clock
+        self._jobs: dict[str, Job] = {}
+        self._queue: deque[Job] = deque()
+        self._prefills: list[Prefill] = []
+        self._running: list[Running] = []
+
+    def submit(self, request: GenerateRequest) -> None:
+        prompt = prompt_ids(request, self._engine.tokenizer)
+        validate(request, prompt, self.identity)
+        sequences = [self._sequence(request, index, prompt) for index in range(request.n)]
+        handle = self._engine.open(adapter=request.adapter, images=request.images)
+        job = Job(request, prompt, sequences, request.n, handle)
+        self._jobs[request.id] = job
+        self._queue.append(job)
+        self._emit(Started(request.id, len(prompt)))
+
+    def cancel(self, id: str) -> None:
+        if id in self._jobs:
+            self._end(self._jobs[id], CANCELLED)
+
+    def step(self) -> bool:
+        self._expire()
+        self._admit()
+        if not self._jobs:
+            return False
+        self._prefill()
+        self._decode()
+        self.steps += 1
+        return True
+
+    def close(self) -> None:
+        for job in list(self._jobs.values()):
+            self._end(job, CANCELLED)
+        self._engine.close()
+
+    # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for job in list(self._jobs.values()):
+            if job.deadline is not None and now >= job.deadline:
+                self._end(job, TIME)
+
+    def _admit(self) -> None:
+        """Begin waiting sequences, first come first served, while there is room for them."""
+        room = self.identity.parallel - len(self._running) - sum(len(p.sequences) for p in self._prefills)
+        while self._queue and room > 0:
+            job = self._queue[0]
+            begun, job.waiting = job.waiting[:room], job.waiting[room:]
+            room -= len(begun)
+            if not job.waiting:
+                self._queue.popleft()
+            if job.deadline is None and job.request.time_cap is not None:
+                job.deadline = self._clock() + job.request.time_cap
+            self._prefills.append(Prefill(job, begun, job.handle))
+            job.handle = None
+
+    def _prefill(self) -> None:
+        """At most `prefill_chunk` prompt tokens, of as many prompts as these make."""
+        left = self._engine.prefill_chunk
+        while left > 0 and self._prefills:
+            work = self._prefills[0]
+            request, tokens = work.job.request, work.job.prompt[work.done : work.done + left]
+            left -= len(tokens)
+            try:
+                if work.handle is None:
+                    work.handle = self._engine.open(adapter=request.adapter, images=request.images)
+                logits = self._engine.prefill(work.handle, tokens)
+                work.done += len(tokens)
+                if work.done == len(work.job.prompt):
+                    self._begin(work, work.handle, logits)
+            except Exception as error:  # whatever it is, it ends this request and no other
+                self._fail(work.job, error)
+
+    def _begin(self, work: Prefill, prompt: int, logits: Logits) -> None:
+        """The prompt is computed: fork it for the other sequences, and choose each one's first token."""
+        self._prefills.remove(work)
+        begun: list[Running] = []
+        for sequence in work.sequences:
+            begun.append(Running(work.job, sequence, self._engine.fork(prompt) if begun else prompt))
+            self._running.append(begun[-1])
+            if work.job.request.echo:
+                self._emit(sequence.echo(work.job.prompt))
+        self._choose([(running, 0) for running in begun], logits)
+
+    def _decode(self) -> None:
+        """One more token for every running sequence."""
+        running = list(self._running)
+        if not running:
+            return
+        try:
+            logits = self._engine.step({r.handle: r.sequence.last for r in running})
+        except Exception as error:
+            for job in {id(r.job): r.job for r in running}.values():
+                self._fail(job, error)
+            return
+        self._choose([(r, row) for row, r in enumerate(running)], logits)
+
+    def _choose(self, rows: Iterable[tuple[Running, int]], logits: Logits) -> None:
+        """Choose, check and send the next token of each sequence from its row."""
+        best = None
+        for running, row in rows:
+            if running not in self._running:  # an earlier row failed the same request
+                continue
+            sampler = running.sequence.sampler
+            try:
+                if running.sequence.budget == 0:
+                    self._finish(running, running.sequence.end(LENGTH))
+                    continue
+                if sampler.plain_greedy:
+                    best = best or logits.argmax()
+                    if not best[1][row]:
+                        raise nonfinite()
+                    choice = Choice(int(best[0][row]))
+                else:
+                    choice = sampler.choose(logits.row(row))
+                chunk = running.sequence.accept(choice)
+            except Exception as error:
+                self._fail(running.job, error)
+                continue
+            if chunk is not None and chunk.finish is not None:
+                self._finish(running, chunk)
+            elif chunk is not None:
+                self._emit(chunk)
+
+    # ── sequences and requests ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _sequence(self, request: GenerateRequest, index: int, prompt: list[int]) -> Sequence:
+        sampler = Sampler(
+            request.sampling,
+            prompt,
+            self.identity.vocab,
+            index=index,
+            logprobs=request.logprobs,
+            mask=self._mask_for(request),
+        )
+        return Sequence(request, index, sampler, self._engine.tokenizer, budget(request, prompt, self.identity))
+
+    def _finish(self, running: Running, chunk: Chunk) -> None:
+        """A sequence has ended: give its memory back, then send its last chunk."""
+        self._running.remove(running)
+        self._engine.free(running.handle)
+        running.job.completion += running.sequence.made
+        self._last(running.job, chunk)
+
+    def _last(self, job: Job, chunk: Chunk) -> None:
+        """Send a sequence's last chunk; the request's last one carries the usage."""
+        job.left -= 1
+        if job.left == 0:
+            del self._jobs[job.request.id]
+            chunk = replace(chunk, usage=Usage(len(job.prompt), job.completion))
+        self._emit(chunk)
+
+    def _end(self, job: Job, finish: str) -> None:
+        """End a request now, wherever it is."""
+        unbegun = self._withdraw(job)
+        for running in [r for r in self._running if r.job is job]:
+            self._finish(running, running.sequence.end(finish))
+        for sequence in unbegun:
+            self._last(job, sequence.end(finish))
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End a request with an error; the others go on."""
+        self._withdraw(job)
+        for running in [r for r in self._running if r.job is job]:
+            self._running.remove(running)
+            self._engine.free(running.handle)
+        if self._jobs.pop(job.request.id, None) is not None:
+            self._emit(Failure(job.request.id, as_error(error).to_dict()))
+
+    def _withdraw(self, job: Job) -> list[Sequence]:
+        """Take a request out of the queue and the prefills; its sequences that had not begun."""
+        unbegun, job.waiting = job.waiting, []
+        if job in self._queue:
+            self._queue.remove(job)
+        handles = [job.handle]
+        for work in [p for p in self._prefills if p.job is job]:
+            self._prefills.remove(work)
+            unbegun = work.sequences + unbegun
+            handles.append(work.handle)
+        job.handle = None
+        for handle in handles:
+            if handle is not None:
+                self._engine.free(handle)
+        return unbegun
+
+
+def as_error(error: Exception) -> LlmctlError:
+    """A typed error stays; running out of memory and all else get a code of their own."""
+    if isinstance(error, LlmctlError):
+        return error
+    memory = isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+    typed = LlmctlError(f"{type(error).__name__}: {error}")
+    typed.code = "out_of_memory" if memory else "engine_failed"
+    return typed

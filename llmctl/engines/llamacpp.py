@@ -1,0 +1,117 @@
+"""The llama.cpp engine: any GGUF model, on CPU, CUDA or Metal, mapped into memory rather than copied.
+
+llama.cpp computes logits (`llamacpp_steps`); `BatchEngine` schedules and samples.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from llmctl.backends import cpu
+from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress
+from llmctl.engines.batch import BatchEngine
+from llmctl.engines.checkpoint import read_ahead
+from llmctl.engines.llamacpp_library import BATCH, Library, open_library
+from llmctl.engines.llamacpp_steps import LlamaEngine
+from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
+from llmctl.errors import LoadFailed, Unsupported
+
+GPUS = ("cuda", "metal")
+
+
+def check(spec: EngineSpec) -> None:
+    """Unsupported, by name, before any weights are read. The architecture is checked by `load`, just as early."""
+    with open(model_file(spec), "rb") as file:
+        if file.read(4) != b"GGUF":
+            raise Unsupported(f"{spec.model}: {file.name} is not a GGUF file")
+    if spec.device in GPUS and not open_library().supports_gpu_offload():
+        raise Unsupported(
+            f"this build of llama.cpp has no support for {spec.device}",
+            hint=f"install the {spec.device} build of xllamacpp, or load the model with device cpu",
+        )
+
+
+def model_file(spec: EngineSpec) -> Path:
+    """The GGUF file of `spec`: its path, or the only one (or the first shard) in that folder."""
+    path = Path(spec.path)
+    if path.is_file():
+        return path
+    found = [f for f in sorted(path.glob("*.gguf")) if "mmproj" not in f.name]
+    first = [f for f in found if "-of-" not in f.name or "-00001-of-" in f.name]
+    if len(first) != 1:
+        raise Unsupported(f"{spec.model}: {path} holds {len(first) or 'no'} GGUF models; name one file")
+    return first[0]
+
+
+def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
+    """Load the model of `spec` and batch over it."""
+    return BatchEngine(load_steps(spec, progress), emit)
+
+
+def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
+    """The StepEngine alone."""
+    library, path = open_library(), model_file(spec)
+    library.log.clear()
+    shards = path.parent.glob(path.name.replace("-00001-of-", "-*-of-"))
+    read_ahead(tuple(sorted(shards)), progress)
+    params = library.model_default_params()
+    params.n_gpu_layers = 0 if spec.device == "cpu" else -1
+    model = library.model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise load_error(spec, library)
+    if library.model_has_encoder(model) or not library.model_has_decoder(model):
+        library.model_free(model)
+        raise Unsupported(f"{spec.model}: a model that does not generate text token by token")
+    context = make_context(spec, library, model)
+    if not context:
+        library.model_free(model)
+        raise load_error(spec, library)
+    threads = spec.threads or cpu.physical_cores()
+    library.set_n_threads(context, threads, threads)
+    tokenizer = GGUFTokenizer(library, model)
+    return LlamaEngine(library, model, context, tokenizer, identify(spec, library, model, tokenizer))
+
+
+def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFTokenizer) -> Identity:
+    """What was loaded. `memory_bytes` are the weights."""
+    gpu = spec.device != "cpu" and library.supports_gpu_offload()
+    return Identity(
+        model=spec.model,
+        engine="llamacpp",
+        architecture=library.metadata(model, "general.architecture"),
+        context=usable_context(spec, library, model),
+        vocab=tokenizer.vocab,
+        parallel=spec.parallel,
+        device="cpu" if not gpu else "metal" if sys.platform == "darwin" else "cuda",
+        dtype=(library.ftype_name(library.model_ftype(model)) or b"").decode(),
+        chat=tokenizer.chats,
+        memory_bytes=library.model_size(model),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "prefix_cache"),
+    )
+
+
+def make_context(spec: EngineSpec, library: Library, model: int) -> int | None:
+    """A context of `parallel` equal parts of `context` tokens each."""
+    params = library.context_default_params()
+    params.n_ctx = usable_context(spec, library, model) * spec.parallel
+    params.n_batch = params.n_ubatch = max(BATCH, spec.parallel)
+    params.n_seq_max = spec.parallel
+    context: int | None = library.init_from_model(model, params)
+    return context
+
+
+def usable_context(spec: EngineSpec, library: Library, model: int) -> int:
+    """What was asked for, at most what the model was trained for."""
+    trained = library.model_n_ctx_train(model)
+    return min(spec.context, trained) if trained > 0 else spec.context
+
+
+def load_error(spec: EngineSpec, library: Library) -> LoadFailed | Unsupported:
+    """Why llama.cpp gave up, in its own words."""
+    lines = list(library.log)
+    causes = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
+    cause = (causes[0] if causes else "no reason given").rpartition("error loading model: ")[2].strip()
+    if "unknown model architecture" in cause or "unknown pre-tokenizer" in cause:
+        return Unsupported(f"{spec.model}: llama.cpp: {cause}", details={"log": lines})
+    return LoadFailed(f"{spec.model}: llama.cpp: {cause}", details={"log": lines})

@@ -1,0 +1,182 @@
+"""llama.cpp's C API, out of the shared library that the xllamacpp package carries.
+
+Why not xllamacpp's own server: it decides sampling, stop strings and batching itself, and by its rules tokens inside a
+split character have no log-probability, penalties count the prompt, and NaN goes unnoticed. The C API gives logits, so
+that llama.cpp runs under the same `BatchEngine` as every other engine.
+
+Of the parameter structs only the first fields are touched, which have kept their places for years; `open_library`
+checks the defaults found there. What lies behind them stays as the library filled it in: the buffers are larger than
+the structs, which both calling conventions in use (System V x86-64, AAPCS64) allow for a last by-value argument.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections import deque
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    c_bool,
+    c_byte,
+    c_char_p,
+    c_float,
+    c_int,
+    c_int8,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from functools import cache
+from typing import Any
+
+from llmctl.errors import Unsupported
+
+BATCH = 256  # most tokens of one decode; the compute buffers are sized by it
+LARGER_THAN_ANY = 1024  # bytes; the structs have some 150 to 200
+WARNING, ERROR, CONTINUED = 3, 4, 5
+LogCallback = CFUNCTYPE(None, c_int, c_char_p, c_void_p)
+
+
+class ModelParams(Structure):
+    """The beginning of `struct llama_model_params`; n_gpu_layers < 0 is all of them."""
+
+    _fields_ = [
+        ("devices", c_void_p),
+        ("tensor_buft_overrides", c_void_p),
+        ("n_gpu_layers", c_int32),
+        ("rest", c_byte * LARGER_THAN_ANY),
+    ]
+
+
+class ContextParams(Structure):
+    """The beginning of `struct llama_context_params`. n_ctx is shared by the n_seq_max sequences."""
+
+    _fields_ = [
+        ("n_ctx", c_uint32),
+        ("n_batch", c_uint32),
+        ("n_ubatch", c_uint32),
+        ("n_seq_max", c_uint32),
+        ("rest", c_byte * LARGER_THAN_ANY),
+    ]
+
+
+class Batch(Structure):
+    """`struct llama_batch`: tokens with position and sequence; logits != 0 where the token's logits are wanted."""
+
+    _fields_ = [
+        ("n_tokens", c_int32),
+        ("token", POINTER(c_int32)),
+        ("embd", c_void_p),
+        ("pos", POINTER(c_int32)),
+        ("n_seq_id", POINTER(c_int32)),
+        ("seq_id", POINTER(POINTER(c_int32))),
+        ("logits", POINTER(c_int8)),
+    ]
+
+
+# name → (result, arguments)
+FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "llama_backend_init": (None, []),
+    "llama_log_set": (None, [LogCallback, c_void_p]),
+    "llama_supports_gpu_offload": (c_bool, []),
+    "llama_model_default_params": (ModelParams, []),
+    "llama_context_default_params": (ContextParams, []),
+    "llama_model_load_from_file": (c_void_p, [c_char_p, ModelParams]),
+    "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
+    "llama_model_free": (None, [c_void_p]),
+    "llama_free": (None, [c_void_p]),
+    "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
+    "llama_n_ctx_seq": (c_uint32, [c_void_p]),
+    "llama_get_memory": (c_void_p, [c_void_p]),
+    "llama_memory_seq_rm": (c_bool, [c_void_p, c_int32, c_int32, c_int32]),
+    "llama_memory_seq_cp": (None, [c_void_p, c_int32, c_int32, c_int32, c_int32]),
+    "llama_batch_init": (Batch, [c_int32, c_int32, c_int32]),
+    "llama_batch_free": (None, [Batch]),
+    "llama_decode": (c_int32, [c_void_p, Batch]),
+    "llama_get_logits_ith": (POINTER(c_float), [c_void_p, c_int32]),
+    "llama_model_get_vocab": (c_void_p, [c_void_p]),
+    "llama_model_n_ctx_train": (c_int32, [c_void_p]),
+    "llama_model_has_encoder": (c_bool, [c_void_p]),
+    "llama_model_has_decoder": (c_bool, [c_void_p]),
+    "llama_model_size": (c_uint64, [c_void_p]),
+    "llama_model_ftype": (c_int, [c_void_p]),
+    "llama_ftype_name": (c_char_p, [c_int]),
+    "llama_model_meta_val_str": (c_int32, [c_void_p, c_char_p, c_char_p, c_size_t]),
+    "llama_model_chat_template": (c_char_p, [c_void_p, c_char_p]),
+    "llama_vocab_n_tokens": (c_int32, [c_void_p]),
+    "llama_vocab_is_eog": (c_bool, [c_void_p, c_int32]),
+    "llama_vocab_is_control": (c_bool, [c_void_p, c_int32]),
+    "llama_vocab_get_text": (c_char_p, [c_void_p, c_int32]),
+    "llama_vocab_get_add_bos": (c_bool, [c_void_p]),
+    "llama_vocab_bos": (c_int32, [c_void_p]),
+    "llama_vocab_eos": (c_int32, [c_void_p]),
+    "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool]),
+    "llama_token_to_piece": (c_int32, [c_void_p, c_int32, c_char_p, c_int32, c_int32, c_bool]),
+}
+
+
+class Library:
+    """The functions of FUNCTIONS as attributes without `llama_`, and the library's last log lines."""
+
+    def __init__(self, path: str) -> None:
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would start a debugger on this process
+        library = ctypes.CDLL(path)
+        for name, (result, arguments) in FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name.removeprefix("llama_"), function)
+        self.log: deque[str] = deque(maxlen=20)
+        self._level = 0
+        self._callback = LogCallback(self._logged)  # the library keeps only a pointer to it
+        self.log_set(self._callback, None)
+        self.backend_init()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # tells type checkers that there are attributes they cannot see
+
+    def metadata(self, model: int, key: str) -> str:
+        """One of the GGUF file's values as text; empty when it is not there."""
+        value = ctypes.create_string_buffer(256)
+        self.model_meta_val_str(model, key.encode(), value, len(value))
+        return value.value.decode("utf-8", "replace")
+
+    def _logged(self, level: int, text: bytes, _: object) -> None:
+        """Keep every line for a failed load's report; warnings and errors go to stderr, the slot's log."""
+        self._level = level if level != CONTINUED else self._level
+        line = text.decode("utf-8", "replace")
+        if level == CONTINUED and self.log:
+            self.log[-1] += line.rstrip("\n")
+        elif line.strip(" .\n"):
+            self.log.append(line.rstrip("\n"))
+        if self._level in (WARNING, ERROR):
+            sys.stderr.write(line)
+
+
+@cache
+def open_library() -> Library:
+    """The library, opened once; Unsupported when it is missing, or not laid out as this module knows it."""
+    try:
+        import xllamacpp.xllamacpp as package
+
+        library = Library(package.__file__)
+    except (ImportError, OSError, AttributeError) as error:
+        raise Unsupported(
+            f"llama.cpp cannot be used: {error}", hint="install xllamacpp into the engine's environment"
+        ) from error
+    check_layout(library.context_default_params(), library.model_default_params())
+    return library
+
+
+def check_layout(context: ContextParams, model: ModelParams) -> None:
+    """Unsupported unless the defaults that llama.cpp documents stand where this module expects them."""
+    found = (context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max)
+    if found != (512, 2048, 512, 1) or model.devices or not -1 <= model.n_gpu_layers <= 999:
+        raise Unsupported(
+            f"this build of llama.cpp lays out its parameters differently ({found}, {model.n_gpu_layers})",
+            hint="install the version of xllamacpp that llmctl pins",
+        )

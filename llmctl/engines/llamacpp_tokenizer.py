@@ -1,0 +1,124 @@
+"""The tokenizer inside a GGUF file, by llama.cpp's own code, and the chat template beside it.
+
+What a client writes never becomes a control token: `encode` takes special tokens in a text literally unless told
+otherwise, and `chat` keeps apart those that the template wrote and those that stand in a message. User-defined tokens
+(`<think>` in some vocabularies) are ordinary text to llama.cpp and stay what they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmctl.engines.chat_template import compile_template
+from llmctl.engines.llamacpp_library import Library
+from llmctl.engines.tokenizer import PRIVATE_USE, replaced, strings
+from llmctl.errors import RequestError
+
+
+class GGUFTokenizer:
+    """The `Tokenizer` of the engine protocol over a loaded llama.cpp model."""
+
+    def __init__(self, library: Library, model: int) -> None:
+        self._lib = library
+        self._vocab = library.model_get_vocab(model)
+        self.vocab: int = library.vocab_n_tokens(self._vocab)
+        ids = range(self.vocab)
+        self.eos_ids = frozenset(i for i in ids if library.vocab_is_eog(self._vocab, i))
+        self._control = {i: self._text(i) for i in ids if library.vocab_is_control(self._vocab, i)}
+        bos = library.vocab_bos(self._vocab)
+        self._bos = [bos] if library.vocab_get_add_bos(self._vocab) and bos >= 0 else []
+        self._render = self._template(library.model_chat_template(model, None))
+        self.chats = self._render is not None
+        self._pieces: dict[int, bytes] = {}
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
+        """Token ids of a text. BOS goes before it where the model wants one, unless the text has it already."""
+        ids = self._ids(text, special=True) if special else self._literal(text)
+        return self._bos + ids if bos and ids[: len(self._bos)] != self._bos else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens as they continue another text: a first space stays, special tokens add nothing."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes one token adds to the text; empty for control tokens."""
+        if id not in self._pieces:
+            self._pieces[id] = self._piece(id)
+        return self._pieces[id]
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Render with the model's template and encode; special tokens inside a message are plain text."""
+        if self._render is None:
+            raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")
+        plain = [dict(message) for message in messages]
+        rendered = self._render(plain)
+        inside = {s for text in strings(plain) for s in self._control.values() if s and s in text}
+        if not inside:
+            return self._ids(rendered, special=True)
+        unused = (chr(c) for c in PRIVATE_USE if chr(c) not in rendered)
+        marks = dict(zip(sorted(inside, key=len, reverse=True), unused, strict=False))
+        return self._splice(self._render(replaced(plain, marks)), {mark: text for text, mark in marks.items()})
+
+    def _splice(self, marked: str, texts: Mapping[str, str]) -> list[int]:
+        """Encode a rendered conversation in which marks stand for special tokens' texts that are to be literal."""
+        ids: list[int] = []
+        segment = ""
+        for char in marked:
+            if char in texts:
+                ids += self._continuation(segment, special=True, first=not ids)
+                ids += self._continuation(texts[char], special=False, first=not ids)
+                segment = ""
+            else:
+                segment += char
+        return ids + self._continuation(segment, special=True, first=not ids)
+
+    def _continuation(self, text: str, *, special: bool, first: bool = False) -> list[int]:
+        """Ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
+        encode: Callable[[str], list[int]] = (lambda t: self._ids(t, special=True)) if special else self._literal
+        if first or not text:
+            return encode(text)
+        anchor, ids = encode("\n"), encode("\n" + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else encode(text)
+
+    def _literal(self, text: str) -> list[int]:
+        """Ids without any control token: one that the vocabulary's merges insist on is broken after a character."""
+        ids = self._ids(text, special=False)
+        control = next((self._control[i] for i in ids if i in self._control), None)
+        if control is None:
+            return ids
+        at = text.find(control)
+        if at < 0 or len(control) < 2:
+            return [i for i in ids if i not in self._control]
+        return self._literal(text[: at + 1]) + self._continuation(text[at + 1 :], special=False)
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 16
+        while True:
+            buffer = (ctypes.c_int32 * room)()
+            count = self._lib.tokenize(self._vocab, data, len(data), buffer, room, False, special)
+            if count >= 0:
+                return list(buffer[:count])
+            room = -count
+
+    def _piece(self, id: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._lib.token_to_piece(self._vocab, id, buffer, size, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _text(self, id: int) -> str:
+        return (self._lib.vocab_get_text(self._vocab, id) or b"").decode("utf-8", "replace")
+
+    def _template(self, source: bytes | None) -> Callable[[list[dict[str, Any]]], str] | None:
+        if not source:
+            return None
+        names = {"bos_token": self._lib.vocab_bos(self._vocab), "eos_token": self._lib.vocab_eos(self._vocab)}
+        return compile_template(
+            source.decode("utf-8", "replace"), {name: self._text(id) if id >= 0 else "" for name, id in names.items()}
+        )

@@ -1,0 +1,178 @@
+"""The MLX engine: mlx-lm's models and caches, plainly. Sequences of one step run one after another.
+
+Each sequence has a cache of its own, of whatever kind its model wants, so every architecture of mlx-lm works and no
+sequence can touch another; a fork copies the cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
+from llmctl.engines.batch import BatchEngine
+from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
+from llmctl.engines.tokenizer import load_tokenizer
+from llmctl.errors import LoadFailed, RequestError, Unsupported
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def check(spec: EngineSpec) -> None:
+    """Unsupported, by name, when mlx-lm has no module for the model type; no weights are read."""
+    checkpoint = read_checkpoint(spec)
+    try:
+        from mlx_lm.utils import MODEL_REMAPPING
+    except ImportError as error:
+        raise Unsupported(f"{spec.model}: mlx-lm cannot be imported here: {error}") from error
+    if checkpoint.config.get("model_file"):  # read_checkpoint refused it unless code is allowed
+        return
+    name = model_type(checkpoint)
+    known = MODEL_REMAPPING.get(name, name)
+    if not known.isidentifier() or find_spec(f"mlx_lm.models.{known}") is None:
+        raise Unsupported(f"{spec.model}: architecture {checkpoint.architecture!r} is not supported by the mlx engine")
+
+
+def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
+    """Load the checkpoint of `spec` and batch over it."""
+    return BatchEngine(load_steps(spec, progress), emit)
+
+
+def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
+    """The StepEngine alone."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.utils import load_model
+
+    check(spec)
+    checkpoint = read_checkpoint(spec)
+    if spec.device == "cpu":
+        mx.set_default_device(mx.cpu)
+    tokenizer = load_tokenizer(checkpoint.path)
+    read_ahead(checkpoint.weights, progress)
+    try:
+        changes = {"model_type": model_type(checkpoint), **rotary_fields(checkpoint.config)}
+        model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
+        if spec.dtype:
+            if spec.dtype not in DTYPES:
+                raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
+            model.set_dtype(getattr(mx, spec.dtype))
+        mx.eval(model.parameters())
+    except Unsupported:
+        raise
+    except Exception as error:
+        raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
+    progress("weights", checkpoint.bytes, checkpoint.bytes)
+    weights: list[Any] = [pair[1] for pair in tree_flatten(model.parameters())]
+    text = {**config, **(config.get("text_config") or {})}
+    identity = Identity(
+        model=spec.model,
+        engine="mlx",
+        architecture=checkpoint.architecture,
+        context=min(spec.context, text.get("max_position_embeddings") or spec.context),
+        vocab=text.get("vocab_size") or tokenizer.vocab,
+        parallel=spec.parallel,
+        device="cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "gpu",
+        dtype=str(max(weights, key=lambda array: array.nbytes).dtype).removeprefix("mlx.core."),
+        chat=tokenizer.chats,
+        memory_bytes=sum(array.nbytes for array in weights),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed"),
+    )
+    return MlxEngine(model, tokenizer, identity)
+
+
+def model_type(checkpoint: Checkpoint) -> str:
+    """mlx-lm's module names are lower case."""
+    return checkpoint.architecture.lower().removesuffix("forcausallm")
+
+
+def rotary_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level rotary fields that most of mlx-lm's models read, from the `rope_parameters` of transformers 5.
+
+    Without them a model silently takes its class's default base: qwen2 and phi then differ from the second token on.
+    """
+    rope = config.get("rope_parameters") or {}
+    local = rope.get("sliding_attention")
+    rope = rope.get("full_attention", rope)
+    found = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    if rope.get("rope_type", "default") != "default":
+        found["rope_scaling"] = {**rope, "type": rope["rope_type"]}
+    if local and "rope_theta" in local:
+        found["rope_local_base_freq"] = local["rope_theta"]
+    return {key: value for key, value in found.items() if key not in config}
+
+
+class MlxEngine:
+    """The StepEngine over an mlx-lm model."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, identity: Identity) -> None:
+        self.identity = identity
+        self.tokenizer: Tokenizer = tokenizer
+        self.prefill_chunk = 64 if identity.device == "cpu" else 512
+        self._model = model
+        self._caches: dict[int, list[Any]] = {}
+        self._next = 0
+
+    def open(self, *, adapter: str | None = None, images: Sequence[bytes] = ()) -> int:
+        from mlx_lm.models.cache import make_prompt_cache
+
+        if adapter is not None:
+            raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
+        if images:
+            raise RequestError(f"{self.identity.model} takes no images", param="messages")
+        self._next += 1
+        self._caches[self._next] = make_prompt_cache(self._model)
+        return self._next
+
+    def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
+        return MlxLogits([self._forward(seq, list(tokens))])
+
+    def step(self, feed: Mapping[int, int]) -> Logits:
+        return MlxLogits([self._forward(seq, [token]) for seq, token in feed.items()])
+
+    def fork(self, seq: int) -> int:
+        self._next += 1
+        self._caches[self._next] = copy.deepcopy(self._caches[seq])
+        return self._next
+
+    def free(self, seq: int) -> None:
+        import mlx.core as mx
+
+        self._caches.pop(seq, None)
+        if not self._caches:
+            mx.clear_cache()
+
+    def close(self) -> None:
+        self._caches.clear()
+        self._model = None
+
+    def _forward(self, seq: int, tokens: list[int]) -> Any:
+        """The last position's logits, shape [1, vocab]."""
+        import mlx.core as mx
+
+        return self._model(mx.array([tokens]), cache=self._caches[seq])[:, -1]
+
+
+class MlxLogits:
+    """Logits of a step, one lazy row per sequence; evaluated together."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        import mlx.core as mx
+
+        self._values = mx.concatenate(rows)
+        mx.eval(self._values)
+
+    def argmax(self) -> tuple[list[int], list[bool]]:
+        import mlx.core as mx
+
+        best: Any = mx.argmax(self._values, axis=-1).tolist()
+        finite: Any = mx.isfinite(mx.max(self._values, axis=-1)).tolist()
+        return best, finite
+
+    def row(self, i: int) -> Any:
+        import mlx.core as mx
+        import numpy
+
+        return numpy.array(self._values[i].astype(mx.float32))

@@ -1,0 +1,49 @@
+"""What a model can take: a request's prompt as token ids, and every limit that depends on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmctl.domain import GenerateRequest, Identity, Tokenizer
+from llmctl.errors import RequestError
+
+
+def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer) -> list[int]:
+    """The prompt's tokens. A plain prompt is the client's own, special tokens included; a chat's content is text."""
+    if request.messages is not None:
+        return tokenizer.chat(request.messages)
+    if isinstance(request.prompt, str):
+        return tokenizer.encode(request.prompt, special=True)
+    return list(request.prompt or ())
+
+
+def validate(request: GenerateRequest, prompt: Sequence[int], model: Identity) -> None:
+    """RequestError, naming the field, for what this model cannot take."""
+    field = "messages" if request.messages is not None else "prompt"
+    if not prompt:
+        raise RequestError("the prompt is empty", param=field)
+    _in_vocabulary(prompt, field, model)
+    _in_vocabulary(request.stop_ids, "stop_token_ids", model)
+    _in_vocabulary([id for id, _ in request.sampling.logit_bias], "logit_bias", model)
+    if len(prompt) >= model.context:
+        raise _too_long(f"the prompt has {len(prompt)} tokens; the context of {model.context} leaves no room", field)
+    if request.max_tokens is not None and request.max_tokens > model.context:
+        raise _too_long(f"max_tokens is {request.max_tokens}; the context is {model.context}", "max_tokens")
+    if request.sampling.repetition_penalty <= 0:
+        raise RequestError("repetition_penalty must be greater than 0", param="repetition_penalty")
+
+
+def budget(request: GenerateRequest, prompt: Sequence[int], model: Identity) -> int:
+    """How many tokens each sequence may generate: what was asked for, at most what the context leaves."""
+    room = model.context - len(prompt)
+    return room if request.max_tokens is None else min(request.max_tokens, room)
+
+
+def _in_vocabulary(ids: Sequence[int], param: str, model: Identity) -> None:
+    for id in ids:
+        if not 0 <= id < model.vocab:
+            raise RequestError(f"token id {id} is not in the vocabulary of {model.vocab}", param=param)
+
+
+def _too_long(message: str, param: str) -> RequestError:
+    return RequestError(message, param=param, code="context_length_exceeded")

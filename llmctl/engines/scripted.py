@@ -1,0 +1,230 @@
+"""An engine without a model, for tests of everything above engines: it answers from a script, and fails on command.
+
+The script is a JSON file; every key is optional:
+    answers        {question: answer}; another question gets `default`, repeated up to `length` tokens
+    length         tokens of a default answer (64)            context, vocab   limits it keeps (1024, 1000)
+    step           seconds a step takes (0)                   prefill          seconds a prompt takes (0)
+    slow           {question: seconds its prompt takes}
+    load           seconds to load (0)                        memory           bytes it takes when loaded (0)
+    fail           "check" | "load" | "exit" | "hang"         at load
+    die_after      steps after which the process kills itself wedge_after      steps after which it hangs
+    stubborn       true: ignores SIGTERM                      identity         the model id it claims to be
+    garble         true: answers nonsense                     nan              true: generations fail as non-finite
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from llmctl.domain import (
+    CANCELLED,
+    LENGTH,
+    STOP,
+    TIME,
+    Chunk,
+    Emit,
+    EngineSpec,
+    Failure,
+    GenerateRequest,
+    Identity,
+    Progress,
+    Started,
+    TokenLogprob,
+    Usage,
+)
+from llmctl.errors import LlmctlError, LoadFailed, RequestError, Unsupported
+
+PIECE = 4  # characters a token
+DEFAULT = "The quick brown fox jumps over the lazy dog while seven wizards box. "
+
+
+def check(spec: EngineSpec) -> None:
+    """Unsupported when the script says so or cannot be read."""
+    if read(spec).get("fail") == "check":
+        raise Unsupported(f"{spec.model}: architecture 'scripted-unsupported' is not supported by the scripted engine")
+
+
+def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Scripted:
+    """Play the script's loading part."""
+    script = read(spec)
+    fail = script.get("fail")
+    if script.get("stubborn"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    steps = 20
+    for i in range(steps):
+        progress("weights", i * 50_000_000, steps * 50_000_000)
+        time.sleep(script.get("load", 0) / steps)
+    if fail == "exit":
+        print("scripted: dying while loading, as told", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fail == "hang":
+        time.sleep(10_000)
+    if fail == "load":
+        raise LoadFailed(f"{spec.model}: the script says that loading fails")
+    return Scripted(spec, script, emit)
+
+
+def read(spec: EngineSpec) -> dict[str, Any]:
+    try:
+        with open(spec.path, encoding="utf-8") as file:
+            script: dict[str, Any] = json.load(file)
+            return script
+    except (OSError, ValueError) as error:
+        raise Unsupported(f"{spec.model}: {spec.path} is not a script: {error}") from error
+
+
+@dataclass
+class Sequence:
+    """One answer being played."""
+
+    request: GenerateRequest
+    index: int
+    pieces: list[str]
+    finish: str
+    match: str | None
+    ends_at: float | None
+    begins_at: float
+    at: int = 0
+
+
+class Scripted:
+    """The Engine. Steps all its sequences by one token at a time."""
+
+    def __init__(self, spec: EngineSpec, script: dict[str, Any], emit: Emit) -> None:
+        self.script, self.emit = script, emit
+        self.ballast = b"\1" * script.get("memory", 0)
+        self.steps = 0
+        self.live: list[Sequence] = []
+        self.left: dict[str, tuple[int, int, int]] = {}  # request → prompt tokens, sequences left, tokens made
+        self.identity = Identity(
+            model=script.get("identity", spec.model),
+            engine="scripted",
+            architecture="scripted",
+            context=min(spec.context, script.get("context", 1024)),
+            vocab=script.get("vocab", 1000),
+            parallel=spec.parallel,
+            memory_bytes=len(self.ballast),
+        )
+
+    def submit(self, request: GenerateRequest) -> None:
+        prompt, question = self.prompt(request)
+        room = self.identity.context - prompt
+        if room < 1 or (request.max_tokens or 0) > self.identity.context:
+            asked = prompt if room < 1 else request.max_tokens
+            raise RequestError(
+                f"{asked} tokens were asked for, the context is {self.identity.context}",
+                code="context_length_exceeded",
+                param="messages" if room < 1 else "max_tokens",
+            )
+        for id in [*request.stop_ids, *(i for i, _ in request.sampling.logit_bias)]:
+            if not 0 <= id < self.identity.vocab:
+                raise RequestError(f"token id {id} is not in the vocabulary of {self.identity.vocab}", param="logit_bias")
+        if self.script.get("nan"):
+            error = LlmctlError("the logits are not finite")
+            error.code = "nonfinite_logits"
+            self.emit(Started(request.id, prompt))
+            self.emit(Failure(request.id, error.to_dict()))
+            return
+        now = time.monotonic()
+        pieces, finish, match = self.answer(request, question, room)
+        ends = now + request.time_cap if request.time_cap else None
+        for index in range(request.n):
+            begins = now + self.script.get("slow", {}).get(question, self.script.get("prefill", 0))
+            self.live.append(Sequence(request, index, pieces, finish, match, ends, begins))
+        self.left[request.id] = (prompt, request.n, 0)
+        self.emit(Started(request.id, prompt))
+
+    def prompt(self, request: GenerateRequest) -> tuple[int, str]:
+        """Prompt tokens (one a word) and the question."""
+        if request.messages is not None:
+            if request.messages[0]["role"] == "tool":
+                raise RequestError("the template does not take a first message of role 'tool'", param="messages")
+            words = sum(len(str(m.get("content") or "").split()) + 2 for m in request.messages)
+            return words, str(request.messages[-1].get("content") or "")
+        if isinstance(request.prompt, tuple):
+            for id in request.prompt:
+                if not 0 <= id < self.identity.vocab:
+                    raise RequestError(f"token id {id} is not in the vocabulary", param="prompt")
+            return len(request.prompt), ""
+        if not request.prompt:
+            raise RequestError("the prompt is empty", param="prompt")
+        return len(request.prompt.split()), request.prompt
+
+    def answer(self, request: GenerateRequest, question: str, room: int) -> tuple[list[str], str, str | None]:
+        """The pieces, why they end, and the stop string that ended them."""
+        known = self.script.get("answers", {}).get(question)
+        text = known if known is not None else DEFAULT * (self.script.get("length", 64) * PIECE // len(DEFAULT) + 1)
+        if known is None:
+            text = text[: self.script.get("length", 64) * PIECE]
+        if self.script.get("garble"):
+            text = "zzzz" * 16
+        if request.echo and isinstance(request.prompt, str):
+            text = request.prompt + text
+        finish, match = STOP, None
+        hits = [(text.find(s), s) for s in request.stop if s in text]
+        if hits:
+            at, match = min(hits)
+            text = text[:at]
+        pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)] or [""]
+        most = min(request.max_tokens or room, room)
+        return (pieces[:most], LENGTH, None) if len(pieces) > most else (pieces, finish, match)
+
+    def step(self) -> bool:
+        if not self.live:
+            return False
+        self.steps += 1
+        if self.script.get("step"):
+            time.sleep(self.script["step"])
+        self.misbehave()
+        now = time.monotonic()
+        self.live = [s for s in self.live if not self.advance(s, now)]
+        return True
+
+    def misbehave(self) -> None:
+        if self.steps == self.script.get("die_after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.steps == self.script.get("wedge_after"):
+            time.sleep(10_000)
+
+    def advance(self, s: Sequence, now: float) -> bool:
+        """One token of one sequence; True when that was its last."""
+        if now < s.begins_at:
+            time.sleep(0.001)
+            return False
+        text = s.pieces[s.at]
+        s.at += 1
+        last = s.at == len(s.pieces)
+        late = s.ends_at is not None and now >= s.ends_at
+        id = zlib.crc32(text.encode()) % self.identity.vocab
+        logprobs = (TokenLogprob(text, id, -0.5, ((text, id, -0.5),)),) if s.request.logprobs is not None else ()
+        if last or late:
+            finish = s.finish if last else TIME
+            self.end(s, Chunk(s.request.id, s.index, text, 1, finish, s.match if last else None, logprobs))
+        else:
+            self.emit(Chunk(s.request.id, s.index, text, 1, logprobs=logprobs))
+        return last or late
+
+    def end(self, s: Sequence, chunk: Chunk) -> None:
+        """Send a sequence's last chunk, with the usage when it is the request's last."""
+        prompt, left, made = self.left.pop(s.request.id)
+        made += s.at
+        if left > 1:
+            self.left[s.request.id] = (prompt, left - 1, made)
+            self.emit(chunk)
+        else:
+            self.emit(Chunk(**{**chunk.__dict__, "usage": Usage(prompt, made)}))
+
+    def cancel(self, id: str) -> None:
+        mine = [s for s in self.live if s.request.id == id]
+        self.live = [s for s in self.live if s.request.id != id]
+        for s in mine:
+            self.end(s, Chunk(id, s.index, finish=CANCELLED))
+
+    def close(self) -> None:
+        self.live.clear()

@@ -1,0 +1,186 @@
+"""A checkpoint's tokenizer: `tokenizer.json`, else `tokenizer.model`, and the chat template that came with it.
+
+What a client writes never becomes a control token: `encode` takes special tokens in a text literally unless told
+otherwise, and `chat` keeps apart those that the template wrote and those that stand in a message's content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmctl.engines.token_bytes import byte_table
+from llmctl.errors import RequestError, Unsupported
+
+PRIVATE_USE = range(0xE000, 0xF8FF)  # characters that stand for special tokens while a template is rendered
+
+
+def load_tokenizer(path: str | Path) -> CheckpointTokenizer:
+    """The tokenizer of a checkpoint folder; Unsupported when there is none that can be read without its code."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    folder = Path(path)
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise Unsupported(f"{folder.name}: no tokenizer.json and no tokenizer.model")
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+    except Exception as error:
+        raise Unsupported(f"{folder.name}: its tokenizer cannot be read: {error}") from error
+    if not getattr(loaded, "is_fast", False):
+        raise Unsupported(f"{folder.name}: a {type(loaded).__name__} has no fast tokenizer")
+    return CheckpointTokenizer(loaded, declared_eos(folder))
+
+
+def declared_eos(folder: Path) -> frozenset[int]:
+    """End-of-sequence ids that generation_config.json and config.json declare; a list is normal."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found.update(v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int))
+    return frozenset(found)
+
+
+class CheckpointTokenizer:
+    """The `Tokenizer` of the engine protocol over a transformers fast tokenizer."""
+
+    def __init__(self, loaded: Any, declared_eos: Iterable[int] = ()) -> None:
+        self._loaded = loaded
+        self._backend = loaded.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.vocab: int = self._backend.get_vocab_size(with_added_tokens=True)
+        added = self._backend.get_added_tokens_decoder()
+        eos = {loaded.eos_token_id, *declared_eos} - {None}
+        self.eos_ids: frozenset[int] = frozenset(i for i in eos if i < self.vocab)
+        specials = {i for i, token in added.items() if token.special} | self.eos_ids
+        self._control: dict[int, str] = {i: self._backend.id_to_token(i) for i in specials}
+        self._bytes = byte_table(self._backend, self._control)
+        self._bos = self._prefix_ids()
+        self.chats: bool = bool(loaded.chat_template)
+
+    def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
+        """Token ids of a text. The tokenizer's own prefix (BOS) goes before it unless the text has it already."""
+        ids = self._ids(text) if special else self._literal(text)
+        return self._bos + ids if bos and ids[: len(self._bos)] != self._bos else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens as they continue another text: a first space stays, special tokens add nothing."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        return self._bytes(id)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids that `apply_chat_template` gives, but special tokens inside a message are plain text."""
+        if not self.chats:
+            raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")
+        specials = set(self._control.values())
+        plain = [{key: merged(value, specials) for key, value in m.items()} for m in messages]
+        rendered, said = self._render(plain), "\n".join(strings(plain))
+        inside = sorted((s for s in specials if s in said), key=len, reverse=True)
+        if not inside:
+            return self._ids(rendered)
+        unused = (chr(c) for c in PRIVATE_USE if chr(c) not in rendered + said)
+        marks = dict(zip(inside, unused, strict=False))
+        return self._splice(self._render(replaced(plain, marks)), {mark: s for s, mark in marks.items()})
+
+    def _splice(self, marked: str, texts: Mapping[str, str]) -> list[int]:
+        """Encode a rendered conversation in which marks stand for special tokens' texts that are to be literal.
+
+        The whole is encoded at once, so that what surrounds them keeps its tokens; then each special token found at
+        a mark's place is replaced by the tokens of its text.
+        """
+        text = ""
+        places: set[int] = set()
+        for char in marked:
+            if char in texts:
+                places.update(range(len(text), len(text) + len(texts[char])))
+            text += texts.get(char, char)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        ids: list[int] = []
+        for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            literal = id in self._control and not places.isdisjoint(range(start, end))
+            ids += self._continuation(text[start:end]) if literal else [id]
+        return ids
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        try:  # the template runs in transformers' sandbox; what it raises depends on the messages
+            return str(self._loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as error:
+            why = f"the model's chat template rejects these messages: {error}"
+            raise RequestError(why, param="messages") from error
+
+    def _ids(self, text: str, *, literal: bool = False) -> list[int]:
+        self._backend.encode_special_tokens = literal
+        try:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        finally:
+            self._backend.encode_special_tokens = False
+
+    def _literal(self, text: str) -> list[int]:
+        """Ids of a text without any control token: one that the vocabulary insists on is broken after a character."""
+        ids = self._ids(text, literal=True)
+        control = next((self._control[i] for i in ids if i in self._control), None)
+        if control is None:
+            return ids
+        at = text.find(control)
+        if at < 0:
+            return [i for i in ids if i not in self._control]
+        return self._literal(text[: at + 1]) + self._continuation(text[at + 1 :])
+
+    def _continuation(self, text: str) -> list[int]:
+        """Literal ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
+        anchor = self._literal("\n")
+        ids = self._literal("\n" + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._literal(text)
+
+    def _prefix_ids(self) -> list[int]:
+        """What the tokenizer puts before every text: usually nothing or BOS."""
+        bare = self._ids("a")
+        whole = list(self._backend.encode("a", add_special_tokens=True).ids)
+        starts = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[: next(starts, 0)]
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from strings(item)
+
+
+def merged(content: Any, specials: Iterable[str]) -> Any:
+    """A message's field; the text parts of a content made one where a special token stands across their borders."""
+    if not isinstance(content, list | tuple) or not all(isinstance(p, Mapping) for p in content):
+        return content
+    texts = [str(part["text"]) for part in content if "text" in part]
+    whole = "".join(texts)
+    if all(whole.count(special) == sum(text.count(special) for text in texts) for special in specials):
+        return content
+    others = [part for part in content if "text" not in part]
+    return [next({**part, "text": whole} for part in content if "text" in part), *others]
+
+
+def replaced(value: Any, marks: Mapping[str, str]) -> Any:
+    """The same JSON value with each special token's text, the longest first, replaced by its mark."""
+    if isinstance(value, str):
+        for special, mark in marks.items():
+            value = value.replace(special, mark)
+        return value
+    if isinstance(value, Mapping):
+        return {key: replaced(item, marks) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replaced(item, marks) for item in value]
+    return value

@@ -1,0 +1,144 @@
+"""The torch engine: any plain-attention transformers checkpoint in safetensors, on CUDA, Metal or CPU.
+
+The model's layers are transformers' own; the batch, the KV cache and the attention over it are ours, so that sequences
+of any length join and leave between two steps and batch 1 is as fast as `generate()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
+from llmctl.engines import torch_load
+from llmctl.engines.batch import BatchEngine
+from llmctl.engines.checkpoint import read_checkpoint
+from llmctl.engines.tokenizer import load_tokenizer
+from llmctl.engines.torch_attention import Pass
+from llmctl.engines.torch_cache import KVCache
+from llmctl.engines.torch_proof import prove
+from llmctl.errors import RequestError
+
+
+def check(spec: EngineSpec) -> None:
+    """Unsupported, by name, before any weights are read."""
+    torch_load.model_class(spec, read_checkpoint(spec))
+
+
+def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
+    """Load the checkpoint of `spec` and batch over it."""
+    return BatchEngine(load_steps(spec, progress), emit)
+
+
+def load_steps(spec: EngineSpec, progress: Progress) -> TorchEngine:
+    """The StepEngine alone."""
+    checkpoint = read_checkpoint(spec)
+    tokenizer = load_tokenizer(checkpoint.path)
+    model, config = torch_load.load_model(spec, checkpoint, progress)
+    identity = Identity(
+        model=spec.model,
+        engine="torch",
+        architecture=checkpoint.architecture,
+        context=torch_load.usable_context(spec.context, config),
+        vocab=config.vocab_size,
+        parallel=spec.parallel,
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        chat=tokenizer.chats,
+        memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed"),
+    )
+    engine = TorchEngine(model, tokenizer, identity)
+    prove(engine, model)
+    return engine
+
+
+class TorchEngine:
+    """The StepEngine over a transformers model loaded with the attention of `torch_attention`."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, identity: Identity) -> None:
+        self.identity = identity
+        self.tokenizer: Tokenizer = tokenizer
+        self.prefill_chunk = 256 if identity.device == "cpu" else 2048
+        self._model = model
+        self._cache = KVCache()
+        self._next = 0
+
+    def open(self, *, adapter: str | None = None, images: Sequence[bytes] = ()) -> int:
+        if adapter is not None:
+            raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
+        if images:
+            raise RequestError(f"{self.identity.model} takes no images", param="messages")
+        self._next += 1
+        return self._next
+
+    def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
+        if seq not in self._cache:
+            self._cache.add(seq)
+        return TorchLogits(self._forward([list(tokens)], [seq], self._cache.row(seq)))
+
+    def step(self, feed: Mapping[int, int]) -> Logits:
+        import torch
+
+        with torch.inference_mode():
+            order = self._cache.arrange(list(feed))
+        rows = {seq: row for row, seq in enumerate(order)}
+        logits = self._forward([[feed[seq]] for seq in order], order, 0)
+        return TorchLogits(logits, [rows[seq] for seq in feed])
+
+    def fork(self, seq: int) -> int:
+        import torch
+
+        self._next += 1
+        with torch.inference_mode():
+            self._cache.copy(seq, self._next)
+        return self._next
+
+    def free(self, seq: int) -> None:
+        import torch
+
+        if seq in self._cache:
+            with torch.inference_mode():
+                self._cache.remove(seq)
+            if not self._cache.bytes:
+                torch_load.release(self.identity.device)
+
+    def close(self) -> None:
+        self._cache = KVCache()
+        self._model = None
+
+    def _forward(self, tokens: list[list[int]], seqs: list[int], first: int) -> Any:
+        """Run equally many new tokens of sequences in consecutive rows; the last position's logits, [rows, vocab]."""
+        import torch
+
+        past, new = [self._cache.length(seq) for seq in seqs], len(tokens[0])
+        self._cache.extend(seqs, new)
+        device = self._model.device
+        with torch.inference_mode():
+            positions = torch.tensor(past, device=device)[:, None] + torch.arange(new, device=device)
+            output = self._model(
+                input_ids=torch.tensor(tokens, device=device),
+                position_ids=positions,
+                use_cache=False,
+                logits_to_keep=1,
+                forward=Pass(self._cache, first, past, new),
+            )
+        return output.logits[:, -1]
+
+
+class TorchLogits:
+    """Logits of a step, [rows, vocab] on the device; `order` says which row is the caller's i-th."""
+
+    def __init__(self, values: Any, order: Sequence[int] = (0,)) -> None:
+        self._values = values
+        self._order = order
+
+    def argmax(self) -> tuple[list[int], list[bool]]:
+        import torch
+
+        most, ids = self._values.max(dim=-1)  # of equal maxima the first, as numpy's argmax
+        found, finite = ids.tolist(), torch.isfinite(most).tolist()
+        return [found[i] for i in self._order], [finite[i] for i in self._order]
+
+    def row(self, i: int) -> Any:
+        return self._values[self._order[i]].float().cpu().numpy()

@@ -1,0 +1,170 @@
+"""Every error that llmctl raises on purpose: a code, an exit code, and the next command to type.
+
+    LlmctlError                 1   failed
+    ├── UsageError              2   the command or its arguments are wrong
+    │   ├── ConfigError         2   a configuration file is wrong (file, line, key)
+    │   └── UnknownName         2   no such model, profile, host or port; lists the nearest
+    ├── Refused                 1   llmctl will not do it (does not fit, foreign port, unsupported)
+    │   ├── DoesNotFit          1   admission: the numbers are in `details`
+    │   ├── Unsupported         1   this engine cannot run this model
+    │   └── BadCheckpoint       1   a model's files are missing, truncated or malformed
+    ├── Busy                    1   another operator or a swap holds the slot
+    ├── LoadFailed              1   a model did not come up; `details["log"]` holds its last lines
+    ├── StateError              1   a state file cannot be trusted
+    ├── Unreachable             4   nothing answers there
+    └── RequestError            1   a client's request is wrong (HTTP status in `status`)
+
+Errors cross processes as `to_dict` / `from_dict`; one met far away reads the same here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class LlmctlError(Exception):
+    """An expected failure: `code` for programs, `message` for people, `hint` is what to type next."""
+
+    code = "failed"
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.host = host
+        self.port = port
+        self.details = dict(details or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON shape used in envelopes, control answers and engine frames."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "host": self.host,
+            "port": self.port,
+            "hint": self.hint,
+            "details": self.details,
+        }
+
+
+class UsageError(LlmctlError):
+    """The command line is wrong."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file is wrong; the message names file, line and key."""
+
+    code = "config"
+
+
+class UnknownName(UsageError):
+    """A model, profile, host or port that does not exist."""
+
+    code = "unknown_name"
+
+
+class Refused(LlmctlError):
+    """llmctl will not do this, and says why."""
+
+    code = "refused"
+
+
+class DoesNotFit(Refused):
+    """Admission said no; `details` holds needed, free, budget and reserved bytes."""
+
+    code = "does_not_fit"
+
+
+class Unsupported(Refused):
+    """No engine here runs this architecture, format or tokenizer."""
+
+    code = "unsupported"
+
+
+class BadCheckpoint(Refused):
+    """A model's files are missing, truncated or malformed; the message names the file."""
+
+    code = "bad_checkpoint"
+
+
+class Busy(LlmctlError):
+    """Someone else is changing this slot; `details["owner"]` names them."""
+
+    code = "busy"
+
+
+class LoadFailed(LlmctlError):
+    """A model did not become ready; `details["log"]` holds the engine's last lines."""
+
+    code = "load_failed"
+
+
+class StateError(LlmctlError):
+    """A state file is torn or from a newer llmctl; nothing was overwritten."""
+
+    code = "state"
+
+
+class Unreachable(LlmctlError):
+    """Nothing answers at that host or port."""
+
+    code = "unreachable"
+    exit_code = 4
+
+
+class RequestError(LlmctlError):
+    """A client's request cannot be served; `status` is the HTTP status, `param` the field at fault."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, **kw: Any):
+        super().__init__(message, **kw)
+        self.status = status
+        self.param = param
+        if code:
+            self.code = code
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "status": self.status, "param": self.param}
+
+
+def _tree(cls: type[LlmctlError]) -> Iterable[type[LlmctlError]]:
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from _tree(sub)
+
+
+def from_dict(data: Mapping[str, Any]) -> LlmctlError:
+    """Rebuild an error met in another process or on another host; an unknown code keeps its name."""
+    message = str(data.get("message") or "failed without a message")
+    common = {k: data.get(k) for k in ("hint", "host", "port", "details")}
+    if "status" in data and data["status"] is not None:
+        return RequestError(
+            message, status=int(data["status"]), param=data.get("param"), code=str(data.get("code")), **common
+        )
+    for cls in _tree(LlmctlError):
+        if cls.code == data.get("code") and cls is not RequestError:
+            return cls(message, **common)
+    error = LlmctlError(message, **common)
+    error.code = str(data.get("code") or "failed")
+    return error
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known spelling closest to `word`, or None when nothing is close."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,27 @@
+"""Where llmctl keeps its state, and which names may become part of a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from llmctl.errors import UsageError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+def home() -> Path:
+    """The state folder: `LLMCTL_HOME`, else ~/.llmctl. It may not exist yet."""
+    return Path(os.environ.get("LLMCTL_HOME") or "~/.llmctl").expanduser().absolute()
+
+
+def check_name(name: str, what: str) -> str:
+    """`name` when it is safe as a file name and as an argument, else UsageError. `what` is "model", "profile", …"""
+    if len(name) > 128 or not _NAME.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name[:140]!r} is not a {what} name",
+            hint="names are lower-case letters, digits, '.', '_' and '-', start with a letter or digit, "
+            "have no '..' and at most 128 characters",
+        )
+    return name

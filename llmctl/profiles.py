@@ -1,0 +1,148 @@
+"""What a profile would change, and how a slot as it runs is written into one; reads and decides, starts nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmctl import config as configs
+from llmctl import tables
+from llmctl.catalog import Catalog
+from llmctl.config import Config, Profile, ProfileSlot
+from llmctl.domain import SlotSpec
+from llmctl.errors import ConfigError, UsageError
+
+KEEP, LOAD, SWAP, EXTRA = "keep", "load", "swap", "extra"
+Running = Mapping[int, SlotSpec | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do on one port: KEEP, LOAD, SWAP, or nothing because it is EXTRA (not in the profile).
+
+    `differs` names each setting that is not as the profile says: "context 4096 → 8192".
+    """
+
+    port: int
+    action: str
+    model: str | None
+    current: str | None = None
+    differs: tuple[str, ...] = ()
+    slot: ProfileSlot | None = None
+
+
+def plan(profile: Profile, running: Running, free_port: Callable[[set[int]], int]) -> list[Step]:
+    """The steps that make the slots of one host as `profile` says, in its order; slots not in it come last as EXTRA.
+
+    An `auto` slot stays where its model runs already; else it takes the port that `free_port(taken)` gives.
+    """
+    taken = {slot.port for slot in profile.slots if slot.port != "auto"}
+    steps = []
+    for slot in profile.slots:
+        if slot.port == "auto":
+            homes = [p for p, spec in sorted(running.items()) if spec and spec.model == slot.model and p not in taken]
+            port = homes[0] if homes else free_port(taken)
+            taken.add(port)
+        else:
+            port = slot.port
+        steps.append(_step(port, slot, running.get(port)))
+    extra = (Step(p, EXTRA, None, spec.model) for p, spec in sorted(running.items()) if spec and p not in taken)
+    return [*steps, *extra]
+
+
+def _step(port: int, slot: ProfileSlot, spec: SlotSpec | None) -> Step:
+    if spec is None:
+        return Step(port, LOAD, slot.model, slot=slot)
+    if spec.model != slot.model:
+        return Step(port, SWAP, slot.model, spec.model, slot=slot)
+    pairs = (
+        ("engine", spec.engine.engine, None if slot.engine == "auto" else slot.engine),
+        ("context", spec.engine.context, slot.context),
+        ("parallel", spec.engine.parallel, slot.parallel),
+        ("idle_unload", spec.idle_unload, slot.idle_unload),
+        ("handle", None, slot.handle if slot.handle not in spec.names else None),
+    )
+    differs = tuple(f"{key} {is_} → {wanted}" for key, is_, wanted in pairs if wanted is not None and is_ != wanted)
+    return Step(port, SWAP if differs else KEEP, slot.model, spec.model, differs, slot)
+
+
+def as_toml(description: str, running: Running) -> str:
+    """A profile file of the slots as they run."""
+    parts = [f"description = {json.dumps(description)}\n"]
+    for port, spec in sorted(running.items()):
+        if spec:
+            values = {
+                "port": port,
+                "model": spec.model,
+                "engine": spec.engine.engine,
+                "context": spec.engine.context,
+                "parallel": spec.engine.parallel,
+                "idle_unload": spec.idle_unload,
+            }
+            lines = (f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None)
+            parts.append("[[slots]]\n" + "".join(lines))
+    return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A checked change of one profile file that is not written yet."""
+
+    path: Path
+    text: str
+
+    def write(self) -> str:
+        """Replace the file; its path."""
+        temp = self.path.with_name(f".{self.path.name}.tmp")
+        temp.write_text(self.text, encoding="utf-8")
+        os.replace(temp, self.path)
+        return str(self.path)
+
+
+def edit_slot(
+    config: Config, catalog: Catalog, host: str, port: int, values: Mapping[str, str | int | None], name: str | None
+) -> Edit:
+    """Set `values` (None removes a key) in the slot of `port`, of profile `name` or of the only one with that port."""
+    found = [
+        (profile, index)
+        for profile in _profiles(config, catalog, name)
+        for index, slot in enumerate(profile.slots)
+        if slot.port == port and (slot.host or config.host().name) == host
+    ]
+    if not found:
+        where = f"profile {name} has no" if name else "no profile has a"
+        raise UsageError(f"{where} slot {port}", hint=f"llmctl profile save {name or 'NAME'}")
+    if len(found) > 1:
+        names = [profile.name for profile, _ in found]
+        raise UsageError(f"profiles {', '.join(names)} have a slot {port}", hint=f"add --profile {names[0]}")
+    profile, index = found[0]
+    text = profile.path.read_text(encoding="utf-8")
+    for key, value in values.items():
+        text = _set(profile.path, text, ("slots", index), key, value)
+    return Edit(profile.path, text)
+
+
+def _profiles(config: Config, catalog: Catalog, name: str | None) -> Iterable[Profile]:
+    return [configs.profile(config, catalog, n) for n in ([name] if name else configs.profile_names(config))]
+
+
+def _set(path: Path, text: str, table: tables.Keys, key: str, value: str | int | None) -> str:
+    """`text` with `key = value` in `table`; comments and everything else stay."""
+    known, lines = tables.lines(text), text.splitlines(keepends=True)
+    at, model = known.get((*table, key)), known.get((*table, "model"))
+    if model is None:
+        raise ConfigError(f"{path}: its slots are not written as [[slots]] tables", hint="change it by hand")
+    if value is None:
+        return "".join(lines[: at - 1] + lines[at:]) if at else text
+    if at is None:
+        lines[model - 1] = lines[model - 1].rstrip("\n") + "\n"
+        lines.insert(model, f"{key} = {json.dumps(value)}\n")
+        return "".join(lines)
+    before = re.match(r"""(\s*\w+\s*=\s*)("[^"]*"|'[^']*'|[^\s#]+)""", lines[at - 1])
+    assert before  # the file was read, and `lines` found the key at the start of this line
+    lines[at - 1] = before[1] + json.dumps(value) + lines[at - 1][before.end() :]
+    return "".join(lines)

@@ -1,0 +1,130 @@
+"""The ASGI application of a slot: who may come in, which handler answers, and what an error looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from llmctl.errors import LlmctlError, RequestError
+from llmctl.runner.auth import Auth
+from llmctl.runner.exchange import App, ClientGone, Exchange, Receive, Scope, Send
+from llmctl.runner.metrics import Metrics
+from llmctl.runner.protocols import openai
+from llmctl.runner.service import Service
+
+Handler = Callable[[Exchange], Awaitable[None]]
+Routes = dict[str, dict[str, Handler]]
+"""{path: {method: handler}}; a path that ends in a slash takes what follows as `exchange.rest`."""
+
+log = logging.getLogger("llmctl.runner")
+OPEN = "/health"  # the one route without a key
+GONE = 499  # counted for a client that went away before its answer began
+
+
+def make_app(service: Service, auth: Auth, metrics: Metrics) -> App:
+    """The application of one slot, all its protocols included."""
+    routes: Routes = {**_operator_routes(service, auth, metrics), **openai.routes(service, metrics)}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _refuse_websocket(auth, scope, receive, send)
+        elif scope["type"] == "http":
+            await _serve(routes, auth, metrics, Exchange(scope, receive, send))
+
+    return app
+
+
+async def _serve(routes: Routes, auth: Auth, metrics: Metrics, exchange: Exchange) -> None:
+    """Answer one request, whatever happens."""
+    route = _match(routes, exchange)
+    metrics.began()
+    try:
+        await _answer(routes.get(route), auth, exchange)
+    except ClientGone:
+        exchange.status = exchange.status or GONE
+    finally:
+        metrics.ended(route or "none", exchange.status)
+
+
+async def _answer(methods: dict[str, Handler] | None, auth: Auth, exchange: Exchange) -> None:
+    try:
+        if exchange.path == OPEN:
+            auth.check_source(exchange.scope)
+        else:
+            auth.check(exchange.scope)
+        await _handler(methods, exchange)(exchange)
+    except LlmctlError as error:
+        await exchange.error(error)
+    except asyncio.CancelledError:  # the server ends; uvicorn would log a cancelled request as a crash
+        await exchange.error(RequestError("the server is stopping", status=503, code="unavailable"))
+    except ClientGone:
+        raise
+    except Exception as error:  # a bug of ours: where it is goes to the log, what the client sent does not
+        log.error("%s in a handler\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        await exchange.error(RequestError("internal error", status=500, code="internal_error"))
+
+
+def _match(routes: Routes, exchange: Exchange) -> str:
+    """The route of a request, "" when there is none."""
+    if exchange.path in routes:
+        return exchange.path
+    for route in routes:
+        if route.endswith("/") and exchange.path.startswith(route):
+            exchange.rest = exchange.path[len(route) :]
+            return route
+    return ""
+
+
+def _handler(methods: dict[str, Handler] | None, exchange: Exchange) -> Handler:
+    if methods is None:
+        raise RequestError("there is no such route", status=404, code="not_found")
+    method = "GET" if exchange.method == "HEAD" else exchange.method
+    if method not in methods:
+        allowed = ", ".join(methods)
+        raise RequestError(
+            f"this route takes {allowed}", status=405, code="method_not_allowed", details={"allow": allowed}
+        )
+    return methods[method]
+
+
+async def _refuse_websocket(auth: Auth, scope: Scope, receive: Receive, send: Send) -> None:
+    """No route takes a WebSocket yet; who may not come in is told so by 1008."""
+    await receive()
+    try:
+        auth.check(scope)
+        code = 1000
+    except RequestError:
+        code = 1008
+    await send({"type": "websocket.close", "code": code})
+
+
+def _operator_routes(service: Service, auth: Auth, metrics: Metrics) -> Routes:
+    async def health(exchange: Exchange) -> None:
+        """200 while the slot can serve or will by itself; the key's holder sees the details."""
+        found: dict[str, Any] = dict(service.health())
+        bad = found["status"] == "down"
+        try:
+            auth.check(exchange.scope)
+        except RequestError:
+            found = {key: found[key] for key in ("status", "state", "ready")}
+        await exchange.json(found, 503 if bad else 200)
+
+    async def ready(exchange: Exchange) -> None:
+        """200 once the present engine has generated a token."""
+        found = service.health()
+        answer = {"ready": bool(found["ready"]), "state": found["state"]}
+        if found["ready"]:
+            await exchange.json(answer)
+        else:
+            await exchange.json(answer, 503, [(b"retry-after", b"1")])
+
+    async def scrape(exchange: Exchange) -> None:
+        text = metrics.scrape(service.health(), service.identity())
+        await exchange.respond(200, CONTENT_TYPE_LATEST.encode(), text)
+
+    return {OPEN: {"GET": health}, "/ready": {"GET": ready}, "/metrics": {"GET": scrape}}

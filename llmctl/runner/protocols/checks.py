@@ -1,0 +1,126 @@
+"""Checks of one field of a request: right JSON type, in range. Each names the field and never repeats its text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from llmctl.errors import RequestError, nearest
+from llmctl.runner.json_in import kind
+
+INT_MAX = 2**31 - 1  # what every engine's library takes
+Check = Callable[[str, Any], Any]
+"""check(name, value) → the value as a GenerateRequest holds it, or RequestError 400 with `param`."""
+
+
+class Field(NamedTuple):
+    """How a field is checked, and the attribute of GenerateRequest it sets ("sampling.x" for one of Sampling)."""
+
+    check: Check
+    target: str
+
+
+def read(body: Mapping[str, Any], fields: Mapping[str, Field], ignored: Iterable[str] = ()) -> dict[str, Any]:
+    """{target: value} of the fields in `body`; null counts as absent, an unknown field is refused by name."""
+    values = {}
+    for name, value in body.items():
+        if name in fields:
+            if value is not None:
+                field = fields[name]
+                values[field.target] = field.check(name, value)
+        elif name not in ignored:
+            raise unknown(name, [*fields, *ignored])
+    return values
+
+
+def wrong(name: str, message: str, *, code: str = "invalid_value", **more: Any) -> RequestError:
+    """The refusal of one field."""
+    return RequestError(f"{name}: {message}", param=name, code=code, **more)
+
+
+def unknown(name: str, known: Iterable[str], where: str = "") -> RequestError:
+    """The refusal of a field that this protocol does not know."""
+    shown = ascii(name[:64])[1:-1]
+    close = nearest(name[:64], known)
+    hint = f"did you mean {close!r}?" if close else None
+    return RequestError(
+        f"unknown field {where}{shown}" + (f"; {hint}" if hint else ""), param=f"{where}{shown}", code="unknown_field"
+    )
+
+
+def typed(name: str, value: Any, wanted: type | tuple[type, ...], called: str) -> Any:
+    """`value` when it is of the wanted JSON type; true and false are no numbers."""
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise wrong(name, f"must be {called}, not {kind(value)}", code="invalid_type")
+    return value
+
+
+def number(low: float, high: float, *, above: bool = False) -> Check:
+    """A number from `low` (not `low` itself with `above`) to `high`."""
+
+    def check(name: str, value: Any) -> float:
+        typed(name, value, (int, float), "a number")
+        if not low <= value <= high or (above and value == low):
+            raise wrong(name, f"must be {'above' if above else 'at least'} {low:g} and at most {high:g}")
+        return float(value)
+
+    return check
+
+
+def integer(low: int, high: int = INT_MAX) -> Check:
+    """A whole number from `low` to `high`."""
+
+    def check(name: str, value: Any) -> int:
+        typed(name, value, int, "an integer")
+        if not low <= value <= high:
+            raise wrong(name, f"must be at least {low} and at most {high}")
+        return int(value)
+
+    return check
+
+
+def flag(name: str, value: Any) -> bool:
+    """true or false."""
+    return bool(typed(name, value, bool, "a boolean"))
+
+
+def text(name: str, value: Any) -> str:
+    """A string."""
+    return str(typed(name, value, str, "a string"))
+
+
+def strings(most: int, longest: int) -> Check:
+    """A string or up to `most` of them, each of 1 to `longest` characters."""
+
+    def check(name: str, value: Any) -> tuple[str, ...]:
+        items = [value] if isinstance(value, str) else typed(name, value, list, "a string or an array of strings")
+        if len(items) > most:
+            raise wrong(name, f"at most {most} are taken")
+        for item in items:
+            if not 0 < len(text(name, item)) <= longest:
+                raise wrong(name, f"each must have 1 to {longest} characters")
+        return tuple(items)
+
+    return check
+
+
+def token_ids(most: int | None = None) -> Check:
+    """An array of token ids. Whether they are in the vocabulary is the engine's to say."""
+
+    def check(name: str, value: Any) -> tuple[int, ...]:
+        typed(name, value, list, "an array of token ids")
+        if most is not None and len(value) > most:
+            raise wrong(name, f"at most {most} are taken")
+        for item in value:
+            typed(name, item, int, "an array of token ids")
+            if not 0 <= item <= INT_MAX:
+                raise wrong(name, f"token ids are from 0 to {INT_MAX}")
+        return tuple(value)
+
+    return check
+
+
+def unsupported(name: str, value: Any) -> None:
+    """Nothing but an empty value."""
+    if value not in ("", [], {}, False):
+        raise wrong(name, "is not supported yet", code="unsupported_field")

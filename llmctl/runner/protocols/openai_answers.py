@@ -1,0 +1,195 @@
+"""Chunks as OpenAI answers: the whole object, or one server-sent event a chunk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii as quote
+from typing import Any
+
+from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, Chunk, GenerateRequest, TokenLogprob, Usage
+
+FINISH = {STOP: "stop", LENGTH: "length", TIME: "length", CANCELLED: "stop"}
+MERGE = 64  # chunks that waited for a slow reader; more are sent as one event a sequence
+LOWEST = -9999.0  # JSON has no -Infinity
+dump = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Answer:
+    """The answer to one request. What is the same in every event is made once: a chunk costs one quoted string."""
+
+    prefix = object = chunk_object = ""
+
+    def __init__(self, request: GenerateRequest, model: str) -> None:
+        self.request = request
+        self._parts: list[list[str]] = [[] for _ in range(request.n)]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
+        self._finish: list[str | None] = [None] * request.n
+        self._offsets = [0] * request.n  # characters that the logprobs sent so far cover
+        self._common = {"id": request.id, "created": int(time.time()), "model": model}
+
+    # ── whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Keep the next chunks for `whole`."""
+        for chunk in chunks:
+            self._parts[chunk.index].append(chunk.text)
+            self._logprobs[chunk.index] += chunk.logprobs
+            self._finish[chunk.index] = chunk.finish or self._finish[chunk.index]
+
+    def whole(self, usage: Usage) -> dict[str, Any]:
+        """The answer as one object."""
+        choices = [
+            {
+                "index": i,
+                **self._whole_text("".join(self._parts[i])),
+                "logprobs": self._show_logprobs(i, self._logprobs[i]),
+                "finish_reason": FINISH[self._finish[i] or STOP],
+            }
+            for i in range(self.request.n)
+        ]
+        return {**self._common, "object": self.object, "choices": choices, "usage": _show_usage(usage)}
+
+    def _whole_text(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_events(self, want_usage: bool) -> None:
+        """Make the constant parts. With usage asked for, every other event says that it is not there yet."""
+        fields = dump({**self._common, "object": self.chunk_object})[:-1]
+        self._before = f'data: {fields},"choices":['
+        self._after = '],"usage":null}\n\n' if want_usage else "]}\n\n"
+        self._usage = f'data: {fields},"choices":[],"usage":'
+        text_before, text_after = dump(self._delta("\0")).split(r'"\u0000"')
+        self._heads = [f'{self._before}{{"index":{i},{text_before[1:]}' for i in range(self.request.n)]
+        self._tail = f'{text_after[:-1]},"logprobs":null,"finish_reason":null}}{self._after}'
+        self._opened = [False] * self.request.n
+
+    def events(self, chunks: Sequence[Chunk]) -> bytes:
+        """The events of a batch of chunks, one after another."""
+        if len(chunks) > MERGE:
+            chunks = merged(chunks)
+        found = []
+        for chunk in chunks:
+            index = chunk.index
+            if not self._opened[index]:
+                self._opened[index] = True
+                found += self._opening(index)
+            if chunk.logprobs:
+                found.append(self._event(index, self._delta(chunk.text), logprobs=chunk.logprobs))
+            elif chunk.text:
+                found.append(self._heads[index] + quote(chunk.text) + self._tail)
+            if chunk.finish:
+                found.append(self._event(index, self._last_delta(), finish=FINISH[chunk.finish]))
+        return "".join(found).encode("ascii")
+
+    def usage_event(self, usage: Usage) -> bytes:
+        """The event before the last, for who asked for it."""
+        return (self._usage + dump(_show_usage(usage)) + "}\n\n").encode("ascii")
+
+    def _event(
+        self, index: int, delta: dict[str, Any], *, logprobs: Sequence[TokenLogprob] = (), finish: str | None = None
+    ) -> str:
+        shown = self._show_logprobs(index, logprobs) if logprobs else None
+        choice = {"index": index, **delta, "logprobs": shown, "finish_reason": finish}
+        return self._before + dump(choice) + self._after
+
+    def _opening(self, index: int) -> list[str]:
+        return []
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _last_delta(self) -> dict[str, Any]:
+        return self._delta("")
+
+    def _show_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        raise NotImplementedError
+
+
+class ChatAnswer(Answer):
+    """/v1/chat/completions."""
+
+    prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def _whole_text(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def _opening(self, index: int) -> list[str]:
+        return [self._event(index, {"delta": {"role": "assistant", "content": ""}})]
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text}}
+
+    def _last_delta(self) -> dict[str, Any]:
+        return {"delta": {}}
+
+    def _show_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self.request.logprobs is None:
+            return None
+        content = [
+            {
+                **_show_token(one.text, one.logprob),
+                "top_logprobs": [_show_token(text, logprob) for text, _, logprob in one.top],
+            }
+            for one in logprobs
+        ]
+        return {"content": content, "refusal": None}
+
+
+class CompletionAnswer(Answer):
+    """/v1/completions."""
+
+    prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
+
+    def _whole_text(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def _show_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self.request.logprobs is None:
+            return None
+        offsets = []
+        for one in logprobs:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(one.text)
+        return {
+            "tokens": [one.text for one in logprobs],
+            "token_logprobs": [max(one.logprob, LOWEST) for one in logprobs],
+            "top_logprobs": [{text: max(p, LOWEST) for text, _, p in one.top} if one.top else None for one in logprobs],
+            "text_offset": offsets,
+        }
+
+
+def merged(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """One chunk for each sequence: what its chunks say together."""
+    by_index: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        by_index.setdefault(chunk.index, []).append(chunk)
+    return [
+        Chunk(
+            mine[0].id,
+            index,
+            "".join(chunk.text for chunk in mine),
+            finish=mine[-1].finish,
+            logprobs=tuple(one for chunk in mine for one in chunk.logprobs),
+        )
+        for index, mine in by_index.items()
+    ]
+
+
+def _show_token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": max(logprob, LOWEST), "bytes": list(text.encode("utf-8", "replace"))}
+
+
+def _show_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }

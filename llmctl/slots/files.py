@@ -1,0 +1,97 @@
+"""State files that survive kill -9: written whole or not at all, with the previous version kept beside."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmctl.errors import Busy, StateError
+
+VERSION = 1
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace `path` by {"version", "data"}: temp file, fsync, rename, fsync of the folder; the old becomes .bak."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temp, "w", encoding="utf-8", opener=_private) as file:
+        json.dump({"version": VERSION, "data": data}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists() and _parse(path) is not None:
+        backup = path.with_suffix(".bak.tmp")
+        backup.unlink(missing_ok=True)
+        os.link(path, backup)
+        os.replace(backup, path.with_suffix(".bak"))
+    os.replace(temp, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_json(path: Path) -> Any | None:
+    """The data in `path`, None when there is no such file.
+
+    A torn or empty file is replaced by its backup; StateError when the backup is no good either, or when the file is
+    of a newer version. What cannot be read is never overwritten: the torn file is kept as .torn.
+    """
+    if not path.exists():
+        return None
+    found = _parse(path)
+    if found is None:
+        found = _parse(path.with_suffix(".bak"))
+        if found is None:
+            raise StateError(
+                f"{path} cannot be read and has no usable backup",
+                hint=f"move it away (mv {path} {path}.bad) and load the slot again",
+            )
+        os.replace(path, path.with_suffix(".torn"))
+        write_json(path, found["data"])
+    if found["version"] > VERSION:
+        raise StateError(
+            f"{path} was written by a newer llmctl (state version {found['version']}, this one reads {VERSION})",
+            hint="run the newer llmctl, or `llmctl deploy` the newer version again",
+        )
+    return found["data"]
+
+
+def _parse(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    good = isinstance(found, dict) and isinstance(found.get("version"), int) and "data" in found
+    return found if good else None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True, what: str = "") -> Iterator[int]:
+    """An exclusive flock on `path` (made 0600 if missing); Busy at once with wait=False when another process has it."""
+    fd = take_lock(path, wait=wait, what=what)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def take_lock(path: Path, *, wait: bool, what: str) -> int:
+    """The descriptor holding the flock; closing it (or dying) releases it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(fd)
+        raise Busy(f"{what or path} is held by another process", details={"owner": str(path)}) from None
+    return fd

@@ -1,0 +1,43 @@
+"""Is this engine sane? A verdict over two greedy generations (decisions.md, "Sane"). Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmctl.domain import STOP, Probe
+
+LEAST_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One probe generation: its text, the token ids, the log-probability of each, and why it ended."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+
+
+def fault(probe: Probe, answers: Sequence[Answer]) -> str | None:
+    """Why these answers are not those of a working model; None when they are."""
+    first = answers[0]
+    if any(a.ids != first.ids or a.text != first.text for a in answers):
+        return f"two greedy generations differ: {first.text!r} and {answers[-1].text!r}"
+    if not all(map(math.isfinite, first.logprobs)):
+        return "a log-probability is not finite"
+    if probe.expect is not None and probe.expect.casefold() not in first.text.casefold():
+        return f"asked {probe.prompt!r}, expected {probe.expect!r} in the answer, got {first.text!r}"
+    right_and_ended = probe.expect is not None and first.finish == STOP
+    if len(first.ids) < LEAST_TOKENS and not right_and_ended:
+        return f"only {len(first.ids)} tokens came ({first.text!r}), at least {LEAST_TOKENS} are wanted"
+    if not first.text.strip():
+        return "the answer is empty text"
+    if not right_and_ended:
+        token, count = Counter(first.ids).most_common(1)[0]
+        if count * 2 > len(first.ids):
+            return f"token {token} is {count} of {len(first.ids)} tokens: {first.text!r}"
+    return None

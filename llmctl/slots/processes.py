@@ -1,0 +1,76 @@
+"""Which process is meant: a pid counts only together with its start time and the boot it belongs to."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that can be told from a later one with the same pid. `start` is opaque; `boot` names the boot."""
+
+    pid: int
+    start: str
+    boot: str
+
+    @staticmethod
+    def of(pid: int) -> ProcessId:
+        return ProcessId(pid, start_time(pid) or "", boot_id())
+
+    def alive(self) -> bool:
+        """True only for this very process: same boot, same start time, not a zombie."""
+        return bool(self.start) and self.boot == boot_id() and start_time(self.pid) == self.start
+
+    def signal(self, number: int) -> bool:
+        """Signal its process group, only if it is still this process; False when it is not."""
+        if not self.alive():
+            return False
+        try:
+            group = os.getpgid(self.pid)
+            if group == self.pid:
+                os.killpg(group, number)
+            else:
+                os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self) -> bool:
+        return self.signal(signal.SIGKILL)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Names this boot of the machine; LLMCTL_BOOT_ID overrides it (containers without one, tests)."""
+    if given := os.environ.get("LLMCTL_BOOT_ID"):
+        return given
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # macOS, never run by this project
+        return subprocess.run(["sysctl", "-n", "kern.boottime"], capture_output=True, text=True).stdout.strip()
+
+
+def start_time(pid: int) -> str | None:
+    """When the process started, as an opaque string; None when it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self").exists():
+            return None
+        seen = subprocess.run(["ps", "-o", "lstart=,stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+        return None if not seen.strip() or seen.split()[-1].startswith("Z") else seen.rsplit(None, 1)[0]
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident bytes of a process, 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

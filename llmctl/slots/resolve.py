@@ -1,0 +1,109 @@
+"""From a model's name to all that a slot server must know: artifact, engine, context, memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmctl import backends, paths
+from llmctl.catalog import Artifact, Catalog, Model
+from llmctl.config import Host, ProfileSlot
+from llmctl.domain import EngineSpec, SlotSpec
+from llmctl.errors import Refused, Unsupported, UsageError
+from llmctl.models import fit
+from llmctl.models.checkpoint import inspect
+
+DEFAULT_CONTEXT = 32768
+DEFAULT_PARALLEL = 4
+SCRIPT_BYTES = 60_000_000
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What an operator or a profile asks for; None is "as llmctl would choose"."""
+
+    model: str
+    engine: str = "auto"
+    quantization: str | None = None
+    context: int | None = None
+    parallel: int | None = None
+    idle_unload: float | None = None
+    names: tuple[str, ...] = ()
+
+
+def profile_slot(catalog: Catalog, host: Host, slot: ProfileSlot) -> SlotSpec:
+    """The complete spec of a profile's slot."""
+    names = (slot.handle,) if slot.handle else ()
+    wish = Wish(slot.model, slot.engine, slot.quantization, slot.context, slot.parallel, slot.idle_unload, names)
+    return resolve(catalog, host, wish)
+
+
+def backend_of(host: Host) -> str:
+    """The host's backend, detected when its entry says auto."""
+    return backends.detect() if host.backend == "auto" else host.backend
+
+
+def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
+    """The complete spec; Refused when the model is not on this host, Unsupported when no engine here runs it."""
+    model = catalog.resolve(wish.model)
+    present = model.present(host.models(paths.home()))
+    if wish.quantization:
+        present = [(a, p) for a, p in present if (a.quantization or "").casefold() == wish.quantization.casefold()]
+    if not present:
+        raise _absent(model, host, wish)
+    choice = fit.choose_engine(backend_of(host), {a.format for a, _ in present}, wish.engine)
+    format = fit.format_for(choice.engine, {a.format for a, _ in present})
+    artifact, path = next((a, p) for a, p in present if a.format == format)
+    return _script(model, path, wish) if artifact.format == "script" else _spec(model, artifact, path, choice, wish)
+
+
+def _absent(model: Model, host: Host, wish: Wish) -> Refused:
+    have = sorted({a.quantization for a, _ in model.present(host.models(paths.home())) if a.quantization})
+    if wish.quantization and have:
+        return Refused(
+            f"{model.id} is not on {host.name} as {wish.quantization}",
+            hint=f"here it is as {', '.join(have)}",
+            host=host.name,
+        )
+    return model.missing(host.name)
+
+
+def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, wish: Wish) -> SlotSpec:
+    found = inspect(path)
+    if found.needs_code and not model.allow_code:
+        raise Unsupported(
+            f"{model.id} at {path} would run code of its author: {', '.join(found.needs_code)}",
+            hint=f'if you trust it, set allow_code = true in [models."{model.id}"] of models.toml',
+        )
+    longest = min(n for n in (found.context, model.context, 2**31) if n)
+    context = wish.context or min(longest, DEFAULT_CONTEXT)
+    if context > longest:
+        raise UsageError(f"{model.id} has a context of {longest} tokens, not {context}", hint=f"--context {longest}")
+    parallel = wish.parallel or DEFAULT_PARALLEL
+    engine = EngineSpec(
+        engine=choice.engine, model=model.id, path=str(path), format=artifact.format, context=context,
+        parallel=parallel, allow_code=model.allow_code,
+    )  # fmt: skip
+    needed = fit.estimate(found, context, parallel, choice.engine).total
+    return _finish(model, engine, needed, wish)
+
+
+def _script(model: Model, path: Path, wish: Wish) -> SlotSpec:
+    engine = EngineSpec(
+        engine="scripted", model=model.id, path=str(path), format="script", context=wish.context or 1024,
+        parallel=wish.parallel or DEFAULT_PARALLEL,
+    )  # fmt: skip
+    try:
+        needed = int(json.loads(path.read_text())["needed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        needed = SCRIPT_BYTES
+    return _finish(model, engine, needed, wish)
+
+
+def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish) -> SlotSpec:
+    names = dict.fromkeys([*model.aliases, model.id.replace(".", "-"), *wish.names])
+    return SlotSpec(
+        engine=engine, names=tuple(n for n in names if n != model.id), probe=model.probe, needed_bytes=needed,
+        idle_unload=wish.idle_unload,
+    )  # fmt: skip

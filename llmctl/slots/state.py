@@ -1,0 +1,110 @@
+"""Where a slot's state lies, and its three parts: desired, actual, last-known-good."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmctl.domain import EMPTY, Limits, SlotSpec, build
+from llmctl.slots.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a slot server listens and what it may use; kept in its desired state so that it comes back the same.
+
+    `memory_budget` is bytes (None: the machine's memory), `backend` names whose memory is measured.
+    """
+
+    bind: str = "127.0.0.1"
+    limits: Limits = Limits()
+    require_key: bool = False
+    memory_budget: int | None = None
+    backend: str = "cpu"
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Launch:
+        return build(Launch, {**data, "limits": build(Limits, data.get("limits") or {})})
+
+
+@dataclass(frozen=True)
+class Disabled:
+    """Why a slot is held down, and until when (ISO date-time; None: until `enable`)."""
+
+    why: str
+    until: str | None = None
+
+    def over(self, now: float | None = None) -> bool:
+        if self.until is None:
+            return False
+        moment = datetime.datetime.fromisoformat(self.until).astimezone().timestamp()
+        return (time.time() if now is None else now) >= moment
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What should run on a port. Changes only when an operator's change has succeeded."""
+
+    spec: SlotSpec | None = None
+    disabled: Disabled | None = None
+    launch: Launch = Launch()
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What runs, as last written by the slot server. `served` maps names to (model, until when they stay valid)."""
+
+    state: str = EMPTY
+    since: float = 0.0
+    server: Mapping[str, Any] | None = None
+    engine: Mapping[str, Any] | None = None
+    last_known_good: SlotSpec | None = None
+    served: Mapping[str, float] = field(default_factory=dict)
+    last_load: float = 0.0
+    why: str | None = None
+
+
+class SlotFolder:
+    """The files of one port under `home/slots/<port>/` (0700)."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self.home, self.port = home, port
+        self.path = home / "slots" / str(port)
+        self.control = self.path / "control.sock"
+        self.log = self.path / "engine.log"
+        self.lock = self.path / "server.lock"
+
+    def make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def read_desired(self) -> Desired:
+        data = read_json(self.path / "desired.json")
+        if data is None:
+            return Desired()
+        return Desired(
+            SlotSpec.from_dict(data["spec"]) if data.get("spec") else None,
+            build(Disabled, data["disabled"]) if data.get("disabled") else None,
+            Launch.from_dict(data.get("launch") or {}),
+        )
+
+    def write_desired(self, desired: Desired) -> None:
+        write_json(self.path / "desired.json", asdict(desired))
+
+    def read_actual(self) -> Actual:
+        data = read_json(self.path / "actual.json")
+        if data is None:
+            return Actual()
+        good = data.get("last_known_good")
+        return build(Actual, {**data, "last_known_good": SlotSpec.from_dict(good) if good else None})
+
+    def write_actual(self, actual: Actual) -> None:
+        write_json(self.path / "actual.json", asdict(actual))
+
+
+def slot_ports(home: Path) -> list[int]:
+    """Ports that have a folder under `home`, ascending."""
+    return sorted(int(p.name) for p in (home / "slots").glob("*") if p.name.isdigit())

@@ -1,0 +1,199 @@
+"""The verbs of slots on this host: ask the slot server where one runs, read the state where none does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
+from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
+from llmctl.slots import control
+from llmctl.slots.launch import ensure_server
+from llmctl.slots.processes import start_time
+from llmctl.slots.state import Disabled, Launch, SlotFolder, slot_ports
+
+OnEvent = Callable[[dict[str, Any]], None]
+STATUS_TIMEOUT = 5.0
+STOP_TIMEOUT = 60.0
+REEXEC_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory."""
+
+    host: str
+    port: int
+    model: str | None = None
+    engine: str | None = None
+    state: str = EMPTY
+    pid: int | None = None
+    runner_pid: int | None = None
+    handles: tuple[str, ...] = ()
+    since: float = 0.0
+    memory_bytes: int = 0
+    tokens_per_second: float = 0.0
+    active: int = 0
+    queued: int = 0
+    operation: str | None = None
+    version: str | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class ChangeResult:
+    """What a change did. `cut` counts answers that the finish cap ended; `seconds` is the change's whole time."""
+
+    port: int
+    model: str | None
+    previous: str | None
+    engine: str | None
+    order: str
+    seconds: float
+    load_seconds: float
+    cut: int
+    state: str
+
+
+def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
+    """Every slot of this host, or those of `ports`; UnknownName for a port that never was one."""
+    known = slot_ports(home)
+    for port in ports or ():
+        if port not in known:
+            raise UnknownName(f"port {port} is no slot here", hint=f"llmctl load {port} MODEL", port=port)
+    return [_status(SlotFolder(home, port), host) for port in (ports or known)]
+
+
+def _status(folder: SlotFolder, host: str) -> SlotStatus:
+    try:
+        row = control.call(folder.control, "status", timeout=STATUS_TIMEOUT)
+        return build(SlotStatus, {**row, "host": host})
+    except Unreachable:
+        return _at_rest(folder, host)
+
+
+def _at_rest(folder: SlotFolder, host: str) -> SlotStatus:
+    """A slot without a server: what is desired, and that it is down."""
+    try:
+        desired, actual = folder.read_desired(), folder.read_actual()
+    except LlmctlError as error:
+        return SlotStatus(host, folder.port, state=DOWN, why=error.message)
+    spec, disabled = desired.spec, desired.disabled
+    if disabled and not disabled.over():
+        state, why = DISABLED, disabled.why
+    elif spec is None:
+        state, why = EMPTY, None
+    else:
+        state = CRASH_LOOP if actual.state == CRASH_LOOP else DOWN
+        why = f"no slot server runs; llmctl restart {folder.port}"
+    return SlotStatus(
+        host, folder.port, spec.model if spec else None, spec.engine.engine if spec else None, state,
+        since=actual.since, why=why,
+    )  # fmt: skip
+
+
+def change(
+    home: Path, port: int, action: str, spec: SlotSpec, *, order: str = "auto", lock_wait: float = 0.0,
+    launch: Launch | None = None, on_event: OnEvent | None = None,
+) -> ChangeResult:
+    """`load` or `swap`: the port's model becomes `spec`, or the old one goes on and the error says why."""
+    ensure_server(home, port, launch)
+    args = {"verb": action, "spec": spec.to_dict(), "order": order, "lock_wait": lock_wait}
+    return _call(home, port, "change", args, on_event)
+
+
+def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
+    """End the model after its requests; the port stays and says that nothing is loaded."""
+    _must_exist(home, port)
+    ensure_server(home, port)
+    return _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
+
+
+def restart(
+    home: Path, port: int, *, reexec: bool = False, lock_wait: float = 0.0, on_event: OnEvent | None = None
+) -> ChangeResult:
+    """Start the model anew (new-first where memory allows), or with `reexec` the slot server's code around it."""
+    _must_exist(home, port)
+    if reexec:
+        return _reexec(home, port)
+    ensure_server(home, port)
+    return _call(home, port, "restart", {"lock_wait": lock_wait}, on_event)
+
+
+def _reexec(home: Path, port: int) -> ChangeResult:
+    folder, began = SlotFolder(home, port), time.monotonic()
+    control.call(folder.control, "reexec", {})
+    while time.monotonic() - began < REEXEC_TIMEOUT:
+        time.sleep(0.1)
+        try:
+            row = control.call(folder.control, "status", timeout=STATUS_TIMEOUT)
+        except Unreachable:
+            continue
+        if row["operation"] != "upgrade":
+            seconds = round(time.monotonic() - began, 3)
+            return ChangeResult(port, row["model"], row["model"], row["engine"], "none", seconds, 0.0, 0, row["state"])
+    raise Unreachable(f"port {port} did not come back from its upgrade", hint=f"llmctl logs {port}", port=port)
+
+
+def disable(home: Path, port: int, why: str, until: str | None = None) -> ChangeResult:
+    """Hold the slot down, over reboots, until `enable` or the ISO date-time `until`."""
+    _must_exist(home, port)
+    disabled = Disabled(why, until)
+    disabled.over()  # a date that cannot be read fails here
+    ensure_server(home, port)
+    return _call(home, port, "disable", asdict(disabled), None)
+
+
+def enable(home: Path, port: int, on_event: OnEvent | None = None) -> ChangeResult:
+    """Lift `disable` and bring the desired model back."""
+    _must_exist(home, port)
+    ensure_server(home, port)
+    return _call(home, port, "enable", {}, on_event)
+
+
+def stop(home: Path, port: int) -> None:
+    """End the slot server itself, after its requests; its desired state stays. No error when none runs."""
+    folder = SlotFolder(home, port)
+    try:
+        pid = control.call(folder.control, "stop", timeout=STATUS_TIMEOUT)["pid"]
+    except Unreachable:
+        return
+    end = time.monotonic() + STOP_TIMEOUT
+    while start_time(pid) is not None:
+        if time.monotonic() > end:
+            raise Refused(f"the slot server of port {port} still runs after {STOP_TIMEOUT:.0f} s", port=port)
+        time.sleep(0.05)
+
+
+def log_lines(home: Path, port: int, *, follow: bool = False, lines: int = 100) -> Iterator[str]:
+    """The last `lines` lines of the slot's log, then, with `follow`, new ones as they come (also after rotation)."""
+    _must_exist(home, port)
+    path = SlotFolder(home, port).log
+    if not path.exists():
+        return
+    file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115 - replaced when the log rotates
+    try:
+        yield from (line.rstrip("\n") for line in file.readlines()[-lines:] if lines > 0)
+        while follow:
+            if line := file.readline():
+                yield line.rstrip("\n")
+                continue
+            time.sleep(0.2)
+            if path.exists() and os.stat(path).st_ino != os.fstat(file.fileno()).st_ino:
+                file.close()
+                file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
+    finally:
+        file.close()
+
+
+def _must_exist(home: Path, port: int) -> None:
+    if not SlotFolder(home, port).path.exists():
+        raise UnknownName(f"port {port} is no slot here", hint=f"llmctl load {port} MODEL", port=port)
+
+
+def _call(home: Path, port: int, verb: str, args: dict[str, Any], on_event: OnEvent | None) -> ChangeResult:
+    return build(ChangeResult, control.call(SlotFolder(home, port).control, verb, args, on_event=on_event))

@@ -1,0 +1,340 @@
+"""The torch engine: what it refuses before reading weights, how it loads, and what it gives back."""
+
+import json
+import shutil
+import struct
+
+import pytest
+
+from llmctl.domain import Chunk, EngineSpec, Failure, GenerateRequest, Sampling, Started
+from llmctl.engines import adapter, torch_attention, torch_load, torch_proof
+from llmctl.engines.checkpoint import read_checkpoint
+from llmctl.engines.torch_cache import KVCache
+from llmctl.errors import LoadFailed, RequestError, UnknownName, Unsupported
+
+torch = pytest.importorskip("torch")
+ENGINE = adapter("torch")
+
+
+def spec(path, **fields):
+    fields = {"context": 256, "device": "cpu", "dtype": "float32", **fields}
+    return EngineSpec("torch", path.name, str(path), "safetensors", **fields)
+
+
+def folder(path, config, weights="model.safetensors"):
+    """A checkpoint folder whose weights cannot be read, so that nobody did."""
+    (path / "config.json").write_text(json.dumps(config))
+    if weights:
+        (path / weights).write_bytes(b"not weights")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "nobody-knows"}, "'nobody-knows' is not supported"),
+        ({"model_type": ""}, "'' is not supported"),
+        ({"architectures": ["MadeUpForCausalLM"]}, "'MadeUpForCausalLM' is not supported"),
+        ({"model_type": "mamba"}, "'mamba' keeps a recurrent state"),
+        ({"model_type": "jamba"}, "'jamba' keeps a recurrent state"),
+        ({"model_type": "t5"}, "'t5' is not supported"),
+        ({"model_type": "bart"}, "'bart' is an encoder-decoder"),
+        ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "has conv layers"),
+        ({"model_type": "falcon"}, "'falcon' has an attention of its own"),
+        ({"model_type": "gemma3"}, "'gemma3' takes images"),
+        ({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}, "code of its own"),
+        ({"model_type": "llama", "quantization_config": {"group_size": 64, "bits": 4}}, "quantized for MLX"),
+        ([], "not an object"),
+    ],
+)
+def test_check_refuses_by_name_before_any_weight_is_read(tmp_path, config, why):
+    with pytest.raises(Unsupported, match=why):
+        ENGINE.check(spec(folder(tmp_path, config)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama"},
+        {"model_type": "LLaMA"},
+        {"architectures": ["LlamaForCausalLM"]},
+        {"architectures": ["llamaforcausallm"]},
+        {"model_type": "gemma3_text"},
+    ],
+)
+def test_check_finds_the_architecture_in_any_case_and_place(tmp_path, config):
+    ENGINE.check(spec(folder(tmp_path, config)))
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.pth", "model.pt"])
+def test_s6_pickled_weights_are_refused(tmp_path, weights):
+    with pytest.raises(Unsupported, match="pickle"):
+        ENGINE.check(spec(folder(tmp_path, {"model_type": "llama"}, weights)))
+
+
+def test_a_folder_without_config_or_weights_is_refused(tmp_path):
+    with pytest.raises(Unsupported, match=r"config\.json"):
+        ENGINE.check(spec(tmp_path))
+    with pytest.raises(Unsupported, match="no \\*\\.safetensors"):
+        ENGINE.check(spec(folder(tmp_path, {"model_type": "llama"}, None)))
+
+
+def test_an_unknown_engine_names_the_nearest():
+    with pytest.raises(UnknownName) as caught:
+        adapter("troch")
+    assert "torch" in caught.value.hint
+
+
+def copied(tiny_models, tmp_path, name="tiny-llama"):
+    return shutil.copytree(tiny_models[name], tmp_path / name)
+
+
+@pytest.mark.models
+def test_loading_reports_bytes_and_ends_complete(tiny_models):
+    seen = []
+    engine = ENGINE.load(spec(tiny_models["tiny-llama"]), lambda *step: seen.append(step), print)
+    total = read_checkpoint(spec(tiny_models["tiny-llama"])).bytes
+    assert [stage for stage, _, _ in seen] == ["weights"] * len(seen)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    assert seen[-1] == ("weights", total, total)
+    identity = engine.identity
+    assert (identity.engine, identity.architecture, identity.device) == ("torch", "llama", "cpu")
+    assert (identity.context, identity.dtype, identity.chat) == (256, "float32", True)
+    assert identity.memory_bytes > total // 2
+    engine.close()
+
+
+@pytest.mark.models
+def test_a_request_runs_to_the_end(tiny_models):
+    events = []
+    engine = ENGINE.load(spec(tiny_models["tiny-qwen2"]), lambda *_: None, events.append)
+    messages = ({"role": "user", "content": "hello"},)
+    engine.submit(GenerateRequest("a", messages=messages, sampling=Sampling(temperature=0), max_tokens=5))
+    while engine.step():
+        pass
+    assert isinstance(events[0], Started)
+    assert events[-1].usage.prompt == events[0].prompt_tokens
+    assert not [e for e in events if isinstance(e, Failure)]
+
+
+@pytest.mark.models
+def test_f07_truncated_weights_fail_to_load(tiny_models, tmp_path):
+    path = copied(tiny_models, tmp_path)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5000])
+    with pytest.raises(LoadFailed):
+        ENGINE.load(spec(path), lambda *_: None, print)
+
+
+@pytest.mark.models
+def test_missing_weights_fail_to_load_instead_of_being_made_up(tiny_models, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = copied(tiny_models, tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LoadFailed, match=r"model\.layers\.1\.mlp\.up_proj"):
+        ENGINE.load(spec(path), lambda *_: None, print)
+
+
+@pytest.mark.models
+def test_nan_weights_fail_at_load(tiny_models, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = copied(tiny_models, tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.norm.weight"].fill_(torch.nan)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Exception, match="not finite") as caught:
+        ENGINE.load(spec(path), lambda *_: None, print)
+    assert caught.value.code == "nonfinite_logits"
+
+
+@pytest.mark.models
+def test_nan_in_one_row_ends_its_request_and_the_others_go_on(tiny_models):
+    engine = ENGINE.load_steps(spec(tiny_models["tiny-llama"]), lambda *_: None)
+    from llmctl.engines.batch import BatchEngine
+
+    events = []
+    batch = BatchEngine(engine, events.append)
+    for id, first in (("a", 20), ("b", 30), ("c", 40)):
+        prompt = tuple(range(first, first + 8))
+        batch.submit(GenerateRequest(id, prompt=prompt, sampling=Sampling(temperature=0), max_tokens=8, ignore_eos=True))
+    batch.step()
+    with torch.inference_mode():
+        keys = engine._cache._layers[0][0]
+        keys[1] = torch.nan
+    while batch.step():
+        pass
+    assert [(e.id, e.error["code"]) for e in events if isinstance(e, Failure)] == [("b", "nonfinite_logits")]
+    assert sorted(e.id for e in events if isinstance(e, Chunk) and e.usage) == ["a", "c"]
+
+
+@pytest.mark.models
+def test_memory_grows_with_the_sequences_and_is_given_back(tiny_models):
+    engine = ENGINE.load_steps(spec(tiny_models["tiny-llama"], context=2048), lambda *_: None)
+    assert engine._cache.bytes == 0
+    seqs = [engine.open() for _ in range(3)]
+    for seq in seqs:
+        engine.prefill(seq, [1, 2, 3])
+    small = engine._cache.bytes
+    for _ in range(3):
+        engine.prefill(seqs[0], list(range(10, 210)))
+    assert small < engine._cache.bytes <= 8 * small
+    for seq in seqs:
+        engine.free(seq)
+    assert engine._cache.bytes == 0
+
+
+@pytest.mark.models
+def test_images_and_adapters_are_refused(tiny_models):
+    engine = ENGINE.load_steps(spec(tiny_models["tiny-llama"]), lambda *_: None)
+    with pytest.raises(RequestError, match="takes no images"):
+        engine.open(images=(b"x",))
+    with pytest.raises(RequestError, match="'french'"):
+        engine.open(adapter="french")
+
+
+@pytest.mark.models
+def test_a_model_that_decodes_otherwise_with_the_cache_is_refused(tiny_models, monkeypatch):
+    """Here positions are off by one after the first chunk, as a model with its own ideas would have them."""
+    engine = ENGINE.load_steps(spec(tiny_models["tiny-llama"]), lambda *_: None)
+    monkeypatch.setattr(KVCache, "length", lambda self, seq: max(0, self._lengths.get(seq, 0) - 1))
+    with pytest.raises(Unsupported, match="does not compute the same"):
+        torch_proof.prove(engine, engine._model)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stored", "device", "dtypes"),
+    [
+        ("float16", "float32", "cpu", ["float16"]),
+        (None, "float32", "cpu", ["float32"]),
+        (None, "bfloat16", "cpu", ["bfloat16", "float32"]),
+        (None, "float16", "cpu", ["bfloat16", "float32"]),
+        (None, "bfloat16", "mps", ["float16"]),
+    ],
+)
+def test_the_dtype_is_the_operators_else_what_the_device_does_well(wanted, stored, device, dtypes):
+    assert torch_load.pick_dtype(wanted, stored, device) in dtypes
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(Unsupported, match="int3"):
+        torch_load.pick_dtype("int3", "float32", "cpu")
+
+
+def test_the_stored_dtype_is_that_of_most_bytes(tmp_path):
+    header = {
+        "__metadata__": {"format": "pt"},
+        "a": {"dtype": "BF16", "shape": [100], "data_offsets": [0, 200]},
+        "b": {"dtype": "F32", "shape": [10], "data_offsets": [200, 240]},
+    }
+    data = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(data)) + data)
+    (tmp_path / "config.json").write_text("{}")
+    assert read_checkpoint(spec(tmp_path)).dtype == "bfloat16"
+
+
+class Config:
+    def __init__(self, **fields):
+        self.__dict__ |= fields
+
+
+def test_the_context_ends_where_the_model_or_its_rotary_scaling_does():
+    assert torch_load.usable_context(4096, Config(max_position_embeddings=2048)) == 2048
+    assert torch_load.usable_context(512, Config(max_position_embeddings=2048)) == 512
+    assert torch_load.usable_context(512, Config()) == 512
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    assert torch_load.usable_context(100_000, Config(max_position_embeddings=131072, rope_parameters=long)) == 4096
+
+
+def test_a_layer_that_leaves_its_window_to_the_mask():
+    config = Config(sliding_window=8, layer_types=["full_attention", "sliding_attention"])
+    assert torch_attention.configured_window(Config(config=config, layer_idx=0)) is None
+    assert torch_attention.configured_window(Config(config=config, layer_idx=1)) == 8
+    assert torch_attention.configured_window(Config(config=Config(sliding_window=8), layer_idx=0)) == 8
+
+
+# ── attention and cache, by themselves ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 100])
+@pytest.mark.parametrize("extra", ["none", "softcap", "sinks"])
+@pytest.mark.parametrize(("past", "new"), [((0,), 6), ((5,), 6), ((5,), 1), ((5, 9, 0), 1), ((3, 3), 1)])
+def test_attention_equals_its_definition(window, extra, past, new):
+    torch.manual_seed(0)
+    heads, shared, dim = 2, 3, 8
+    cache, rows = KVCache(), len(past)
+    for seq in range(rows):
+        cache.add(seq)
+    history = [torch.randn(2, heads, length + new, dim) for length in past]
+    keys, values = cache.layer(0, history[0][:1], history[0][1:], max(past) + new)
+    for row, length in enumerate(past):
+        keys[row, :, :length], values[row, :, :length] = history[row][:, :, :length]
+    query = torch.randn(rows, heads * shared, new, dim)
+    fresh = torch.stack([h[:, :, -new:] for h in history], dim=1)
+    softcap, sinks = (5.0 if extra == "softcap" else None), (torch.randn(heads * shared) if extra == "sinks" else None)
+    module = Config(layer_idx=0)
+    found, _ = torch_attention.attend(
+        module, query, fresh[0], fresh[1], None, 0.3, softcap, sinks,
+        forward=torch_attention.Pass(cache, 0, past, new), sliding_window=window,
+    )  # fmt: skip
+    for row, length in enumerate(past):
+        for head in range(heads * shared):
+            for at in range(new):
+                position = length + at
+                first = 0 if window is None else max(0, position - window + 1)
+                k, v = history[row][:, head // shared, first : position + 1]
+                scores = k @ query[row, head, at] * 0.3
+                scores = torch.tanh(scores / softcap) * softcap if softcap else scores
+                scores = torch.cat([scores, sinks[head : head + 1]]) if sinks is not None else scores
+                weights = scores.softmax(0)[: len(v)]
+                assert torch.allclose(found[row, at, head], weights @ v, atol=1e-5)
+
+
+def test_cache_rows_keep_their_content_through_every_move():
+    """Random joins, leaves, forks and reorderings against a plain dictionary."""
+    generator = torch.Generator().manual_seed(0)
+
+    def chance(n):
+        return int(torch.randint(n, (1,), generator=generator))
+
+    cache, expected, names = KVCache(), {}, iter(range(10_000))
+
+    def write(seq, tokens):
+        fresh = torch.randn(1, 2, tokens, 4, generator=generator)
+        past, row = cache.length(seq), cache.row(seq)
+        cache.extend([seq], tokens)
+        torch_attention.Pass(cache, row, [past], tokens).update(0, fresh, -fresh)
+        expected[seq] = torch.cat([expected[seq], fresh[0]], dim=1)
+
+    for _ in range(300):
+        action, seqs = chance(5), sorted(expected)
+        if action == 0 or not seqs:
+            seq = next(names)
+            cache.add(seq)
+            expected[seq] = torch.zeros(2, 0, 4)
+            write(seq, 1 + chance(300))
+        elif action == 1:
+            write(seqs[chance(len(seqs))], 1 + chance(5))
+        elif action == 2 and len(seqs) < 8:
+            source, seq = seqs[chance(len(seqs))], next(names)
+            cache.copy(source, seq)
+            expected[seq] = expected[source].clone()
+        elif action == 3:
+            some = [seq for seq in seqs if chance(2)]
+            assert sorted(cache.arrange(some)) == some
+            assert sorted(cache.row(seq) for seq in some) == list(range(len(some)))
+        elif action == 4:
+            seq = seqs[chance(len(seqs))]
+            cache.remove(seq)
+            del expected[seq]
+        for seq, content in expected.items():
+            keys, values = cache._layers[0]
+            length, row = cache.length(seq), cache.row(seq)
+            assert torch.equal(keys[row, :, :length], content)
+            assert torch.equal(values[row, :, :length], -content)
+            assert not keys[row, :, length:].any()
+        used = len(expected)
+        assert not any(t[used:].any() for t in cache._tensors())

@@ -1,0 +1,75 @@
+"""Who may import whom (design.md): each import statement of the package is looked up in one table."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "llmctl"
+
+CORE = {"domain", "errors", "paths", "tables", "catalog", "config"}
+MAY_IMPORT = {
+    "domain": set(),
+    "errors": set(),
+    "paths": {"errors"},
+    "tables": {"errors"},
+    "catalog": {"domain", "errors", "paths", "tables"},
+    "config": CORE,
+    "envelope": {"errors"},
+    "keys": CORE,
+    "client": CORE,
+    "profiles": CORE,
+    "backends": {"backends", *CORE},
+    "decoding": {"decoding", "domain", "errors"},
+    "engines": {"engines", "decoding", "backends", "domain", "errors"},
+    "models": {"models", "environments", "backends", *CORE},
+    "slots": {"slots", "models", "backends", *CORE},
+    "runner": {"runner", "slots", "decoding", "backends", "keys", *CORE},
+    "runner.worker": {"runner.frames", "engines", "techniques", "domain", "errors"},
+    "runner.frames": {"domain", "errors"},
+    "render": {"envelope", *CORE},
+    "progress": {"render"},
+    "cli": {"cli", "progress", "envelope", "client", "keys", "profiles", "slots", "models", "backends", *CORE},
+    "__main__": {"cli", "render", "envelope", "errors"},
+}
+
+
+def within(module: str, layers: set[str] | dict[str, set[str]]) -> str | None:
+    """The longest of `layers` that `module` is or lies in."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in layers), None)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """All modules that a file imports, anywhere in it, with their full names."""
+    modules = {str(p.relative_to(PACKAGE.parent).with_suffix("")).replace("/", ".") for p in PACKAGE.rglob("*.py")}
+    modules |= {name.removesuffix(".__init__") for name in modules}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else str(node.module) for name in full)
+
+
+def test_every_import_keeps_to_the_layers() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        layer = within(name, MAY_IMPORT)
+        assert layer or name == "__init__", f"llmctl/{path.name} has no layer: add it to MAY_IMPORT"
+        for module in imports(path):
+            inner = module.removeprefix("llmctl.")
+            if layer and inner != module and not within(inner, MAY_IMPORT[layer]):
+                wrong.append(f"{name} imports {inner}")
+    assert not wrong
+
+
+def test_domain_and_errors_need_the_standard_library_only() -> None:
+    for name in ("domain", "errors"):
+        roots = {module.split(".")[0] for module in imports(PACKAGE / f"{name}.py")}
+        assert roots <= set(sys.stdlib_module_names)

@@ -1,0 +1,124 @@
+"""Profiles: what they would change, and how a slot is written into one without losing a comment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llmctl import catalog, config, profiles
+from llmctl.config import Profile, ProfileSlot
+from llmctl.domain import EngineSpec, SlotSpec
+from llmctl.errors import ConfigError, UsageError
+from llmctl.profiles import EXTRA, KEEP, LOAD, SWAP
+
+PROFILE = """\
+# my models
+description = "d"
+
+[[slots]]
+port = 8101
+model = "tiny-qwen2"   # the fast one
+quantization = "q4_0"
+order = "old-first"
+
+[[slots]]
+port = 8102
+model = "tiny-llama"
+"""
+
+
+def spec(model: str, **settings: int) -> SlotSpec:
+    return SlotSpec(EngineSpec("torch", model, "/m", "safetensors", **settings), names=("fast",))
+
+
+def steps(slots: tuple[ProfileSlot, ...], running: profiles.Running) -> list[tuple[int, str, str | None]]:
+    def free_port(taken: set[int]) -> int:
+        return next(port for port in range(8100, 8140) if port not in taken and not running.get(port))
+
+    plan = profiles.plan(Profile("p", Path("p.toml"), slots=slots), running, free_port)
+    return [(step.port, step.action, step.model) for step in plan]
+
+
+def test_what_runs_otherwise_is_swapped_and_what_is_not_asked_for_is_extra() -> None:
+    slots = (ProfileSlot(8101, "a"), ProfileSlot(8102, "b"), ProfileSlot(8103, "c"))
+    running = {8101: spec("a"), 8102: spec("x"), 8103: None, 8109: spec("z")}
+    assert steps(slots, running) == [(8101, KEEP, "a"), (8102, SWAP, "b"), (8103, LOAD, "c"), (8109, EXTRA, None)]
+
+
+@pytest.mark.parametrize(
+    ("slot", "differs"),
+    [
+        (ProfileSlot(8101, "a"), ()),
+        (ProfileSlot(8101, "a", engine="torch", context=64, parallel=2, handle="fast"), ()),
+        (ProfileSlot(8101, "a", engine="mlx"), ("engine torch → mlx",)),
+        (ProfileSlot(8101, "a", context=128), ("context 64 → 128",)),
+        (ProfileSlot(8101, "a", parallel=8, idle_unload=60.0), ("parallel 2 → 8", "idle_unload None → 60.0")),
+        (ProfileSlot(8101, "a", handle="slow"), ("handle None → slow",)),
+    ],
+)
+def test_every_setting_that_drifted_is_named(slot: ProfileSlot, differs: tuple[str, ...]) -> None:
+    step = profiles.plan(
+        Profile("p", Path("p.toml"), slots=(slot,)), {8101: spec("a", context=64, parallel=2)}, lambda taken: 0
+    )[0]
+    assert (step.action, step.differs) == (SWAP if differs else KEEP, differs)
+
+
+def test_an_auto_slot_stays_where_its_model_runs_else_takes_a_free_port() -> None:
+    slots = (ProfileSlot("auto", "a"), ProfileSlot("auto", "b"), ProfileSlot("auto", "b"), ProfileSlot(8100, "c"))
+    assert steps(slots, {8105: spec("a"), 8101: spec("x")})[:4] == [
+        (8105, KEEP, "a"),
+        (8102, LOAD, "b"),
+        (8103, LOAD, "b"),
+        (8100, LOAD, "c"),
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hosts.toml").touch()
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "p.toml").write_text(PROFILE)
+    return tmp_path
+
+
+def edit(folder: Path, port: int, name: str | None = None, **values: str | int | None) -> profiles.Edit:
+    return profiles.edit_slot(config.load(folder), catalog.load(), "local", port, values, name)
+
+
+def test_an_edit_changes_its_lines_only(folder: Path) -> None:
+    edit(folder, 8101, model="tiny-llama", quantization=None, context=512).write()
+    expected = PROFILE.replace('"tiny-qwen2"   # the fast one', '"tiny-llama"   # the fast one\ncontext = 512')
+    assert (folder / "profiles" / "p.toml").read_text() == expected.replace('quantization = "q4_0"\n', "")
+
+
+def test_an_edit_of_the_last_line(folder: Path) -> None:
+    (folder / "profiles" / "p.toml").write_text(PROFILE.rstrip("\n"))
+    edit(folder, 8102, model="tiny-qwen2", engine="torch").write()
+    read = config.profile(config.load(folder), catalog.load(), "p")
+    assert read.slots[1] == ProfileSlot(8102, "tiny-qwen2", engine="torch")
+
+
+def test_an_edit_that_could_mean_several_profiles_asks_which(folder: Path) -> None:
+    (folder / "profiles" / "q.toml").write_text(PROFILE)
+    with pytest.raises(UsageError, match="p, q") as caught:
+        edit(folder, 8101, model="tiny-llama")
+    assert caught.value.hint == "add --profile p"
+    assert edit(folder, 8101, "q", model="tiny-llama").path.name == "q.toml"
+    with pytest.raises(UsageError, match="no profile has a slot 8109"):
+        edit(folder, 8109, model="tiny-llama")
+
+
+def test_inline_slots_are_left_to_the_editor(folder: Path) -> None:
+    (folder / "profiles" / "p.toml").write_text('slots = [{ port = 8101, model = "tiny-llama" }]\n')
+    with pytest.raises(ConfigError, match="not written as"):
+        edit(folder, 8101, model="tiny-qwen2")
+
+
+def test_a_saved_profile_reads_back(folder: Path) -> None:
+    running = {8102: None, 8101: replace(spec("tiny-llama", context=64, parallel=2), idle_unload=90.0)}
+    (folder / "profiles" / "p.toml").write_text(profiles.as_toml('now "quoted"', running))
+    read = config.profile(config.load(folder), catalog.load(), "p")
+    assert read.description == 'now "quoted"'
+    assert read.slots == (ProfileSlot(8101, "tiny-llama", engine="torch", context=64, parallel=2, idle_unload=90.0),)
