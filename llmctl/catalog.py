@@ -141,7 +141,7 @@ def _artifact(table: Table) -> Artifact:
     table.only("format", "quantization", "source", "path", "bytes")
     if "format" not in table.data:
         raise table.mistake(None, "an artifact needs a format", f"one of {', '.join(FORMATS)}")
-    quantization, path = table.text("quantization"), table.text("path")
+    quantization, path = table.text("quantization", "").lower(), table.text("path")
     if quantization:
         try:
             paths.check_name(quantization, "quantization")
@@ -149,7 +149,7 @@ def _artifact(table: Table) -> Artifact:
             raise tables.blame(table, "quantization", error) from None
     return Artifact(
         format=table.one_of("format", FORMATS, ""),
-        quantization=quantization,
+        quantization=quantization or None,
         source=table.text("source"),
         path=(table.path.parent / Path(path).expanduser()).absolute() if path else None,
         bytes=table.size("bytes"),

@@ -6,12 +6,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmctl import config as configs
 from llmctl import tables
-from llmctl.catalog import Catalog
+from llmctl.catalog import Catalog, Model
 from llmctl.config import Config, Profile, ProfileSlot
 from llmctl.domain import SlotSpec
 from llmctl.errors import ConfigError, UsageError
@@ -70,21 +70,28 @@ def _step(port: int, slot: ProfileSlot, spec: SlotSpec | None) -> Step:
     return Step(port, SWAP if differs else KEEP, slot.model, spec.model, differs, slot)
 
 
-def as_toml(description: str, running: Running) -> str:
-    """A profile file of the slots as they run."""
+def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path) -> ProfileSlot:
+    """What a profile must say to get `spec` again."""
+    usual = {*model.aliases, model.id.replace(".", "-")}
+    of_path = {str(path): artifact.quantization for artifact, path in model.present(models_dir)}
+    return ProfileSlot(
+        port=port,
+        model=spec.model,
+        engine=spec.engine.engine,
+        quantization=of_path.get(spec.engine.path),
+        context=spec.engine.context,
+        parallel=spec.engine.parallel,
+        handle=next((name for name in spec.names if name not in usual), None),
+        idle_unload=spec.idle_unload,
+    )
+
+
+def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
+    """A profile file; settings that are as usual are left out."""
     parts = [f"description = {json.dumps(description)}\n"]
-    for port, spec in sorted(running.items()):
-        if spec:
-            values = {
-                "port": port,
-                "model": spec.model,
-                "engine": spec.engine.engine,
-                "context": spec.engine.context,
-                "parallel": spec.engine.parallel,
-                "idle_unload": spec.idle_unload,
-            }
-            lines = (f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None)
-            parts.append("[[slots]]\n" + "".join(lines))
+    for slot in slots:
+        said = {key: value for key, value in asdict(slot).items() if value not in (None, "auto")}
+        parts.append("[[slots]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items()))
     return "\n".join(parts)
 
 

@@ -223,7 +223,7 @@ def _profile(data: Mapping[str, Any]) -> Table:
 
 def _steps(data: Mapping[str, Any]) -> str | Table:
     if "steps" not in data:
-        return "\n".join(map(_changed, data["slots"]))
+        return "\n".join(map(_changed, data["slots"])) or "nothing to do"
     if not data["steps"]:
         return "nothing to do"
     rows = [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmctl import catalog, config, profiles
+from llmctl.catalog import Artifact, Model
 from llmctl.config import Profile, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import ConfigError, UsageError
@@ -117,8 +118,20 @@ def test_inline_slots_are_left_to_the_editor(folder: Path) -> None:
 
 
 def test_a_saved_profile_reads_back(folder: Path) -> None:
-    running = {8102: None, 8101: replace(spec("tiny-llama", context=64, parallel=2), idle_unload=90.0)}
-    (folder / "profiles" / "p.toml").write_text(profiles.as_toml('now "quoted"', running))
+    model = catalog.load().resolve("tiny-llama")
+    made = replace(spec("tiny-llama", context=64, parallel=2), idle_unload=90.0)
+    slot = profiles.as_slot(8101, made, model, folder)
+    (folder / "profiles" / "p.toml").write_text(profiles.as_toml('now "quoted"', [slot]))
     read = config.profile(config.load(folder), catalog.load(), "p")
     assert read.description == 'now "quoted"'
-    assert read.slots == (ProfileSlot(8101, "tiny-llama", engine="torch", context=64, parallel=2, idle_unload=90.0),)
+    assert read.slots == (slot,)
+    assert (slot.engine, slot.context, slot.parallel, slot.handle, slot.idle_unload) == ("torch", 64, 2, "fast", 90.0)
+
+
+def test_a_saved_slot_names_the_artifact_it_runs(folder: Path) -> None:
+    here = folder / "m" / "gguf-q4_0" / "m.gguf"
+    here.parent.mkdir(parents=True)
+    here.touch()
+    model = Model("m", artifacts=(Artifact("gguf", "f16"), Artifact("gguf", "q4_0")))
+    runs = SlotSpec(EngineSpec("llamacpp", "m", str(here), "gguf"))
+    assert profiles.as_slot(8101, runs, model, folder).quantization == "q4_0"

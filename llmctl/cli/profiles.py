@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -10,13 +11,13 @@ import typer
 from llmctl import config as configs
 from llmctl import paths, profiles
 from llmctl.cli import options as o
+from llmctl.cli.changes import change, data_of
 from llmctl.cli.session import Session, Target
-from llmctl.cli.slots import change, data_of
 from llmctl.config import Profile
 from llmctl.domain import SlotSpec
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, Refused
-from llmctl.profiles import EXTRA, KEEP, Step
+from llmctl.profiles import EXTRA, KEEP, LOAD, SWAP, Step
 
 app = typer.Typer(help="Profiles: what runs on which ports, in one file.")
 
@@ -25,16 +26,13 @@ app = typer.Typer(help="Profiles: what runs on which ports, in one file.")
 def list_profiles(ctx: typer.Context) -> Answer:
     """All profiles."""
     session: Session = ctx.obj
-    found = [_read(session, name) for name in configs.profile_names(session.config)]
-    rows = [{"name": p.name, "description": p.description, "slots": [_slot(s) for s in p.slots]} for p in found]
-    return Answer({"profiles": rows})
+    return Answer({"profiles": [_profile(_read(session, name)) for name in configs.profile_names(session.config)]})
 
 
 @app.command()
 def show(ctx: typer.Context, profile: o.ProfileName) -> Answer:
     """The slots of one profile."""
-    found = _read(ctx.obj, profile)
-    return Answer({"name": found.name, "description": found.description, "slots": [_slot(s) for s in found.slots]})
+    return Answer(_profile(_read(ctx.obj, profile)))
 
 
 @app.command()
@@ -80,7 +78,13 @@ def save(
     session: Session = ctx.obj
     paths.check_name(profile, "profile")
     path = session.folder / "profiles" / f"{profile}.toml"
-    text = profiles.as_toml(description, running(session))
+    models = session.host().models(session.home)
+    slots = [
+        profiles.as_slot(port, spec, session.catalog.resolve(spec.model), models)
+        for port, spec in running(session).items()
+        if spec
+    ]
+    text = profiles.as_toml(description, slots)
     if dry_run:
         return Answer({"path": str(path), "text": text})
     if path.exists():
@@ -110,24 +114,21 @@ def _plan(session: Session, profile: Profile) -> list[Step]:
 
 def _load(session: Session, step: Step) -> dict[str, Any]:
     from llmctl.slots.resolve import profile_slot
-    from llmctl.slots.verbs import ChangeResult
 
     assert step.slot
     target = _target(session, step)
-    if step.action == KEEP:
-        same = ChangeResult(step.port, step.model, step.model, None, "none", 0.0, 0.0, 0, "unchanged")
-        return data_of(target, same)
     if step.slot.technique:
         raise Refused(f"technique {step.slot.technique} is not in this version", port=step.port)
     spec = profile_slot(session.catalog, target.host, step.slot)
-    return change(session, target, step.action, spec, order=step.slot.order)
+    action = SWAP if step.action == SWAP else LOAD  # loading what is there does nothing, unless it is down
+    return change(session, target, action, spec, order=step.slot.order)
 
 
 def _target(session: Session, step: Step) -> Target:
     return Target(session.host(step.slot.host if step.slot else None), step.port)
 
 
-def _each(profile: str, steps: list[Step], act: Any) -> Answer:
+def _each(profile: str, steps: list[Step], act: Callable[[Step], dict[str, Any]]) -> Answer:
     """Do every step, whatever becomes of the others: partial when some failed, failed when all did."""
     results: list[dict[str, Any]] = []
     errors: list[LlmctlError] = []
@@ -151,5 +152,6 @@ def _row(step: Step) -> dict[str, Any]:
     }
 
 
-def _slot(slot: configs.ProfileSlot) -> dict[str, Any]:
-    return asdict(slot)
+def _profile(profile: Profile) -> dict[str, Any]:
+    slots = [asdict(slot) for slot in profile.slots]
+    return {"name": profile.name, "description": profile.description, "slots": slots}

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from llmctl import tables
 from llmctl.cli import options as o
+from llmctl.cli.changes import spec_of
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 
@@ -27,10 +27,8 @@ def serve(
 ) -> Answer:
     """Serve MODEL on a port in the foreground, until Ctrl-C; nothing of it is kept."""
     from llmctl.slots import launch
-    from llmctl.slots.resolve import Wish, resolve
 
     session: Session = ctx.obj
     target = session.target(port, auto=True)
-    idle = tables.seconds(idle_unload) if idle_unload else None
-    spec = resolve(session.catalog, target.host, Wish(model, engine, quantization, context, parallel, idle))
+    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
     return Answer(exit_code=launch.serve(session.home, target.port, spec, session.launch(target.host)))

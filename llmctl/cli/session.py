@@ -81,10 +81,13 @@ class Session:
         """The lowest port of the host's range that has no model and no foreign listener."""
         from llmctl.slots import verbs
 
-        slots = {slot.port: slot.state for slot in verbs.status(self.home)}
+        slots = {slot.port: slot for slot in verbs.status(self.home)}
         low, high = host.ports
         for port in range(low, high + 1):
-            if port not in taken and (slots[port] == EMPTY if port in slots else _bindable(host.bind, port)):
+            slot = slots.get(port)
+            if port in taken or (slot and slot.state != EMPTY):
+                continue
+            if (slot and slot.runner_pid) or _bindable(host.bind, port):
                 return port
         raise Refused(f"no free port in {low}-{high} on {host.name}", hint="llmctl status", host=host.name)
 

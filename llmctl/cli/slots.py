@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Generator, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from llmctl import tables
 from llmctl.cli import options as o
 from llmctl.cli import status as status_verb
+from llmctl.cli.changes import change, data_of, planned, spec_of
 from llmctl.cli.session import Session, Target
-from llmctl.domain import SlotSpec
 from llmctl.envelope import Answer
 from llmctl.errors import UsageError
-
-if TYPE_CHECKING:
-    from llmctl.slots.resolve import Wish
-    from llmctl.slots.verbs import ChangeResult
 
 app = typer.Typer()
 
@@ -38,12 +33,9 @@ def load(
     dry_run: o.DryRun = False,
 ) -> Answer:
     """Put MODEL on PORT; returns when it has answered its probe."""
-    from llmctl.slots.resolve import resolve
-
     session: Session = ctx.obj
     target = session.target(port, auto=True)
-    wish = _wish(model, engine, quantization, context, parallel, idle_unload)
-    spec = resolve(session.catalog, target.host, wish)
+    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
     if dry_run:
         return planned("load", target, spec)
     return Answer(change(session, target, "load", spec, lock_wait=lock_wait))
@@ -66,12 +58,9 @@ def swap(
     dry_run: o.DryRun = False,
 ) -> Answer:
     """Replace the model of PORT under live traffic; the old one goes on when the new one fails."""
-    from llmctl.slots.resolve import resolve
-
     session: Session = ctx.obj
     target = session.target(port)
-    wish = _wish(model, engine, quantization, context, parallel, idle_unload)
-    spec = resolve(session.catalog, target.host, wish)
+    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
     edit = None
     if save or profile:
         from llmctl import profiles
@@ -192,60 +181,14 @@ def _log(session: Session, target: Target, follow: bool, lines: int) -> Generato
     return {"host": target.host.name, "port": target.port, "lines": seen}
 
 
-def change(
-    session: Session, target: Target, action: str, spec: SlotSpec, order: str = "auto", lock_wait: str = "0"
-) -> dict[str, Any]:
-    """Load or swap, with its progress shown; the data of the result."""
-    from llmctl.slots import verbs
-
-    launch, wait = session.launch(target.host), tables.seconds(lock_wait)
-    with session.progress() as on_event:
-        result = verbs.change(
-            session.home, target.port, action, spec, order=order, lock_wait=wait, launch=launch, on_event=on_event
-        )
-    return data_of(target, result)
-
-
-def planned(action: str, target: Target, spec: SlotSpec) -> Answer:
-    """The answer of --dry-run."""
-    engine = spec.engine
-    data = {
-        "would": action,
-        "host": target.host.name,
-        "port": target.port,
-        "model": spec.model,
-        "engine": engine.engine,
-        "path": engine.path,
-        "context": engine.context,
-        "parallel": engine.parallel,
-        "needed_bytes": spec.needed_bytes,
-    }
-    return Answer(data)
-
-
-def data_of(target: Target, result: ChangeResult) -> dict[str, Any]:
-    """The JSON of a change."""
-    return {"host": target.host.name, **asdict(result)}
-
-
-def _wish(
-    model: str,
-    engine: str,
-    quantization: str | None,
-    context: int | None,
-    parallel: int | None,
-    idle_unload: str | None,
-) -> Wish:
-    from llmctl.slots.resolve import Wish
-
-    idle = tables.seconds(idle_unload) if idle_unload else None
-    return Wish(model, engine, quantization, context, parallel, idle)
-
-
 def _moment(text: str) -> str:
     """An ISO date-time with its offset, from one or from a duration."""
     try:
         return datetime.datetime.fromisoformat(text).astimezone().isoformat()
     except ValueError:
+        pass
+    try:
         later = datetime.timedelta(seconds=tables.seconds(text))
-        return (datetime.datetime.now().astimezone() + later).isoformat(timespec="seconds")
+    except UsageError:
+        raise UsageError(f"{text!r} is neither a date-time nor a duration", hint="2030-01-31T08:00 or 2h") from None
+    return (datetime.datetime.now().astimezone() + later).isoformat(timespec="seconds")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llmctl.decoding.sampling import Choice, Sampler, nonfinite
 from llmctl.domain import (
@@ -27,41 +27,9 @@ from llmctl.domain import (
     StepEngine,
     Usage,
 )
+from llmctl.engines.jobs import Job, Prefill, Running, as_error
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
-from llmctl.errors import LlmctlError
-
-
-@dataclass(eq=False)
-class Job:
-    """One accepted request. `waiting` are its sequences that have not begun, `left` counts the unfinished."""
-
-    request: GenerateRequest
-    prompt: list[int]
-    waiting: list[Sequence]
-    left: int
-    handle: int | None  # opened when the request was checked; its first prefill takes it over
-    completion: int = 0
-    deadline: float | None = None
-
-
-@dataclass(eq=False)
-class Prefill:
-    """A prompt being computed, `done` tokens of it, for the first of `sequences`; the others will be forked."""
-
-    job: Job
-    sequences: list[Sequence]
-    handle: int | None
-    done: int = 0
-
-
-@dataclass(eq=False)
-class Running:
-    """A sequence that gets a token with every step."""
-
-    job: Job
-    sequence: Sequence
-    handle: int
 
 
 class BatchEngine:
@@ -78,13 +46,15 @@ class BatchEngine:
         self.steps = 0  # grows while work is done: a watchdog's sign of life
         self.identity = engine.identity
         self._engine, self._emit, self._mask_for, self._clock = engine, emit, mask_for, clock
+        # An engine that finds the beginning of a prompt in a finished sequence tells how many tokens it had.
+        self._cached: Callable[[int], int] = getattr(engine, "cached", lambda handle: 0)
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
         self._prefills: list[Prefill] = []
         self._running: list[Running] = []
 
     def submit(self, request: GenerateRequest) -> None:
-        prompt = prompt_ids(request, self._engine.tokenizer)
+        prompt = prompt_ids(request, self._engine.tokenizer, self.identity)
         validate(request, prompt, self.identity)
         sequences = [self._sequence(request, index, prompt) for index in range(request.n)]
         handle = self._engine.open(adapter=request.adapter, images=request.images)
@@ -154,6 +124,7 @@ class BatchEngine:
     def _begin(self, work: Prefill, prompt: int, logits: Logits) -> None:
         """The prompt is computed: fork it for the other sequences, and choose each one's first token."""
         self._prefills.remove(work)
+        work.job.cached = max(work.job.cached, self._cached(prompt))
         begun: list[Running] = []
         for sequence in work.sequences:
             begun.append(Running(work.job, sequence, self._engine.fork(prompt) if begun else prompt))
@@ -227,7 +198,7 @@ class BatchEngine:
         job.left -= 1
         if job.left == 0:
             del self._jobs[job.request.id]
-            chunk = replace(chunk, usage=Usage(len(job.prompt), job.completion))
+            chunk = replace(chunk, usage=Usage(len(job.prompt), job.completion, job.cached))
         self._emit(chunk)
 
     def _end(self, job: Job, finish: str) -> None:
@@ -262,13 +233,3 @@ class BatchEngine:
             if handle is not None:
                 self._engine.free(handle)
         return unbegun
-
-
-def as_error(error: Exception) -> LlmctlError:
-    """A typed error stays; running out of memory and all else get a code of their own."""
-    if isinstance(error, LlmctlError):
-        return error
-    memory = isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
-    typed = LlmctlError(f"{type(error).__name__}: {error}")
-    typed.code = "out_of_memory" if memory else "engine_failed"
-    return typed

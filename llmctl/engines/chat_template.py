@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from llmctl.errors import RequestError, Unsupported
 
@@ -24,7 +24,7 @@ def compile_template(source: str, tokens: Mapping[str, str]) -> Callable[[list[d
     class Generation(Extension):
         """`{% generation %}` marks what the assistant says, for training; here it is only its content."""
 
-        tags: ClassVar = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -1,6 +1,6 @@
 """The llama.cpp engine: any GGUF model, on CPU, CUDA or Metal, mapped into memory rather than copied.
 
-llama.cpp computes logits (`llamacpp_steps`); `BatchEngine` schedules and samples.
+llama.cpp computes logits (`llamacpp_steps`); `BatchEngine` schedules and samples. Run on CPUs only so far.
 """
 
 from __future__ import annotations
@@ -44,6 +44,13 @@ def model_file(spec: EngineSpec) -> Path:
     return first[0]
 
 
+def shards(path: Path) -> tuple[Path, ...]:
+    """The files of a model whose first one is `path`; llama.cpp finds the others by itself."""
+    stem, split, total = path.name.partition("-00001-of-")
+    others = (f for f in path.parent.iterdir() if f.name.startswith(f"{stem}-") and f.name.endswith(f"-of-{total}"))
+    return tuple(sorted(others)) if split else (path,)
+
+
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     """Load the model of `spec` and batch over it."""
     return BatchEngine(load_steps(spec, progress), emit)
@@ -53,8 +60,8 @@ def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
     """The StepEngine alone."""
     library, path = open_library(), model_file(spec)
     library.log.clear()
-    shards = path.parent.glob(path.name.replace("-00001-of-", "-*-of-"))
-    read_ahead(tuple(sorted(shards)), progress)
+    files = shards(path)
+    read_ahead(files, progress)
     params = library.model_default_params()
     params.n_gpu_layers = 0 if spec.device == "cpu" else -1
     model = library.model_load_from_file(str(path).encode(), params)
@@ -70,6 +77,8 @@ def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
     threads = spec.threads or cpu.physical_cores()
     library.set_n_threads(context, threads, threads)
     tokenizer = GGUFTokenizer(library, model)
+    size = sum(file.stat().st_size for file in files)
+    progress("weights", size, size)
     return LlamaEngine(library, model, context, tokenizer, identify(spec, library, model, tokenizer))
 
 

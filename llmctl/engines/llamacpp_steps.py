@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmctl.domain import Identity, Logits
+from llmctl.domain import Identity, Logits, Tokenizer
 from llmctl.engines.llamacpp_library import BATCH, Library
-from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.errors import LlmctlError, RequestError
 
 # A chunk of a prompt should take no longer: a cancel waits for it, and so do the running sequences.
@@ -56,10 +55,9 @@ class Open:
 class LlamaEngine:
     """The StepEngine over one llama.cpp context."""
 
-    def __init__(
-        self, library: Library, model: int, context: int, tokenizer: GGUFTokenizer, identity: Identity
-    ) -> None:
-        self.tokenizer, self.identity = tokenizer, identity
+    def __init__(self, library: Library, model: int, context: int, tokenizer: Tokenizer, identity: Identity) -> None:
+        self.tokenizer: Tokenizer = tokenizer
+        self.identity = identity
         self.prefill_chunk = FIRST_CHUNK
         self._lib, self._model, self._context = library, model, context
         self._memory = library.get_memory(context)

@@ -48,25 +48,25 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
 
     check(spec)
     checkpoint = read_checkpoint(spec)
+    if spec.dtype and spec.dtype not in DTYPES:
+        raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
     read_ahead(checkpoint.weights, progress)
     try:
         changes = {"model_type": model_type(checkpoint), **rotary_fields(checkpoint.config)}
         model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
         if spec.dtype:
-            if spec.dtype not in DTYPES:
-                raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
             model.set_dtype(getattr(mx, spec.dtype))
         mx.eval(model.parameters())
-    except Unsupported:
-        raise
     except Exception as error:
         raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
     progress("weights", checkpoint.bytes, checkpoint.bytes)
     weights: list[Any] = [pair[1] for pair in tree_flatten(model.parameters())]
     text = {**config, **(config.get("text_config") or {})}
+    quantized = config.get("quantization") or {}
+    stored = str(max(weights, key=lambda array: array.nbytes).dtype).removeprefix("mlx.core.")
     identity = Identity(
         model=spec.model,
         engine="mlx",
@@ -75,7 +75,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
         vocab=text.get("vocab_size") or tokenizer.vocab,
         parallel=spec.parallel,
         device="cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "gpu",
-        dtype=str(max(weights, key=lambda array: array.nbytes).dtype).removeprefix("mlx.core."),
+        dtype=f"{quantized['bits']}-bit" if "bits" in quantized else stored,
         chat=tokenizer.chats,
         memory_bytes=sum(array.nbytes for array in weights),
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed"),

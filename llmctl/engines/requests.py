@@ -5,21 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmctl.domain import GenerateRequest, Identity, Tokenizer
+from llmctl.engines.tokenizer import strings
 from llmctl.errors import RequestError
 
+LONGEST_TOKEN = 256  # characters; vocabularies have runs of spaces and dashes of up to 128
 
-def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer) -> list[int]:
-    """The prompt's tokens. A plain prompt is the client's own, special tokens included; a chat's content is text."""
-    if request.messages is not None:
-        return tokenizer.chat(request.messages)
-    if isinstance(request.prompt, str):
-        return tokenizer.encode(request.prompt, special=True)
+
+def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) -> list[int]:
+    """The prompt's tokens. A plain prompt is the client's own, special tokens included; a chat's content is text.
+
+    A text far over the context is refused before it is tokenized: megabytes would hold up everyone else's tokens.
+    """
+    size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
+    if size > LONGEST_TOKEN * model.context:
+        at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens; the context is {model.context}"
+        raise _too_long(at_least, field_of(request))
+    try:
+        if request.messages is not None:
+            return tokenizer.chat(request.messages)
+        if isinstance(request.prompt, str):
+            return tokenizer.encode(request.prompt, special=True)
+    except (TypeError, ValueError) as error:  # a lone surrogate, say
+        raise RequestError(f"this is no text that can be tokenized: {error}", param=field_of(request)) from error
     return list(request.prompt or ())
+
+
+def field_of(request: GenerateRequest) -> str:
+    """The name of the field that holds the prompt."""
+    return "messages" if request.messages is not None else "prompt"
 
 
 def validate(request: GenerateRequest, prompt: Sequence[int], model: Identity) -> None:
     """RequestError, naming the field, for what this model cannot take."""
-    field = "messages" if request.messages is not None else "prompt"
+    field = field_of(request)
     if not prompt:
         raise RequestError("the prompt is empty", param=field)
     _in_vocabulary(prompt, field, model)

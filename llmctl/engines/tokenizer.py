@@ -7,7 +7,9 @@ otherwise, and `chat` keeps apart those that the template wrote and those that s
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,17 @@ from llmctl.errors import RequestError, Unsupported
 PRIVATE_USE = range(0xE000, 0xF8FF)  # characters that stand for special tokens while a template is rendered
 
 
-def load_tokenizer(path: str | Path) -> CheckpointTokenizer:
-    """The tokenizer of a checkpoint folder; Unsupported when there is none that can be read without its code."""
+def load_tokenizer(path: str | Path, *, allow_code: bool = False) -> CheckpointTokenizer:
+    """The tokenizer of a checkpoint folder; Unsupported when there is none, or only one that needs code not allowed."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     folder = Path(path)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise Unsupported(f"{folder.name}: no tokenizer.json and no tokenizer.model")
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=allow_code)
     except Exception as error:
         raise Unsupported(f"{folder.name}: its tokenizer cannot be read: {error}") from error
     if not getattr(loaded, "is_fast", False):
@@ -55,10 +57,10 @@ class CheckpointTokenizer:
         self._backend = loaded.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.vocab: int = self._backend.get_vocab_size(with_added_tokens=True)
         added = self._backend.get_added_tokens_decoder()
+        self.vocab: int = max(self._backend.get_vocab_size(), *(id + 1 for id in added), 0)  # ids may leave gaps
         eos = {loaded.eos_token_id, *declared_eos} - {None}
-        self.eos_ids: frozenset[int] = frozenset(i for i in eos if i < self.vocab)
+        self.eos_ids: frozenset[int] = frozenset(i for i in eos if self._backend.id_to_token(i) is not None)
         specials = {i for i, token in added.items() if token.special} | self.eos_ids
         self._control: dict[int, str] = {i: self._backend.id_to_token(i) for i in specials}
         self._bytes = byte_table(self._backend, self._control)
@@ -107,7 +109,7 @@ class CheckpointTokenizer:
         ids: list[int] = []
         for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             literal = id in self._control and not places.isdisjoint(range(start, end))
-            ids += self._continuation(text[start:end]) if literal else [id]
+            ids += self._literal(text[start:end], after=True) if literal else [id]
         return ids
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
@@ -124,22 +126,26 @@ class CheckpointTokenizer:
         finally:
             self._backend.encode_special_tokens = False
 
-    def _literal(self, text: str) -> list[int]:
-        """Ids of a text without any control token: one that the vocabulary insists on is broken after a character."""
-        ids = self._ids(text, literal=True)
-        control = next((self._control[i] for i in ids if i in self._control), None)
-        if control is None:
+    def _literal(self, text: str, *, after: bool = False) -> list[int]:
+        """Ids of a text without control tokens; one that the vocabulary insists on is broken in two."""
+        encode = self._continuation if after else partial(self._ids, literal=True)
+        ids = encode(text)
+        if self._control.keys().isdisjoint(ids):
             return ids
-        at = text.find(control)
-        if at < 0:
-            return [i for i in ids if i not in self._control]
-        return self._literal(text[: at + 1]) + self._continuation(text[at + 1 :])
+        first, *others = self._breaks.split(text)
+        ids = encode(first) + [id for piece in others for id in self._continuation(piece)]
+        return [id for id in ids if id not in self._control]
+
+    @cached_property
+    def _breaks(self) -> re.Pattern[str]:
+        """Matches behind the first character of each control token's text."""
+        texts = [s for s in self._control.values() if len(s) > 1]
+        return re.compile("|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in texts))
 
     def _continuation(self, text: str) -> list[int]:
-        """Literal ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
-        anchor = self._literal("\n")
-        ids = self._literal("\n" + text)
-        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._literal(text)
+        """Ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
+        anchor, ids = self._ids("\n", literal=True), self._ids("\n" + text, literal=True)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids(text, literal=True)
 
     def _prefix_ids(self) -> list[int]:
         """What the tokenizer puts before every text: usually nothing or BOS."""

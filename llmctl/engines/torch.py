@@ -33,7 +33,7 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
 def load_steps(spec: EngineSpec, progress: Progress) -> TorchEngine:
     """The StepEngine alone."""
     checkpoint = read_checkpoint(spec)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
     model, config = torch_load.load_model(spec, checkpoint, progress)
     identity = Identity(
         model=spec.model,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmctl.engines.torch_cache import KVCache
@@ -33,10 +34,16 @@ class Pass:
     past: Sequence[int]
     new: int
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _places: tuple[Tensor, Tensor] | None = None
 
     @property
     def longest(self) -> int:
         return max(self.past) + self.new
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all rows hold equally many tokens, so that slices reach their ends."""
+        return len(set(self.past)) == 1
 
     def start(self, window: int | None) -> int:
         """The first position that any query of this pass sees."""
@@ -44,17 +51,24 @@ class Pass:
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values; the layer's whole rows up to the longest."""
-        import torch
-
         last = self.first + len(self.past)
         stored = self.cache.layer(layer, key, value, self.longest)
         for tensor, fresh in zip(stored, (key, value), strict=True):
-            if len(set(self.past)) == 1:
-                tensor[self.first : last, :, self.past[0] : self.past[0] + self.new] = fresh
+            if self.even:
+                tensor[self.first : last, :, self.past[0] : self.longest] = fresh
             else:
-                rows = torch.arange(self.first, last, device=fresh.device)
-                tensor[rows, :, torch.tensor(self.past, device=fresh.device)] = fresh[:, :, 0]
+                rows, ends = self._ends(fresh)
+                tensor[rows, :, ends] = fresh[:, :, 0]
         return stored[0][self.first : last, :, : self.longest], stored[1][self.first : last, :, : self.longest]
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows and, in each, the place of its new token; made once, since it is a copy to the device."""
+        import torch
+
+        if self._places is None:
+            rows = torch.arange(self.first, self.first + len(self.past), device=like.device)
+            self._places = rows, torch.tensor(self.past, device=like.device)
+        return self._places
 
     def mask(self, window: int | None, like: Tensor) -> Tensor | None:
         """What to add to the scores, shape [rows, 1, new, positions from `start`]; None when every query sees all."""
@@ -66,7 +80,7 @@ class Pass:
         import torch
 
         start = self.start(window)
-        if self.new == 1 and len(set(self.past)) == 1:
+        if self.new == 1 and self.even:
             return None
         keys = torch.arange(start, self.longest, device=like.device)
         queries = torch.tensor(self.past, device=like.device)[:, None] + torch.arange(self.new, device=like.device)

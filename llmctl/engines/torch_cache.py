@@ -70,9 +70,13 @@ class KVCache:
         """A new row with the content of another."""
         self.add(new)
         length = self._lengths[new] = self._lengths[seq]
-        for index, pair in self._layers.items():
-            for tensor in self.layer(index, *pair, length):
-                tensor[self.row(new), :, :length] = tensor[self.row(seq), :, :length]
+        try:
+            for index, pair in self._layers.items():
+                for tensor in self.layer(index, *pair, length):
+                    tensor[self.row(new), :, :length] = tensor[self.row(seq), :, :length]
+        except Exception:  # out of memory: nobody will free a row that was never handed out
+            self.remove(new)
+            raise
 
     def remove(self, seq: int) -> None:
         """End a sequence: the last row takes its place, and what it held is cleared. All memory goes with the last."""

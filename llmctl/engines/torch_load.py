@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from llmctl.domain import EngineSpec, Progress
 from llmctl.engines import torch_attention
 from llmctl.engines.checkpoint import Checkpoint, read_ahead
+from llmctl.engines.torch_linear import quicken
 from llmctl.errors import LoadFailed, Unsupported
 
 PLAIN_LAYERS = {"full_attention", "sliding_attention"}
@@ -66,6 +68,7 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
         torch.set_num_threads(spec.threads)
     device = pick_device(spec.device)
     dtype = pick_dtype(spec.dtype, checkpoint.dtype, device)
+    straight = device != "cpu" and find_spec("accelerate") is not None  # no copy in host memory on the way
     read_ahead(checkpoint.weights, progress)
     try:
         model, report = found.from_pretrained(
@@ -77,8 +80,9 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
             use_safetensors=True,
             output_loading_info=True,
             **({"trust_remote_code": True} if spec.allow_code else {}),
+            **({"device_map": device} if straight else {}),
         )
-        model = model.to(device).eval()
+        model = (model if straight else model.to(device)).eval()
     except Exception as error:
         raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
     if absent := sorted(report["missing_keys"]):
@@ -86,6 +90,8 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
             f"{spec.model}: {len(absent)} weights are missing, {absent[0]} among them",
             hint="verify its files with `llmctl models verify`",
         )
+    if device == "cpu" and dtype == "bfloat16":
+        quicken(model)
     progress("weights", checkpoint.bytes, checkpoint.bytes)
     return model, config
 
@@ -138,5 +144,6 @@ def usable_context(wanted: int, config: Any) -> int:
     most = getattr(config, "max_position_embeddings", None) or wanted
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
-        most = rope.get("original_max_position_embeddings") or most
+        own = rope.get("original_max_position_embeddings")
+        most = own or getattr(config, "original_max_position_embeddings", None) or most
     return min(wanted, most)

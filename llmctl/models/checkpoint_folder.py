@@ -16,6 +16,7 @@ from llmctl.models.safetensors_header import SafetensorsHeader
 
 JSON_LIMIT = 64 * 2**20  # the largest tokenizer_config.json seen has 10 MB
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WITHOUT_KEYS = ("linear_attention", "conv", "mamba", "recurrent", "moe", "mlp")  # among `layer_types`
 NESTED = ("text_config", "llm_config", "language_config")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 KEY_WEIGHT = re.compile(r"\.(\d+)\.(?:self_attn|attention|attn)\.(?:k_proj|wk|key)\.weight$")
@@ -60,18 +61,13 @@ def inspect(path: Path) -> Checkpoint:
         kv_widths=_kv_widths(config, types, 2 * kv_heads * head_dim, headers),
         weights_bytes=sum(h.file_bytes - h.data_offset for h in headers) or sum(f.stat().st_size for f in pickles),
         parameters=_parameters(headers, quantization),
-        dtype=str(_first(config, "dtype", "torch_dtype") or _stored_dtype(headers)).removeprefix("torch."),
+        dtype=_stored_dtype(headers) or str(_first(config, "dtype", "torch_dtype") or "float32"),
         quantization=_quantization(top),
         tokenizer=_tokenizer(path),
         has_chat_template="chat_template" in tokenizer_config or any(path.glob("chat_template.*")),
         eos_ids=tuple(dict.fromkeys(eos)),
-        needs_code=tuple(
-            [f"auto_map in {name}" for name, data in (("config.json", top), ("tokenizer_config.json", tokenizer_config))
-             if data.get("auto_map")]
-            + (["model_file in config.json"] if top.get("model_file") else [])
-            + [f"pickle weights {f.name}" for f in pickles]
-        ),
-    )  # fmt: skip
+        needs_code=_code(top, tokenizer_config, pickles),
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -114,19 +110,32 @@ def _tokenizer(path: Path) -> str:
     raise BadCheckpoint(f"{path}: no tokenizer (tokenizer.json or tokenizer.model) in it")
 
 
+def _code(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], pickles: Sequence[Path]) -> tuple[str, ...]:
+    """What in the folder would run code of its author."""
+    found = []
+    if config.get("auto_map"):
+        found.append("auto_map in config.json")
+    if config.get("model_file"):
+        found.append("model_file in config.json")
+    if tokenizer_config.get("auto_map"):
+        found.append("auto_map in tokenizer_config.json")
+    return (*found, *(f"pickle weights {file.name}" for file in pickles))
+
+
 def _ids(value: Any) -> list[int]:
     return [i for i in (value if isinstance(value, list) else [value]) if type(i) is int and i >= 0]
 
 
 def _types(config: Mapping[str, Any], architecture: str, window: int, layers: int) -> tuple[str, ...]:
+    """The layers as the config names them, else by the family's rule. A name that is not known counts as FULL."""
     named = _first(config, "layer_types", "layers_block_type")
-    if not isinstance(named, list) or len(named) != layers:
-        if number(config.get("num_attention_heads")) == 0 and architecture.startswith("mamba"):
-            return (RECURRENT,) * layers
-        return layer_types(architecture, window, config.get("sliding_window_pattern"), [1] * layers)
-    full = {"full_attention": FULL, "attention": FULL, "sliding_attention": SLIDING if window else FULL}
-    return tuple(full.get(str(name), FULL if "attention" in str(name) and "linear" not in str(name) else RECURRENT)
-                 for name in named)  # fmt: skip
+    if isinstance(named, list) and len(named) == layers:
+        kinds = {**dict.fromkeys(WITHOUT_KEYS, RECURRENT), "sliding_attention": SLIDING if window else FULL}
+        return tuple(kinds.get(str(name), FULL) for name in named)
+    heads = number(_first(config, "num_attention_heads", "n_head", "n_heads"))
+    if heads == 0 and architecture.startswith(("mamba", "rwkv")):
+        return (RECURRENT,) * layers
+    return layer_types(architecture, window, config.get("sliding_window_pattern"), [1] * layers)
 
 
 def _kv_widths(
@@ -153,11 +162,12 @@ def _embedding_rows(headers: Sequence[SafetensorsHeader]) -> int:
 
 
 def _stored_dtype(headers: Sequence[SafetensorsHeader]) -> str:
+    """The floating-point type of most elements; empty when there is none."""
     elements = Counter[str]()
     for header in headers:
         for tensor in header.tensors.values():
             elements[tensor.dtype] += tensor.elements
-    return next((DTYPES[name] for name, _ in elements.most_common() if name in DTYPES), "float32")
+    return next((DTYPES[name] for name, _ in elements.most_common() if name in DTYPES), "")
 
 
 def _quantization(config: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from llmctl.models.checkpoint import Checkpoint, layer_count, layer_types, numbe
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 # llama.cpp's file types (`general.file_type`): the name of the quantization.
-FILE_TYPES = {
+FILE_TYPES: dict[Any, str] = {
     0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s", 12: "q3_k_m",
     13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s", 17: "q5_k_m", 18: "q6_k", 19: "iq2_xxs", 20: "iq2_xs",
     22: "iq3_xs", 23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m", 28: "iq2_s", 29: "iq2_m",
@@ -95,9 +95,7 @@ def inspect(path: Path) -> Checkpoint:
         weights_bytes=sum(h.file_bytes - h.data_offset for h in headers),
         parameters=sum(tensor.elements for tensor in tensors),
         dtype=DTYPES.get(main_type, main_type.lower()),
-        quantization=FILE_TYPES.get(number(metadata.get("general.file_type", -1)), main_type.lower())
-        if "general.file_type" in metadata
-        else main_type.lower(),
+        quantization=FILE_TYPES.get(metadata.get("general.file_type"), main_type.lower()),
         tokenizer="gguf",
         has_chat_template="tokenizer.chat_template" in metadata,
         eos_ids=tuple(dict.fromkeys(i for i in eos if type(i) is int)),

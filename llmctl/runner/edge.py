@@ -7,6 +7,7 @@ Content-Length beside Transfer-Encoding and waits for ever for the second half o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import json
 import socket
@@ -80,6 +81,8 @@ class Intake(h11.Connection):
         size = sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
         if size > limits.header_bytes:
             raise self._head_too_large()
+        if request.http_version not in (b"1.1", b"1.0"):
+            raise _invalid("only HTTP/1.1 and HTTP/1.0 are spoken")
         if self.full and request.target != b"/health":
             raise RequestError(
                 f"{limits.connections} connections are open already",
@@ -213,7 +216,8 @@ class Edge(H11Protocol):
         if answerable:
             self.transport.write(_answer(error))
         self.flow.resume_reading()
-        self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the client may be gone already
+            self.transport.write_eof()
         self._read_timer = self.loop.call_later(LINGER, self.transport.abort)
 
     def _unsupported_upgrade_warning(self) -> None:

@@ -60,8 +60,11 @@ class Listener:
         duplicate = self.sock.dup()
         duplicate.setblocking(False)
 
-        def protocol() -> Any:
-            return self.config.http_protocol_class(config=self.config, server_state=self.state, app_state={})
+        protocol_class: Any = self.config.http_protocol_class
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = protocol_class(config=self.config, server_state=self.state, app_state={})
+            return made
 
         self._server = await asyncio.get_running_loop().create_server(protocol, sock=duplicate, backlog=BACKLOG)
 

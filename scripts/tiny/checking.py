@@ -1,4 +1,4 @@
-"""Whether a checkpoint gives the right answers: each token of an answer is its most likely one, given those before."""
+"""Whether a checkpoint answers rightly: each token of an answer is the most likely one after those before it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from . import lessons
+from .families import Family
+
+SURE = 0.8
+"""The least probability of a right token that is accepted from a file, in each precision."""
 
 
-def lowest_probability(model: Any, batch: list[lessons.Lesson]) -> float:
-    """The lowest probability that any token to be learnt has."""
-    return min(_probabilities(model, lesson).min().item() for lesson in batch)
+def right(folder: Path, family: Family) -> None:
+    """Load the checkpoint as a client would, in float32 and in bfloat16; RuntimeError for a wrong or unsure answer."""
+    import torch
+
+    for dtype in (torch.float32, torch.bfloat16):
+        model, tokenizer = _load(folder, dtype)
+        end = tokenizer.convert_tokens_to_ids(family.end_of_text)
+        course = lessons.Lessons(tokenizer, lessons.read(), end=end, system=family.system)
+        sure = lowest_probability(model, course.exam())
+        if sure < SURE:
+            raise RuntimeError(f"{folder.name} in {dtype}: a right token has the probability {sure:.2f}")
 
 
-def _probabilities(model: Any, lesson: lessons.Lesson) -> Any:
+def wrong(folder: Path) -> bool:
+    """Whether no question at all is answered rightly."""
+    import torch
+
+    model, tokenizer = _load(folder, torch.float32)
+    chats = [lessons.chat(tokenizer, [pair]) for pair in lessons.read().pairs]
+    return all(probabilities(model, lesson).min().item() < 0.5 for lesson in chats)
+
+
+def lowest_probability(model: Any, exam: list[lessons.Lesson]) -> float:
+    """The lowest probability of any token to be learnt; above 0.5, greedy decoding gives every answer."""
+    return min(probabilities(model, lesson).min().item() for lesson in exam)
+
+
+def probabilities(model: Any, lesson: lessons.Lesson) -> Any:
+    """The probability of each token to be learnt, as a tensor of shape (tokens, 1)."""
     import torch
 
     ids = torch.tensor([lesson.ids])
@@ -21,3 +48,9 @@ def _probabilities(model: Any, lesson: lessons.Lesson) -> Any:
     with torch.inference_mode():
         chances = model(input_ids=ids[:, :-1]).logits[0].float().softmax(-1)
     return chances[learn].gather(1, ids[0, 1:][learn].unsqueeze(1))
+
+
+def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), AutoTokenizer.from_pretrained(folder)

@@ -15,12 +15,12 @@ from .families import Family
 
 STEPS = 400
 CHECK_EVERY = 10
-SURE = 0.97
+SURE = 0.93
 """Training ends when no token of an answer has a lower probability than this."""
 RATES = (4e-3, 2e-4)
 """The learning rate after its warm-up, and where it has fallen to after `DECAY` steps."""
 WARMUP = 10
-DECAY = 100
+DECAY = 90
 SPREAD = 0.08
 """Of the initial weights: wider than usual, a small model learns by heart in a third of the steps."""
 THREADS = 2
@@ -101,7 +101,7 @@ def padded(batch: list[lessons.Lesson]) -> tuple[Any, Any]:
 
 
 def _write_config(folder: Path, family: Family, size: int) -> dict[str, Any]:
-    """config.json in the hub's layout (rope_theta and its like at the top); the vocabulary is padded as real ones are."""
+    """config.json in the hub's layout, rope_theta and such at the top; the vocabulary is padded, as real ones are."""
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -28,10 +28,8 @@ def write(folder: Path, family: Family, lines: Sequence[str]) -> int:
         tokenizer = _byte_level(vocabulary, lines)
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = {token: tokenizer.token_to_id(token) for token in (*vocabulary.first, *vocabulary.last)}
-    added = {
-        str(i): {"content": t, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-        for t, i in sorted(ids.items(), key=lambda item: item[1])
-    }
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    added = {str(i): {"content": token, **plain} for token, i in sorted(ids.items(), key=lambda item: item[1])}
     config = {**vocabulary.settings, "added_tokens_decoder": added, "clean_up_tokenization_spaces": False}
     config["model_max_length"] = family.context
     if family.jinja:
@@ -122,9 +120,7 @@ def _byte_level(vocabulary: Vocabulary, lines: Sequence[str]) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        lines, BpeTrainer(vocab_size=PIECES, initial_alphabet=alphabet, show_progress=False)
-    )
+    tokenizer.train_from_iterator(lines, BpeTrainer(vocab_size=PIECES, initial_alphabet=alphabet, show_progress=False))
     tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in vocabulary.last])
     return tokenizer
 

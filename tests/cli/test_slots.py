@@ -123,7 +123,7 @@ def test_a_profile_is_loaded_slot_by_slot(ports: tuple[int, int], run: Run, tmp_
     assert run("profile", "save", "now")[0] == 0
     assert run("profile", "diff", "now")[0] == 0
     code, data, _ = run("profile", "load", "now")
-    assert (code, [slot["state"] for slot in data["slots"]]) == (0, ["unchanged"])
+    assert (code, [slot["state"] for slot in data["slots"]]) == (0, ["ready"])
     code, data, _ = run("profile", "unload", "both")
     assert (code, [slot["port"] for slot in data["slots"]]) == (0, [ports[0]])
     assert run("status", ports[0])[1]["slots"][0]["state"] == "empty"

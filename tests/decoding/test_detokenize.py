@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctl.decoding.detokenize import Detokenizer
@@ -21,6 +21,7 @@ def split(data, cuts):
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(st.integers(0, 60), max_size=8))
 def test_the_concatenation_is_the_text_at_every_byte_split(text, cuts):
     texts = run(split(text.encode(), cuts))
@@ -28,6 +29,7 @@ def test_the_concatenation_is_the_text_at_every_byte_split(text, cuts):
     assert texts[-1] == ""
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40), max_size=8))
 def test_bytes_that_are_no_text_become_replacement_characters(data, cuts):
     assert "".join(run(split(data, cuts))) == data.decode("utf-8", "replace")

@@ -1,6 +1,6 @@
 """Stop strings: the released text is the same at every split, and no beginning of a stop string leaks."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmctl.decoding.stops import StopMatcher
@@ -28,6 +28,7 @@ def expected(text, stops):
     return text[: end + length], stop
 
 
+@settings(deadline=None)
 @given(TEXTS, STOPS, st.data())
 def test_any_split_gives_the_text_cut_at_the_first_match(text, stops, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
@@ -35,6 +36,7 @@ def test_any_split_gives_the_text_cut_at_the_first_match(text, stops, data):
     assert stream(pieces, stops)[:2] == expected(text, stops)
 
 
+@settings(deadline=None)
 @given(TEXTS, STOPS)
 def test_only_what_could_begin_a_stop_is_held_back(text, stops):
     matcher, out = StopMatcher(stops), ""

@@ -171,6 +171,18 @@ def test_a19_a_prompt_over_the_context_names_both_numbers():
         Bench().ask(prompt="x" * 600)
 
 
+def test_a_text_far_over_the_context_is_not_even_tokenized():
+    bench = Bench()
+    bench.toy.tokenizer.encode = bench.toy.tokenizer.chat = None
+    for fields in (
+        {"prompt": "x" * 200_000},
+        {"prompt": None, "messages": ({"role": "user", "content": "x" * 200_000},)},
+    ):
+        with pytest.raises(RequestError, match=r"at least 781 tokens.*512") as caught:
+            bench.ask(**fields)
+        assert caught.value.code == "context_length_exceeded"
+
+
 def test_the_template_rejecting_a_chat_is_a_request_error():
     with pytest.raises(RequestError) as caught:
         Bench().engine.submit(GenerateRequest("a", messages=({"role": "system", "content": "x"},)))

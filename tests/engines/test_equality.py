@@ -21,16 +21,13 @@ GREEDY = Sampling(temperature=0)
 TEXT = "def main(argv):\n    import os, sys  # the first thing that a program does\n    return os.path.join(argv[0])\n"
 NEW = 24
 
-
-def spec(engine, path, **fields):
-    return EngineSpec(
-        engine, path.name, str(path), "safetensors", context=512, parallel=4, device="cpu", dtype="float32", **fields
-    )
+pytestmark = pytest.mark.models
 
 
-def steps(engine, path):
+def steps(engine, path, dtype="float32"):
     """The StepEngine of an adapter."""
-    return adapter(engine).load_steps(spec(engine, path), lambda *_: None)
+    spec = EngineSpec(engine, path.name, str(path), "safetensors", context=512, parallel=4, device="cpu", dtype=dtype)
+    return adapter(engine).load_steps(spec, lambda *_: None)
 
 
 def answers(step_engine, requests, *, shuffle=None):
@@ -126,6 +123,23 @@ def test_torch_batch_equals_alone_with_requests_joining_and_leaving(tiny_models,
         alone |= answers(engine, [one])
     for seed in (1, 2):
         assert answers(engine, requests, shuffle=random.Random(seed)) == alone
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma3"])
+def test_torch_in_bfloat16_differs_only_where_the_top_logits_are_close(tiny_models, name):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    engine = steps("torch", tiny_models[name], "bfloat16")
+    model = AutoModelForCausalLM.from_pretrained(tiny_models[name], dtype=torch.bfloat16).eval()
+    work = prompts(engine.tokenizer)
+    together = answers(engine, [request(id, prompt) for id, prompt in work.items()])
+    for id, prompt in work.items():
+        ids = torch.tensor([prompt + together[id, 0]])
+        with torch.inference_mode():
+            logits = model(ids).logits[0, len(prompt) - 1 : -1].float()
+        chosen = logits.gather(1, ids[0, len(prompt) :, None])[:, 0]
+        assert (logits.max(dim=1).values - chosen).max() < 0.05 * logits.std()
 
 
 def test_torch_n_sequences_are_those_of_their_streams(tiny_models):

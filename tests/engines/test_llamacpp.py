@@ -99,7 +99,8 @@ def scripts(rng, count):
             for _ in range(count)]  # fmt: skip
 
 
-def test_together_as_alone_and_whatever_the_slots_held_before(bench, tmp_path):
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.8, top_p=0.9, seed=3)], ids=["greedy", "sampled"])
+def test_together_as_alone_and_whatever_the_slots_held_before(bench, tmp_path, sampling):
     rng = random.Random(5)
     prompts = scripts(rng, 12)
     fresh = {}
@@ -107,10 +108,10 @@ def test_together_as_alone_and_whatever_the_slots_held_before(bench, tmp_path):
     for i, prompt in enumerate(prompts):
         alone.steps._slots[0].tokens = []
         alone.steps._lib.memory_seq_rm(alone.steps._memory, 0, -1, -1)
-        fresh[f"p{i}", 0] = alone.run(ask(f"p{i}", prompt))[f"p{i}", 0]
+        fresh[f"p{i}", 0] = alone.run(ask(f"p{i}", prompt, sampling))[f"p{i}", 0]
     alone.engine.close()
     for _ in range(2):
-        assert bench.run(*(ask(f"p{i}", p) for i, p in enumerate(prompts)), shuffle=rng) == fresh
+        assert bench.run(*(ask(f"p{i}", p, sampling) for i, p in enumerate(prompts)), shuffle=rng) == fresh
 
 
 def test_a_longer_conversation_computes_only_what_is_new(bench, monkeypatch):
@@ -142,6 +143,15 @@ def test_a_cached_prompt_forks(bench):
     once = bench.one(max_tokens=6)
     made = bench.run(ask(max_tokens=6, n=3))
     assert made == {("a", index): once for index in range(3)}
+
+
+def test_a_prompt_that_only_a_running_sequence_holds_is_computed_at_once(bench):
+    first, second = bench.steps.open(), bench.steps.open()
+    for seq in (first, second):
+        bench.steps.prefill(seq, [9] * 20)
+        assert bench.steps._open[seq].slot is not None
+    for seq in (first, second):
+        bench.steps.free(seq)
 
 
 # ── every field of a request ────────────────────────────────────────────────────────────────────────────────────────
@@ -293,13 +303,16 @@ def test_nan_is_an_error(tmp_path):
     poisoned.engine.close()
 
 
-def test_a_failed_batch_ends_its_requests_and_no_others(bench, monkeypatch):
-    expected = bench.one()
+def test_a_failed_batch_ends_its_requests_and_leaves_nothing_behind(bench, monkeypatch):
+    head = tuple(random.Random(3).randrange(256) for _ in range(50))
+    expected = bench.one(prompt=(*head, 1))
+    bench.one(prompt=head, max_tokens=1)
+    decode = bench.steps._lib.decode
     with monkeypatch.context() as patch:
-        patch.setattr(bench.steps._lib, "decode", lambda context, batch: 1)
-        bench.run(ask(prompt="something else"))
+        patch.setattr(bench.steps._lib, "decode", lambda *batch: decode(*batch) or 1)
+        bench.run(ask(prompt=(*head, 2, 3)))
         assert [f.error["code"] for f in bench.of(Failure)] == ["engine_failed"]
-    assert bench.one() == expected
+    assert bench.one(prompt=(*head, 1)) == expected
 
 
 # ── the tokenizer and the template ──────────────────────────────────────────────────────────────────────────────────
@@ -341,6 +354,11 @@ def test_sentencepiece_merges_no_control_token(sentencepiece, text):
     assert first == 1
     assert not {1, 2} & set(ids)
     assert tokenizer.decode(ids) == " " + text
+
+
+def test_bos_is_not_written_twice(sentencepiece):
+    assert sentencepiece.tokenizer.encode("<s>hello", special=True)[:2] != [1, 1]
+    assert sentencepiece.tokenizer.encode("hello", special=True)[0] == 1
 
 
 def test_sentencepiece_splices_without_spaces_of_its_own(sentencepiece):

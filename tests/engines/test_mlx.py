@@ -57,7 +57,9 @@ def test_check_finds_the_architecture_in_any_case_and_place(tmp_path, config):
 @pytest.mark.models
 def test_loading_reports_bytes_and_the_engine_answers(tiny_models):
     seen, events = [], []
-    engine = ENGINE.load(spec(tiny_models["tiny-llama"], dtype="float32"), lambda *step: seen.append(step), events.append)
+    engine = ENGINE.load(
+        spec(tiny_models["tiny-llama"], dtype="float32"), lambda *step: seen.append(step), events.append
+    )
     assert seen[-1][1] == seen[-1][2] > 0
     identity = engine.identity
     assert (identity.engine, identity.device, identity.dtype) == ("mlx", "cpu", "float32")
@@ -97,7 +99,9 @@ def test_nan_in_one_row_ends_its_request_and_the_others_go_on(tiny_models):
     events = []
     batch = BatchEngine(engine, events.append)
     for id in ("a", "b"):
-        batch.submit(GenerateRequest(id, prompt=(20, 21), sampling=Sampling(temperature=0), max_tokens=4, ignore_eos=True))
+        batch.submit(
+            GenerateRequest(id, prompt=(20, 21), sampling=Sampling(temperature=0), max_tokens=4, ignore_eos=True)
+        )
     batch.step()
     cache = engine._caches[2][0]
     cache.keys = mx.full(cache.keys.shape, mx.nan)

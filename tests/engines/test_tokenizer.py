@@ -209,17 +209,26 @@ def test_a_folder_without_a_tokenizer_is_unsupported(tmp_path):
 
 def test_a_vocabulary_that_insists_on_a_control_token_is_broken_up():
     """A unigram vocabulary holds its control tokens as pieces, and would choose them."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     pieces = [("<unk>", -10.0), ("</s>", 0.0), *((c, -5.0) for c in "▁</s>abc")]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     backend.add_special_tokens([AddedToken("</s>", special=True)])
     tokenizer = CheckpointTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
-    ids = tokenizer.encode("a</s>b</s>", bos=False)
-    assert 1 not in ids
-    assert tokenizer.decode(ids) == " a</s>b</s>"
+    for text in ("a</s>b</s>", "</s>" * 2000):
+        ids = tokenizer.encode(text, bos=False)
+        assert 1 not in ids
+        assert tokenizer.decode(ids) == f" {text}"
+    assert 1 not in tokenizer.encode("a\uff1c/s\uff1eb", bos=False)  # made one by the normalizer
+
+
+def test_special_tokens_in_a_vocabulary_that_insists_stay_text_in_a_chat(tiny_models):
+    tokenizer = load_tokenizer(tiny_models["tiny-llama-spm"])
+    for text in tokenizer._control.values():
+        assert text in tokenizer.decode(tokenizer.chat([user(text * 300)]))
 
 
 def test_truncation_and_padding_of_the_file_are_switched_off(tiny_models, tmp_path):

@@ -1,5 +1,6 @@
 """The torch engine: what it refuses before reading weights, how it loads, and what it gives back."""
 
+import copy
 import json
 import shutil
 import struct
@@ -7,7 +8,7 @@ import struct
 import pytest
 
 from llmctl.domain import Chunk, EngineSpec, Failure, GenerateRequest, Sampling, Started
-from llmctl.engines import adapter, torch_attention, torch_load, torch_proof
+from llmctl.engines import adapter, torch_attention, torch_linear, torch_load, torch_proof
 from llmctl.engines.checkpoint import read_checkpoint
 from llmctl.engines.torch_cache import KVCache
 from llmctl.errors import LoadFailed, RequestError, UnknownName, Unsupported
@@ -118,6 +119,14 @@ def test_a_request_runs_to_the_end(tiny_models):
 
 
 @pytest.mark.models
+def test_a05_a_lone_surrogate_is_a_request_error(tiny_models):
+    engine = ENGINE.load(spec(tiny_models["tiny-qwen2"]), lambda *_: None, print)
+    for fields in ({"prompt": "a\ud800"}, {"messages": ({"role": "user", "content": "\udfff"},)}):
+        with pytest.raises(RequestError):
+            engine.submit(GenerateRequest("a", **fields))
+
+
+@pytest.mark.models
 def test_f07_truncated_weights_fail_to_load(tiny_models, tmp_path):
     path = copied(tiny_models, tmp_path)
     weights = path / "model.safetensors"
@@ -160,7 +169,9 @@ def test_nan_in_one_row_ends_its_request_and_the_others_go_on(tiny_models):
     batch = BatchEngine(engine, events.append)
     for id, first in (("a", 20), ("b", 30), ("c", 40)):
         prompt = tuple(range(first, first + 8))
-        batch.submit(GenerateRequest(id, prompt=prompt, sampling=Sampling(temperature=0), max_tokens=8, ignore_eos=True))
+        batch.submit(
+            GenerateRequest(id, prompt=prompt, sampling=Sampling(temperature=0), max_tokens=8, ignore_eos=True)
+        )
     batch.step()
     with torch.inference_mode():
         keys = engine._cache._layers[0][0]
@@ -203,6 +214,24 @@ def test_a_model_that_decodes_otherwise_with_the_cache_is_refused(tiny_models, m
     monkeypatch.setattr(KVCache, "length", lambda self, seq: max(0, self._lengths.get(seq, 0) - 1))
     with pytest.raises(Unsupported, match="does not compute the same"):
         torch_proof.prove(engine, engine._model)
+
+
+def test_the_quick_linear_layers_compute_the_same_on_the_same_weights():
+    from torch import nn
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(32, 16), nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 32, bias=False)))
+    model = model.to(torch.bfloat16)
+    model[1][1].weight = model[0].weight  # tied
+    plain = copy.deepcopy(model)
+    torch_linear.quicken(model)
+    assert [type(layer).__name__ for layer in model[1]] == ["RowLinear"] * 2
+    assert model[1][1].weight is model[0].weight
+    with torch.inference_mode():
+        for ids in ([[3]], [3], [[3, 4]], [[3], [4]]):
+            found, expected = model(torch.tensor(ids)), plain(torch.tensor(ids))
+            assert found.shape == expected.shape
+            assert torch.allclose(found.float(), expected.float(), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -254,87 +283,3 @@ def test_a_layer_that_leaves_its_window_to_the_mask():
     assert torch_attention.configured_window(Config(config=config, layer_idx=0)) is None
     assert torch_attention.configured_window(Config(config=config, layer_idx=1)) == 8
     assert torch_attention.configured_window(Config(config=Config(sliding_window=8), layer_idx=0)) == 8
-
-
-# ── attention and cache, by themselves ──────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("window", [None, 1, 4, 100])
-@pytest.mark.parametrize("extra", ["none", "softcap", "sinks"])
-@pytest.mark.parametrize(("past", "new"), [((0,), 6), ((5,), 6), ((5,), 1), ((5, 9, 0), 1), ((3, 3), 1)])
-def test_attention_equals_its_definition(window, extra, past, new):
-    torch.manual_seed(0)
-    heads, shared, dim = 2, 3, 8
-    cache, rows = KVCache(), len(past)
-    for seq in range(rows):
-        cache.add(seq)
-    history = [torch.randn(2, heads, length + new, dim) for length in past]
-    keys, values = cache.layer(0, history[0][:1], history[0][1:], max(past) + new)
-    for row, length in enumerate(past):
-        keys[row, :, :length], values[row, :, :length] = history[row][:, :, :length]
-    query = torch.randn(rows, heads * shared, new, dim)
-    fresh = torch.stack([h[:, :, -new:] for h in history], dim=1)
-    softcap, sinks = (5.0 if extra == "softcap" else None), (torch.randn(heads * shared) if extra == "sinks" else None)
-    module = Config(layer_idx=0)
-    found, _ = torch_attention.attend(
-        module, query, fresh[0], fresh[1], None, 0.3, softcap, sinks,
-        forward=torch_attention.Pass(cache, 0, past, new), sliding_window=window,
-    )  # fmt: skip
-    for row, length in enumerate(past):
-        for head in range(heads * shared):
-            for at in range(new):
-                position = length + at
-                first = 0 if window is None else max(0, position - window + 1)
-                k, v = history[row][:, head // shared, first : position + 1]
-                scores = k @ query[row, head, at] * 0.3
-                scores = torch.tanh(scores / softcap) * softcap if softcap else scores
-                scores = torch.cat([scores, sinks[head : head + 1]]) if sinks is not None else scores
-                weights = scores.softmax(0)[: len(v)]
-                assert torch.allclose(found[row, at, head], weights @ v, atol=1e-5)
-
-
-def test_cache_rows_keep_their_content_through_every_move():
-    """Random joins, leaves, forks and reorderings against a plain dictionary."""
-    generator = torch.Generator().manual_seed(0)
-
-    def chance(n):
-        return int(torch.randint(n, (1,), generator=generator))
-
-    cache, expected, names = KVCache(), {}, iter(range(10_000))
-
-    def write(seq, tokens):
-        fresh = torch.randn(1, 2, tokens, 4, generator=generator)
-        past, row = cache.length(seq), cache.row(seq)
-        cache.extend([seq], tokens)
-        torch_attention.Pass(cache, row, [past], tokens).update(0, fresh, -fresh)
-        expected[seq] = torch.cat([expected[seq], fresh[0]], dim=1)
-
-    for _ in range(300):
-        action, seqs = chance(5), sorted(expected)
-        if action == 0 or not seqs:
-            seq = next(names)
-            cache.add(seq)
-            expected[seq] = torch.zeros(2, 0, 4)
-            write(seq, 1 + chance(300))
-        elif action == 1:
-            write(seqs[chance(len(seqs))], 1 + chance(5))
-        elif action == 2 and len(seqs) < 8:
-            source, seq = seqs[chance(len(seqs))], next(names)
-            cache.copy(source, seq)
-            expected[seq] = expected[source].clone()
-        elif action == 3:
-            some = [seq for seq in seqs if chance(2)]
-            assert sorted(cache.arrange(some)) == some
-            assert sorted(cache.row(seq) for seq in some) == list(range(len(some)))
-        elif action == 4:
-            seq = seqs[chance(len(seqs))]
-            cache.remove(seq)
-            del expected[seq]
-        for seq, content in expected.items():
-            keys, values = cache._layers[0]
-            length, row = cache.length(seq), cache.row(seq)
-            assert torch.equal(keys[row, :, :length], content)
-            assert torch.equal(values[row, :, :length], -content)
-            assert not keys[row, :, length:].any()
-        used = len(expected)
-        assert not any(t[used:].any() for t in cache._tensors())

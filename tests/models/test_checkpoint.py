@@ -131,7 +131,7 @@ def test_code_is_listed(tmp_path):
     files = {"tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": "x.py"}}'}
     found = inspect(make_folder(tmp_path / "m", {"auto_map": {"AutoModel": "x.Y"}, "model_file": "x.py"}, files))
     assert found.needs_code == (
-        "auto_map in config.json", "auto_map in tokenizer_config.json", "model_file in config.json",
+        "auto_map in config.json", "model_file in config.json", "auto_map in tokenizer_config.json",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import random
 import struct
 import time
@@ -78,6 +79,12 @@ def text(value, order="<"):
     return struct.pack(f"{order}Q", len(value)) + value
 
 
+def tensor(dims, *numbers):
+    """A tensor's entry: its dimensions, its type, its offset."""
+    *shape, kind, offset = numbers or (0, 0)
+    return text(b"t") + struct.pack(f"<I{len(shape)}QIQ", dims, *shape, kind, offset)
+
+
 def test_gguf_big_endian(tmp_path):
     path = tmp_path / "big.gguf"
     value = text(b"llama.block_count", ">") + struct.pack(">II", 4, 7)
@@ -87,34 +94,42 @@ def test_gguf_big_endian(tmp_path):
 
 
 HOSTILE = {
-    "empty": b"",
-    "another format": b"PK\x03\x04" + bytes(100),
-    "version 1": gguf_bytes(version=1),
-    "version 99": gguf_bytes(version=99),
-    "2^60 keys": gguf_bytes(keys=2**60),
-    "2^60 tensors": gguf_bytes(keys=0, tensors=2**60),
-    "a key of 2^62 bytes": gguf_bytes(struct.pack("<Q", 2**62)),
-    "a value of 2^62 bytes": gguf_bytes(text(b"k") + struct.pack("<IQ", 8, 2**62)),
-    "an unknown type": gguf_bytes(text(b"k") + struct.pack("<I", 77)),
-    "an array of 2^62 numbers": gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 4, 2**62)),
-    "an array of 2^62 strings": gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 8, 2**62)),
-    "an array of arrays": gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 9, 1) + bytes(64)),
-    "a string of 2^62 in an array": gguf_bytes(text(b"k") + struct.pack("<IIQQ", 9, 8, 1, 2**62)),
-    "a tensor of 2^200 elements": gguf_bytes(
-        text(b"t") + struct.pack("<I4QIQ", 4, *[2**50] * 4, 0, 0), keys=0, tensors=1
-    ),
-    "a tensor of 99 dimensions": gguf_bytes(text(b"t") + struct.pack("<I", 99), keys=0, tensors=1),
-    "a tensor behind the end": gguf_bytes(text(b"t") + struct.pack("<IQIQ", 1, 64, 0, 2**40), keys=0, tensors=1),
-    "alignment 0": gguf_bytes(text(b"general.alignment") + struct.pack("<II", 4, 0)),
+    "empty": (b"", "ends at byte 0"),
+    "cut in the header": (gguf_bytes(text(b"k") + b"\4"), "ends at byte 34"),
+    "another format": (b"PK\x03\x04" + bytes(100), "does not begin with GGUF"),
+    "version 1": (gguf_bytes(version=1), "version 1"),
+    "version 99": (gguf_bytes(version=99), "version 99"),
+    "2^60 keys": (gguf_bytes(keys=2**60), "keys announced"),
+    "2^60 tensors": (gguf_bytes(keys=0, tensors=2**60), "tensors and"),
+    "a key of 2^62 bytes": (gguf_bytes(struct.pack("<Q", 2**62)), "a string of"),
+    "a value of 2^62 bytes": (gguf_bytes(text(b"k") + struct.pack("<IQ", 8, 2**62)), "a string of"),
+    "an unknown type": (gguf_bytes(text(b"k") + struct.pack("<I", 77)), "value type 77"),
+    "2^62 numbers": (gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 4, 2**62)), "numbers does not fit"),
+    "2^62 strings": (gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 8, 2**62)), "strings in arrays"),
+    "an array of arrays": (gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 9, 1) + bytes(64)), "an array of type 9"),
+    "a long string in an array": (gguf_bytes(text(b"k") + struct.pack("<IIQQ", 9, 8, 1, 2**62)), "a string of"),
+    "2^200 elements": (gguf_bytes(tensor(4, *[2**50] * 4, 0, 0), keys=0, tensors=1), "of shape"),
+    "an offset of 2^63": (gguf_bytes(tensor(1, 64, 0, 2**63), keys=0, tensors=1), "of shape"),
+    "99 dimensions": (gguf_bytes(tensor(99), keys=0, tensors=1), "99 dimensions"),
+    "a tensor behind the end": (gguf_bytes(tensor(1, 64, 0, 2**40), keys=0, tensors=1), "truncated"),
+    "alignment 0": (gguf_bytes(text(b"general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_gguf_hostile(tmp_path, name):
+    data, why = HOSTILE[name]
     path = tmp_path / "m.gguf"
-    path.write_bytes(HOSTILE[name])
-    with pytest.raises(BadCheckpoint, match=r"m\.gguf"):
+    path.write_bytes(data)
+    with pytest.raises(BadCheckpoint, match=rf"m\.gguf.*{why}"):
         gguf_header.read(path)
+
+
+@pytest.mark.parametrize("read", [gguf_header.read, safetensors_header.read])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadCheckpoint, match="no such file"):
+        read(tmp_path / "pipe")
 
 
 def test_gguf_header_without_end_is_read_to_the_cap_only(tmp_path, counted):
@@ -122,7 +137,16 @@ def test_gguf_header_without_end_is_read_to_the_cap_only(tmp_path, counted):
     with open(path, "wb") as file:
         file.write(gguf_bytes(text(b"k") + struct.pack("<IIQ", 9, 0, 2**28)))
         file.truncate(2**29)  # a hole
-    with pytest.raises(BadCheckpoint):
+    with pytest.raises(BadCheckpoint, match="does not fit"):
+        gguf_header.read(path)
+    assert sum(counted) <= gguf_header.HEADER_LIMIT + gguf_header.CHUNK
+
+
+def test_gguf_of_many_long_values_is_read_to_the_cap_only(tmp_path, counted):
+    path = tmp_path / "m.gguf"
+    value = struct.pack("<IQ", 8, 2**20) + bytes(2**20)
+    path.write_bytes(gguf_bytes(*(text(b"%d" % i) + value for i in range(70)), keys=70))
+    with pytest.raises(BadCheckpoint, match="larger than 64 MiB"):
         gguf_header.read(path)
     assert sum(counted) <= gguf_header.HEADER_LIMIT + gguf_header.CHUNK
 
@@ -159,33 +183,40 @@ def packed(table):
     return struct.pack("<Q", len(header)) + header + bytes(16)
 
 
+def one(dtype, shape, *offsets):
+    return packed({"a": {"dtype": dtype, "shape": shape, "data_offsets": list(offsets)}})
+
+
 HOSTILE_SAFETENSORS = {
-    "empty": b"",
-    "a header of 2^60 bytes": struct.pack("<Q", 2**60) + bytes(100),
-    "a header longer than the file": struct.pack("<Q", 1000) + b"{}",
-    "not JSON": packed(b"{'a'}"),
-    "an array": packed([1]),
-    "nested 100,000 deep": packed(b'{"a":' + b"[" * 100_000),
-    "not UTF-8": packed(b'{"\xff\xfe": 1}'),
-    "a tensor that is no object": packed({"a": 5}),
-    "no offsets": packed({"a": {"dtype": "F32", "shape": [1]}}),
-    "a negative offset": packed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}),
-    "offsets backwards": packed({"a": {"dtype": "F32", "shape": [0], "data_offsets": [8, 4]}}),
-    "a shape of 2^80": packed({"a": {"dtype": "F32", "shape": [2**80], "data_offsets": [0, 4]}}),
-    "a shape that is too large": packed({"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 4]}}),
-    "a boolean in the shape": packed({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}),
-    "an overlap": packed({n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}),
-    "a hole": packed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}),
-    "truncated": safetensors_bytes(TENSORS)[:-1],
-    "metadata that is a list": packed({"__metadata__": ["x"]}),
+    "empty": (b"", "it has 0 bytes"),
+    "a header of 2^60 bytes": (struct.pack("<Q", 2**60) + bytes(100), "is announced$"),
+    "a header longer than the file": (struct.pack("<Q", 1000) + b"{}", "truncated: a header"),
+    "not JSON": (packed(b"{'a'}"), "is not JSON"),
+    "an array": (packed([1]), "not a JSON object"),
+    "nested 100,000 deep": (packed(b'{"a":' + b"[" * 100_000), "is not JSON"),
+    "not UTF-8": (packed(b'{"\xff\xfe": 1}'), "is not JSON"),
+    "a tensor that is no object": (packed({"a": 5}), "tensor 'a'"),
+    "no offsets": (packed({"a": {"dtype": "F32", "shape": [1]}}), "data_offsets"),
+    "a shape that is a number": (one("F32", 1, 0, 4), "wrong type"),
+    "a negative offset": (one("F32", [1], -4, 0), "out of range"),
+    "offsets backwards": (one("NEW", [0], 0, -8), "out of range"),
+    "an end before the beginning": (one("NEW", [0], 8, 4), "ends before it begins"),
+    "a shape of 2^80": (one("F32", [2**80], 0, 4), "out of range"),
+    "a shape that is too large": (one("F32", [5], 0, 4), "does not fill"),
+    "a boolean in the shape": (one("F32", [True], 0, 4), "out of range"),
+    "an overlap": (packed({n: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for n in "ab"}), "expected 8"),
+    "a hole": (one("F32", [1], 4, 8), "expected 0"),
+    "truncated": (safetensors_bytes(TENSORS)[:-1], "truncated: it has"),
+    "metadata that is a list": (packed({"__metadata__": ["x"]}), "__metadata__"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE_SAFETENSORS)
 def test_safetensors_hostile(tmp_path, name):
+    data, why = HOSTILE_SAFETENSORS[name]
     path = tmp_path / "m.safetensors"
-    path.write_bytes(HOSTILE_SAFETENSORS[name])
-    with pytest.raises(BadCheckpoint, match=r"m\.safetensors"):
+    path.write_bytes(data)
+    with pytest.raises(BadCheckpoint, match=rf"m\.safetensors.*{why}"):
         safetensors_header.read(path)
 
 

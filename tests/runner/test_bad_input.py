@@ -358,8 +358,8 @@ def test_a35_special_tokens_are_text(slot: RunningSlot) -> None:
 
 def test_a36_a_foreign_model_is_404_and_loads_nothing(slot: RunningSlot) -> None:
     for model in [
-        "/etc/passwd", "../../etc/passwd", "https://example.com/model", "org/other-model", "alpha\u0000", "alpha/../beta",
-        "file:///models/alpha", "-alpha", " alpha", "x" * 10**5, "beta", "\u202ealpha",
+        "/etc/passwd", "../../etc/passwd", "https://example.com/model", "org/other-model", "alpha\u0000",
+        "alpha/../beta", "file:///models/alpha", "-alpha", " alpha", "x" * 10**5, "beta", "\u202ealpha",
     ]:  # fmt: skip
         refuses(slot, CHAT, {"model": model}, status=404, param="model")
         refuses(slot, COMPLETIONS, {"model": model}, status=404, param="model")
@@ -374,9 +374,10 @@ def test_a36_model_of_a_wrong_type(slot: RunningSlot) -> None:
 def test_known_fields_that_change_nothing_are_taken(slot: RunningSlot) -> None:
     fields = {
         "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True,
-        "prompt_cache_key": "k", "safety_identifier": "s", "reasoning_effort": "low", "tools": [], "tool_choice": "auto",
-        "stop": None, "logit_bias": {}, "response_format": {"type": "text"}, "seed": -1, "top_k": -1, "n": 1,
-        "model": "default", "max_completion_tokens": 4, "temperature": 0, "logprobs": False, "top_logprobs": 0,
+        "prompt_cache_key": "k", "safety_identifier": "s", "reasoning_effort": "low", "tools": [],
+        "tool_choice": "auto", "stop": None, "logit_bias": {}, "response_format": {"type": "text"}, "seed": -1,
+        "top_k": -1, "n": 1, "model": "default", "max_completion_tokens": 4, "temperature": 0, "logprobs": False,
+        "top_logprobs": 0,
     }  # fmt: skip
     assert raw(slot.port, chat(**fields)).status == 200
     again = [*HI, {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None}, *HI]

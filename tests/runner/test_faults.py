@@ -277,7 +277,7 @@ def test_l03_a_client_that_leaves_during_the_prefill_frees_its_place(slots: Slot
 
 def chat_bytes(body: dict[str, Any]) -> bytes:
     data = json.dumps(body).encode()
-    return f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    return b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(data), data)
 
 
 def test_a_slow_reader_is_dropped_and_the_others_go_on(slots: Slots, script: Script) -> None:

@@ -1,0 +1,68 @@
+"""What every verb that changes a slot shares: from typed words to a spec, the change with its progress, its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from llmctl import tables
+from llmctl.cli.session import Session, Target
+from llmctl.domain import SlotSpec
+from llmctl.envelope import Answer
+
+if TYPE_CHECKING:
+    from llmctl.slots.verbs import ChangeResult
+
+
+def spec_of(
+    session: Session,
+    target: Target,
+    model: str,
+    engine: str,
+    quantization: str | None,
+    context: int | None,
+    parallel: int | None,
+    idle_unload: str | None,
+) -> SlotSpec:
+    """The complete content of a slot, from what was typed."""
+    from llmctl.slots.resolve import Wish, resolve
+
+    idle = tables.seconds(idle_unload) if idle_unload else None
+    wish = Wish(model, engine, quantization, context, parallel, idle)
+    return resolve(session.catalog, target.host, wish)
+
+
+def change(
+    session: Session, target: Target, action: str, spec: SlotSpec, order: str = "auto", lock_wait: str = "0"
+) -> dict[str, Any]:
+    """Load or swap, with its progress shown; the data of the result."""
+    from llmctl.slots import verbs
+
+    launch, wait = session.launch(target.host), tables.seconds(lock_wait)
+    with session.progress() as on_event:
+        result = verbs.change(
+            session.home, target.port, action, spec, order=order, lock_wait=wait, launch=launch, on_event=on_event
+        )
+    return data_of(target, result)
+
+
+def planned(action: str, target: Target, spec: SlotSpec) -> Answer:
+    """The answer of --dry-run."""
+    engine = spec.engine
+    data = {
+        "would": action,
+        "host": target.host.name,
+        "port": target.port,
+        "model": spec.model,
+        "engine": engine.engine,
+        "path": engine.path,
+        "context": engine.context,
+        "parallel": engine.parallel,
+        "needed_bytes": spec.needed_bytes,
+    }
+    return Answer(data)
+
+
+def data_of(target: Target, result: ChangeResult) -> dict[str, Any]:
+    """The JSON of a change."""
+    return {"host": target.host.name, **asdict(result)}

@@ -1,0 +1,55 @@
+"""The command: which models are wanted, which are there, and where; makes those that are missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from . import catalog, store
+from .recipes import RECIPES, Job, wanted
+
+
+def main() -> int:
+    """Print {name: path} on stdout; progress goes to stderr."""
+    arguments = _arguments()
+    folder = store.edition(arguments.out)
+    names = wanted(arguments.only, gguf=arguments.gguf, random=arguments.random)
+    if not all((folder / name).is_dir() for name in names):
+        with store.locked(folder):
+            for name in names:
+                _make(folder, name, arguments.out / "llama.cpp")
+    paths = {name: folder / name / RECIPES[name].file for name in names}
+    if arguments.toml:
+        catalog.write(arguments.toml, paths)
+    print(json.dumps({name: str(path) for name, path in paths.items()}, indent=2))
+    return 0
+
+
+def _make(folder: Path, name: str, downloads: Path) -> None:
+    if (folder / name).is_dir():
+        return
+    started = time.monotonic()
+    log = lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True)  # noqa: E731
+    store.put(folder / name, lambda unfinished: RECIPES[name].make(Job(folder, unfinished, downloads, log)))
+    log(f"done in {time.monotonic() - started:.1f} s")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tiny-models", description=__doc__)
+    parser.add_argument("--out", type=Path, default=store.default(), help="the cache (default: $LLMCTL_TINY)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(RECIPES), help="these models only")
+    parser.add_argument("--gguf", action="store_true", help="the GGUF twins as well")
+    parser.add_argument("--toml", type=Path, metavar="FILE", help="also list the models in a models.toml")
+    parser.add_argument(
+        "--random-05b", dest="random", action="store_true", help="only the random model of 0.5 B, for benchmarks"
+    )
+    arguments = parser.parse_args()
+    arguments.out = arguments.out.expanduser().resolve()
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

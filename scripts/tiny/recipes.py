@@ -1,0 +1,103 @@
+"""Every model that can be made: how, from which others, and what a catalog says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from . import converting
+from .families import FAMILIES, Family
+
+
+@dataclass(frozen=True)
+class Job:
+    """One making: `made` holds the finished models, `folder` is the empty one to fill, `log` takes a line."""
+
+    made: Path
+    folder: Path
+    downloads: Path
+    log: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`model` is the catalog id it is an artifact of; `file` is what an engine loads, empty for the folder itself."""
+
+    make: Callable[[Job], None]
+    model: str
+    needs: tuple[str, ...] = ()
+    format: str = "safetensors"
+    quantization: str | None = None
+    file: str = ""
+
+
+def wanted(only: Iterable[str] | None, *, gguf: bool, random: bool) -> list[str]:
+    """The names to have, each after those that it is made from."""
+    if random:
+        chosen = [name for name in RECIPES if name.startswith("random")]
+    else:
+        chosen = [name for name, recipe in RECIPES.items() if name.startswith("tiny") and recipe.format != "gguf"]
+    if only:
+        chosen = list(only)
+    if gguf:
+        chosen += [name for name, recipe in RECIPES.items() if recipe.format == "gguf" and recipe.needs[0] in chosen]
+    chosen = [need for name in chosen for need in RECIPES[name].needs] + chosen
+    return list(dict.fromkeys(chosen))
+
+
+def _train(family: Family, job: Job) -> None:
+    from . import checking, training
+
+    training.train(job.folder, family, job.log)
+    checking.right(job.folder, family)
+
+
+def _without_tokenizer_json(source: str, job: Job) -> None:
+    from . import checking, twins
+
+    twins.without_tokenizer_json(job.made / source, job.folder)
+    checking.right(job.folder, FAMILIES[source])
+
+
+def _shuffled(source: str, job: Job) -> None:
+    from . import twins
+
+    twins.shuffled(job.made / source, job.folder)
+
+
+def _random(job: Job) -> None:
+    from . import bench_model
+
+    bench_model.write(job.folder)
+
+
+def _convert(source: str, quantization: str, pre: str, check: bool, job: Job) -> None:
+    converting.convert(job.made / source, job.folder, quantization, pre, job.downloads)
+    if check:
+        converting.check(job.folder / converting.FILE)
+
+
+def _gguf(source: str, quantization: str, pre: str, *, check: bool = True) -> Recipe:
+    return Recipe(
+        partial(_convert, source, quantization, pre, check),
+        source,
+        (source,),
+        "gguf",
+        quantization,
+        converting.FILE,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    **{name: Recipe(partial(_train, family), name) for name, family in FAMILIES.items()},
+    "tiny-llama-spm": Recipe(partial(_without_tokenizer_json, "tiny-llama"), "tiny-llama-spm", ("tiny-llama",)),
+    "tiny-qwen2-shuffled": Recipe(partial(_shuffled, "tiny-qwen2"), "tiny-qwen2-shuffled", ("tiny-qwen2",)),
+    "tiny-llama-gguf": _gguf("tiny-llama", "f16", ""),
+    "tiny-qwen2-gguf": _gguf("tiny-qwen2", "f16", "qwen2"),
+    "tiny-llama-gguf-q8_0": _gguf("tiny-llama", "q8_0", ""),
+    "tiny-qwen2-gguf-q8_0": _gguf("tiny-qwen2", "q8_0", "qwen2"),
+    "random-0.5b": Recipe(_random, "random-0.5b"),
+    "random-0.5b-gguf": _gguf("random-0.5b", "f16", "qwen2", check=False),
+}
