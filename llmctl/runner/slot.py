@@ -14,14 +14,14 @@ from typing import Any
 
 from llmctl import domain
 from llmctl.domain import SlotSpec
-from llmctl.errors import LlmctlError, Refused, RequestError
+from llmctl.errors import LlmctlError, LoadFailed, Refused, RequestError
 from llmctl.runner.bring_up import Effects, OnEvent, bring_up
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.operations import FALL_ASLEEP, Operations
 from llmctl.runner.traffic import NO_MODEL, REMEMBER_NAMES, Record, Traffic, names, now
 from llmctl.slots.admission import OLD_FIRST
 from llmctl.slots.state import Desired, Disabled, SlotFolder
-from llmctl.slots.supervisor import GiveUp, after_crash, idle_due
+from llmctl.slots.supervisor import GiveUp, after_crash, idle_due, is_wedged
 
 
 class Slot:
@@ -29,13 +29,12 @@ class Slot:
 
     def __init__(self, folder: SlotFolder, effects: Effects, metrics: Any, *, keep: bool = True) -> None:
         self.port, self.effects, self.metrics = folder.port, effects, metrics
-        self.record = Record(folder, keep)
+        self.record = Record(folder, keep, effects.note)
         self.limits = self.record.desired.launch.limits
         self.traffic = Traffic(self.record, self.limits, metrics, self._wake)
         self.operations = Operations(folder.port, effects.note, self._after_operation)
         self._crashes: list[float] = []
         self._unsettled: str | None = None  # why the engine is gone, noted during an operation
-        self._held: str | None = None  # the old engine's reservation during an old-first swap
         self._housekeeper: asyncio.Task[None] | None = None
 
     # ── state ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -70,7 +69,11 @@ class Slot:
         served = {name: until for name, until in self.record.actual.served.items() if until > wall}
         if self.desired.spec:
             served |= dict.fromkeys((n.casefold() for n in names(self.desired.spec)), wall + REMEMBER_NAMES)
-        self._want(spec=spec)
+        try:
+            self._want(spec=spec)
+        except OSError as error:
+            engine.kill()
+            raise LoadFailed(f"the new state cannot be written: {error}", hint="make room on the disk") from error
         self.traffic.engine = engine
         self._set(domain.READY, last_known_good=spec, served=served, last_load=engine.load_seconds)
         self.metrics.loaded(engine.load_seconds)
@@ -107,7 +110,7 @@ class Slot:
         """End the engine after its requests; the port stays open and answers that nothing is loaded."""
         async with self.operations.changing("unload", owner, lock_wait):
             before, began = self.desired.spec, now()
-            cut = await self._put_down(domain.STOPPING, on_event)
+            cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._want(spec=None)
             self._set(domain.EMPTY)
             self.traffic.dismiss(self.traffic.unavailable(NO_MODEL[domain.EMPTY]))
@@ -118,7 +121,7 @@ class Slot:
         async with self.operations.changing("disable", owner):
             began = now()
             self._want(disabled=disabled)
-            cut = await self._put_down(domain.STOPPING, on_event)
+            cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._set(domain.DISABLED, disabled.why)
             self.traffic.dismiss(self.traffic.unavailable(f"{NO_MODEL[domain.DISABLED]}: {disabled.why}"))
             return self._result(self.desired.spec, "none", now() - began, cut)
@@ -169,8 +172,9 @@ class Slot:
     async def _new_first(self, spec: SlotSpec, reservation: str, on_event: OnEvent) -> int:
         was = self.state
         self._set(domain.SWAPPING if self.current else domain.STARTING)
+        old = self.current
         try:
-            engine = await self._bring_up(spec, reservation, on_event)
+            self._serving(await self._bring_up(spec, reservation, on_event))
         except LlmctlError as error:
             if self.current:
                 self._set(domain.READY)
@@ -181,18 +185,18 @@ class Slot:
             else:
                 self._crashed(error.message)
             raise
-        old = self.current
-        self._serving(engine)
         on_event({"event": "note", "message": f"{spec.model} serves port {self.port}"})
-        return await self._retire(old, on_event) if old else 0
+        return await self._retire(old, on_event)
 
     async def _old_first(
         self, spec: SlotSpec, reservation: str, before: SlotSpec | None, on_event: OnEvent
     ) -> int:
         expected = self.record.actual.last_load
-        on_event({"event": "note", "message": f"not enough memory for both: requests wait, about {expected:.0f} s"})
-        cut = await self._put_down(domain.SWAPPING, on_event, keep_reservation=True)
-        held, self._held = self._held, None
+        on_event({"event": "note", "message": f"the old model goes first: requests wait, about {expected:.0f} s"})
+        old, held = self._take_off(domain.SWAPPING), None
+        if old:  # its reservation stays for the rollback
+            held, old.reservation = old.reservation, None
+        cut = await self._retire(old, on_event)
         try:
             self._serving(await self._bring_up(spec, reservation, on_event))
         except LlmctlError as error:
@@ -219,16 +223,21 @@ class Slot:
 
         try:
             return await bring_up(spec, reservation, self.effects, ended=self._ended, on_event=seen)
-        except LlmctlError as error:
-            error.port = self.port
-            raise
+        except Exception as error:
+            typed = error if isinstance(error, LlmctlError) else LoadFailed(f"internal error: {error!r}")
+            typed.port = self.port
+            raise typed from error
         finally:
             self.traffic.progress = {}
 
-    async def _retire(self, engine: EngineProcess, on_event: OnEvent) -> int:
+    async def _retire(self, engine: EngineProcess | None, on_event: OnEvent) -> int:
         """Let `engine` finish its requests (up to the finish cap), then end it; the number of streams cut."""
+        if engine is None:
+            return 0
         deadline = now() + self.limits.request_time
         while engine.streams and now() < deadline and not engine.gone.done():
+            if is_wedged(len(engine.streams), engine.silent_for(), self.limits.stall):
+                break
             await asyncio.sleep(0.02)
         error = RequestError("the model is being replaced and this answer took too long", status=503, code="cut")
         cut = engine.cut(error)
@@ -237,16 +246,11 @@ class Slot:
             on_event({"event": "note", "message": f"{cut} answers were cut at the finish cap"})
         return cut
 
-    async def _put_down(self, state: str, on_event: OnEvent, keep_reservation: bool = False) -> int:
-        """Take the engine off the traffic, let it finish, end it."""
+    def _take_off(self, state: str) -> EngineProcess | None:
+        """Take the engine off the traffic: who comes now waits or is sent away, as `state` says."""
         engine, self.traffic.engine = self.current, None
-        self._held = None
         self._set(state)
-        if engine is None:
-            return 0
-        if keep_reservation:
-            self._held, engine.reservation = engine.reservation, None
-        return await self._retire(engine, on_event)
+        return engine
 
     # ── its own work: start, crash, wedge, idle, wake ───────────────────────────────────────────────────────────────
 
@@ -347,7 +351,7 @@ class Slot:
         return self.desired.spec.idle_unload if self.desired.spec else None
 
     async def _fall_asleep(self) -> None:
-        await self._put_down(domain.SLEEPING, lambda event: None)
+        await self._retire(self._take_off(domain.SLEEPING), lambda event: None)
 
     def _is_disabled(self) -> Refused:
         disabled = self.desired.disabled

@@ -33,10 +33,14 @@ class Counts(Protocol):
 
 
 class Record:
-    """A slot's desired and actual state: on disk first (unless `keep` is False), then in memory."""
+    """A slot's desired and actual state: on disk first (unless `keep` is False), then in memory.
 
-    def __init__(self, folder: SlotFolder, keep: bool = True) -> None:
-        self.folder, self.keep = folder, keep
+    The desired state is not changed unless it could be written (OSError); the actual one is also told by the processes
+    themselves, so `complain` is enough when it cannot.
+    """
+
+    def __init__(self, folder: SlotFolder, keep: bool, complain: Callable[[str], None]) -> None:
+        self.folder, self.keep, self.complain = folder, keep, complain
         self.desired: Desired = folder.read_desired()
         self.actual: Actual = folder.read_actual()
 
@@ -46,9 +50,12 @@ class Record:
         self.desired = desired
 
     def note(self, actual: Actual) -> None:
-        if self.keep:
-            self.folder.write_actual(actual)
         self.actual = actual
+        if self.keep:
+            try:
+                self.folder.write_actual(actual)
+            except OSError as error:
+                self.complain(f"the actual state cannot be written: {error}")
 
 
 class Traffic:

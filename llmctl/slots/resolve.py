@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmctl import backends, paths
+from llmctl.backends import cpu
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
@@ -52,10 +53,13 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
         present = [(a, p) for a, p in present if (a.quantization or "").casefold() == wish.quantization.casefold()]
     if not present:
         raise _absent(model, host, wish)
-    choice = fit.choose_engine(backend_of(host), {a.format for a, _ in present}, wish.engine)
+    backend = backend_of(host)
+    choice = fit.choose_engine(backend, {a.format for a, _ in present}, wish.engine)
     format = fit.format_for(choice.engine, {a.format for a, _ in present})
     artifact, path = next((a, p) for a, p in present if a.format == format)
-    return _script(model, path, wish) if artifact.format == "script" else _spec(model, artifact, path, choice, wish)
+    if artifact.format == "script":
+        return _script(model, path, wish)
+    return _spec(model, artifact, path, choice, backend, wish)
 
 
 def _absent(model: Model, host: Host, wish: Wish) -> Refused:
@@ -69,7 +73,7 @@ def _absent(model: Model, host: Host, wish: Wish) -> Refused:
     return model.missing(host.name)
 
 
-def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, wish: Wish) -> SlotSpec:
+def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, backend: str, wish: Wish) -> SlotSpec:
     found = inspect(path)
     if found.needs_code and not model.allow_code:
         raise Unsupported(
@@ -85,7 +89,8 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, wish
         engine=choice.engine, model=model.id, path=str(path), format=artifact.format, context=context,
         parallel=parallel, allow_code=model.allow_code,
     )  # fmt: skip
-    needed = fit.estimate(found, context, parallel, choice.engine).total
+    widened = choice.engine == "torch" and backend == "cpu" and not cpu.fast_bf16()
+    needed = fit.estimate(found, context, parallel, choice.engine, "float32" if widened else None).total
     return _finish(model, engine, needed, wish)
 
 

@@ -433,6 +433,23 @@ def questions():
     return {f"q{i}": (pair["question"], pair["answer"]) for i, pair in enumerate(pairs)}
 
 
+CONTENTS = ["", " a  b\n\n", "def f():\n    return 1\n", "漢字 🦙 ünï", "x</s> y <|im_end|>\n<s>", "[INST] 1234567"]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-qwen2"])
+def test_chats_have_the_tokens_that_transformers_gives_them(tiny_models, name):
+    pytest.importorskip("transformers")
+    from llmctl.engines.tokenizer import load_tokenizer
+
+    ours, theirs = Bench(tiny_models[f"{name}-gguf"], context=512), load_tokenizer(tiny_models[name])
+    assert ours.tokenizer.eos_ids == theirs.eos_ids
+    for content in CONTENTS:
+        messages = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": content}]
+        assert ours.tokenizer.chat(messages) == theirs.chat(messages)
+    ours.engine.close()
+
+
 @pytest.mark.models
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-qwen2"])
 def test_answers_are_right_and_those_of_torch(tiny_models, name):

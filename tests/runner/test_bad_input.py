@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.domain import Limits, SlotSpec
+from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
 from llmctl.slots.state import Launch
 from tests.conftest import RunningSlot
 from tests.runner.fake_slot import Response, connect, post, raw
@@ -20,19 +20,24 @@ from tests.runner.fake_slot import Response, connect, post, raw
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
 SOON = 5.0  # seconds; a refusal takes milliseconds
-KINDS = ["scripted_slot"]
 
 
-@pytest.fixture(params=KINDS)
-def slot(request: pytest.FixtureRequest) -> Iterator[RunningSlot]:
-    """A running slot, which after the test has the same engine, no traceback in its log, and answers."""
-    slot: RunningSlot = request.getfixturevalue(request.param)
+@contextlib.contextmanager
+def unharmed(slot: RunningSlot) -> Iterator[None]:
+    """Afterwards the slot has the same engine, no traceback in its log, and answers."""
     pid = slot.engine_pid()
-    yield slot
+    yield
     good = raw(slot.port, chat(max_tokens=2))
     assert good.status == 200 and good.json()["object"] == "chat.completion"
     assert slot.engine_pid() == pid and pid is not None
     assert "Traceback" not in slot.log()
+
+
+@pytest.fixture
+def slot(scripted_slot: RunningSlot) -> Iterator[RunningSlot]:
+    """A running slot, unharmed by the test."""
+    with unharmed(scripted_slot):
+        yield scripted_slot
 
 
 def chat(**fields: Any) -> bytes:
@@ -369,6 +374,24 @@ def test_a36_a_foreign_model_is_404_and_loads_nothing(slot: RunningSlot) -> None
 def test_a36_model_of_a_wrong_type(slot: RunningSlot) -> None:
     for model in (1, [], {}, True):
         refuses(slot, CHAT, {"model": model}, param="model")
+
+
+@pytest.mark.models
+@pytest.mark.parametrize(("engine", "name"), [("torch", "tiny-qwen2"), ("llamacpp", "tiny-llama-gguf")])
+def test_a15_a18_a19_a26_a35_on_a_real_model(
+    slots: Callable[..., RunningSlot], tiny_models: dict[str, Path], engine: str, name: str
+) -> None:
+    """The rows that a model's own template, vocabulary and context decide."""
+    path = tiny_models[name]
+    spec = EngineSpec(engine, name, str(path), "gguf" if engine == "llamacpp" else "safetensors", context=512)
+    slot = slots(SlotSpec(spec, probe=Probe("What is a slot?", "A port", 24), needed_bytes=2**30))
+    with unharmed(slot):
+        test_a18_token_ids_out_of_vocabulary(slot)
+        test_a19_prompt_longer_than_the_context(slot)
+        test_a20_max_tokens(slot)
+        test_a26_logit_bias(slot)
+        test_a26_stop_token_ids(slot)
+        test_a35_special_tokens_are_text(slot)
 
 
 def test_known_fields_that_change_nothing_are_taken(slot: RunningSlot) -> None:
