@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -119,33 +118,25 @@ class CheckpointTokenizer:
             why = f"the model's chat template rejects these messages: {error}"
             raise RequestError(why, param="messages") from error
 
-    def _ids(self, text: str, *, literal: bool = False) -> list[int]:
-        self._backend.encode_special_tokens = literal
-        try:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
-        finally:
-            self._backend.encode_special_tokens = False
+    def _ids(self, text: str) -> list[int]:
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def _literal(self, text: str, *, after: bool = False) -> list[int]:
-        """Ids of a text without control tokens; one that the vocabulary insists on is broken in two."""
-        encode = self._continuation if after else partial(self._ids, literal=True)
-        ids = encode(text)
-        if self._control.keys().isdisjoint(ids):
-            return ids
-        first, *others = self._breaks.split(text)
-        ids = encode(first) + [id for piece in others for id in self._continuation(piece)]
-        return [id for id in ids if id not in self._control]
-
-    @cached_property
-    def _breaks(self) -> re.Pattern[str]:
-        """Matches behind the first character of each control token's text."""
-        texts = [s for s in self._control.values() if len(s) > 1]
-        return re.compile("|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in texts))
+        """Ids of a text (`after` another one) without control tokens: it is cut behind the first character of each."""
+        encode, found = self._continuation if after else self._ids, set[str]()
+        while True:
+            cuts = "|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in found if len(s) > 1)
+            first, *others = re.split(cuts, text) if cuts else [text]
+            ids = encode(first) + [id for piece in others for id in self._continuation(piece)]
+            more = {self._control[id] for id in ids if id in self._control} - found
+            if not more:
+                return [id for id in ids if id not in self._control]
+            found |= more
 
     def _continuation(self, text: str) -> list[int]:
         """Ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
-        anchor, ids = self._ids("\n", literal=True), self._ids("\n" + text, literal=True)
-        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids(text, literal=True)
+        anchor, ids = self._ids("\n"), self._ids("\n" + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids(text)
 
     def _prefix_ids(self) -> list[int]:
         """What the tokenizer puts before every text: usually nothing or BOS."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,9 +38,16 @@ def ensure_server(home: Path, port: int, launch: Launch | None = None) -> None:
     """
     folder = SlotFolder(home, port)
     folder.make()
-    with locked(folder.path / "launch.lock"):
-        if not is_up(folder):
+    with held_down(folder) as down:
+        if down:
             _spawn(folder, launch)
+
+
+@contextlib.contextmanager
+def held_down(folder: SlotFolder) -> Iterator[bool]:
+    """True when no slot server runs; within the block none is started by anybody else."""
+    with locked(folder.path / "launch.lock"):
+        yield not is_up(folder)
 
 
 def _spawn(folder: SlotFolder, launch: Launch | None) -> None:
@@ -57,9 +65,10 @@ def _spawn(folder: SlotFolder, launch: Launch | None) -> None:
         line = pipe.readline() if came else b""
     if not line:
         last = (folder.path / "server.err").read_text(errors="replace").splitlines()[-10:]
+        missing = any("No module named" in line for line in last)
         raise LoadFailed(
             f"the slot server of port {folder.port} did not start",
-            hint="is the `server` extra installed? pip install 'llmctl-fleet[server]'",
+            hint="pip install 'llmctl-fleet[server]'" if missing else f"see {folder.path / 'server.err'}",
             port=folder.port,
             details={"log": last},
         )

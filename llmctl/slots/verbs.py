@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
 from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
 from llmctl.slots import control
-from llmctl.slots.launch import ensure_server
+from llmctl.slots.launch import ensure_server, held_down
 from llmctl.slots.processes import start_time
 from llmctl.slots.state import Disabled, Launch, SlotFolder, slot_ports
 
@@ -107,9 +107,15 @@ def change(
 
 
 def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
-    """End the model after its requests; the port stays and says that nothing is loaded."""
+    """End the model after its requests; a port that is up stays up and says that nothing is loaded."""
     _must_exist(home, port)
-    ensure_server(home, port)
+    folder = SlotFolder(home, port)
+    with held_down(folder) as down:
+        if down:
+            desired = folder.read_desired()
+            folder.write_desired(replace(desired, spec=None))
+            before = desired.spec.model if desired.spec else None
+            return ChangeResult(port, None, before, None, "none", 0.0, 0.0, 0, EMPTY)
     return _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
 
 

@@ -129,6 +129,17 @@ def test_chunks_hold_whole_characters_and_a_torn_end_is_replaced_once():
     assert text("hi", "a🙂b", max_tokens=4) == ("a�", [LENGTH])
 
 
+@pytest.mark.parametrize(
+    ("adds", "chat", "expected"), [(True, True, "yes"), (True, False, " yes"), (False, True, " yes")]
+)
+def test_the_space_that_a_tokenizer_puts_first_is_no_part_of_a_chats_answer(adds, chat, expected):
+    bench = Bench(says={"hi": " yes"})
+    encode = bench.toy.tokenizer.encode
+    bench.toy.tokenizer.encode = lambda text, **options: encode(" " + text if adds and text == "a" else text, **options)
+    prompt = {"prompt": None, "messages": ({"role": "user", "content": "hi"},)} if chat else {"prompt": "hi"}
+    assert bench.run(**prompt) == {("a", 0): expected}
+
+
 def test_echo_sends_the_prompt_first_and_stops_do_not_see_it():
     assert text("stop hi", "yes", echo=True, stop=("stop",)) == ("stop hiyes", [STOP])
 
@@ -392,14 +403,16 @@ def test_a_mask_that_cannot_be_made_refuses_the_request():
     assert (bench.events, bench.toy.sequences) == ([], {})
 
 
-def test_a_mask_that_raises_later_fails_its_request():
+def test_a_mask_that_raises_later_fails_its_request_and_nothing_follows():
     class Broken(Letters):
         def accept(self, token):
             raise ValueError("stuck")
 
-    bench = Bench(mask_for=lambda request: Broken())
+    masks = [Broken(), None]
+    bench = Bench(mask_for=lambda request: masks.pop(0))
     bench.run(prompt="hi", n=2)
     assert [f.error["code"] for f in bench.of(Failure)] == ["engine_failed"]
+    assert isinstance(bench.events[-1], Failure)
 
 
 def test_a_fork_that_fails_ends_its_request_and_leaks_nothing():

@@ -190,6 +190,14 @@ def test_unload_keeps_the_port_and_says_what_to_do(slots: Slots, script: Script)
     assert slot.state() == "empty"
 
 
+def test_unload_of_a_slot_that_is_down_starts_nothing(slots: Slots, script: Script) -> None:
+    slot = slots(script("alpha"))
+    slot.kill()
+    assert slot.state() == "down"
+    assert verbs.unload(slot.home, slot.port).previous == "alpha"
+    assert (slot.state(), slot.server_pid()) == ("empty", None)
+
+
 def test_upgrade_keeps_the_engine_the_pid_and_every_request(slots: Slots, script: Script) -> None:
     slot = slots(script("alpha", step=0.005))
     engine, server = slot.engine_pid(), slot.server_pid()

@@ -1,0 +1,93 @@
+"""From a name to a SlotSpec: artifact, engine, memory, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmctl.catalog import Artifact, Catalog, Model
+from llmctl.config import Host, ProfileSlot
+from llmctl.domain import Probe
+from llmctl.errors import LlmctlError, UnknownName, Unsupported, UsageError
+from llmctl.slots.resolve import Wish, profile_slot, resolve
+
+HOST = Host("local", backend="cpu")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A complete little safetensors checkpoint, with weights that nobody reads here."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shape = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "intermediate_size": 128,
+        "max_position_embeddings": 2048, "torch_dtype": "float32",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(shape))
+    (folder / "tokenizer.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [100, 64], "data_offsets": [0, 25600]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(25600))
+    return folder
+
+
+def catalog(path: Path, **changes: object) -> Catalog:
+    artifacts = (Artifact("safetensors", "f32", path=path),)
+    fields = {"aliases": ("mine",), "context": 1024, "probe": Probe("2+2?", "4"), "artifacts": artifacts, **changes}
+    return Catalog([Model("my-model.v1", **fields)])  # type: ignore[arg-type]
+
+
+def test_a_model_becomes_a_spec(checkpoint: Path) -> None:
+    spec = resolve(catalog(checkpoint), HOST, Wish("My_Model-v1", parallel=2, idle_unload=60.0))
+    assert (spec.engine.engine, spec.engine.format, spec.engine.path) == ("torch", "safetensors", str(checkpoint))
+    assert (spec.engine.context, spec.engine.parallel, spec.idle_unload) == (1024, 2, 60.0)
+    assert spec.names == ("mine", "my-model-v1") and spec.probe == Probe("2+2?", "4")
+    kv = 2 * 1024 * 2 * 2 * 2 * 16 * 4  # sequences × tokens × layers × (k, v) × heads × head size × bytes
+    smaller = resolve(catalog(checkpoint), HOST, Wish("mine", parallel=1))
+    assert spec.needed_bytes - smaller.needed_bytes == kv / 2
+
+
+def test_a_profiles_handle_is_a_name(checkpoint: Path) -> None:
+    slot = ProfileSlot(8101, "my-model.v1", handle="fast", context=512)
+    spec = profile_slot(catalog(checkpoint), HOST, slot)
+    assert "fast" in spec.names and spec.engine.context == 512
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "why"),
+    [
+        (Wish("my-modle.v1"), UnknownName, "no model"),
+        (Wish("mine", context=4096), UsageError, "context of 1024 tokens, not 4096"),
+        (Wish("mine", engine="llamacpp"), Unsupported, "llamacpp"),
+        (Wish("mine", engine="quick"), LlmctlError, "quick"),
+        (Wish("mine", quantization="q4_0"), LlmctlError, "not on local as q4_0"),
+        (Wish("../../etc/passwd"), UnknownName, "no model"),
+        (Wish("-oProxyCommand=x"), UnknownName, "no model"),
+        (Wish("a\0b\n%2e"), UnknownName, "no model"),
+        (Wish("x" * 300), UnknownName, "no model"),
+    ],
+)
+def test_s5_what_cannot_be_is_refused_with_the_reason(
+    checkpoint: Path, wish: Wish, error: type[LlmctlError], why: str
+) -> None:
+    with pytest.raises(error, match=why) as caught:
+        resolve(catalog(checkpoint), HOST, wish)
+    assert caught.value.hint
+
+
+def test_code_of_the_author_needs_the_operators_word(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+    with pytest.raises(Unsupported, match="code of its author") as caught:
+        resolve(catalog(checkpoint), HOST, Wish("mine"))
+    assert "allow_code = true" in str(caught.value.hint)
+    assert resolve(catalog(checkpoint, allow_code=True), HOST, Wish("mine")).engine.allow_code
+
+
+def test_a_model_that_is_not_here_names_the_pull(tmp_path: Path) -> None:
+    artifacts = (Artifact("gguf", "q4_k_m", source="org/repo:x.gguf"),)
+    with pytest.raises(LlmctlError, match="is not on local") as caught:
+        resolve(catalog(tmp_path, artifacts=artifacts), HOST, Wish("mine"))
+    assert str(caught.value.hint).startswith("llmctl pull my-model.v1")
