@@ -253,8 +253,8 @@ class Identity:
 #     check(spec: EngineSpec) -> None                       Unsupported, by name, before any weights are read
 #     load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine
 # A StepEngine only computes logits; `engines.batch.BatchEngine` makes an Engine of it: it schedules, samples and
-# detokenizes. An adapter whose library decides all that itself is an Engine directly. One thread owns the object (submit,
-# cancel, step, close); `emit` may be called from any thread.
+# detokenizes. An adapter whose library decides all that itself is an Engine directly. One thread owns the object
+# (submit, cancel, step, close); `emit` may be called from any thread.
 
 Emit = Callable[[Event], None]
 Progress = Callable[[str, int, int], None]

@@ -131,7 +131,9 @@ class RequestError(LlmctlError):
 
     code = "invalid_request"
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, **kw: Any):
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, **kw: Any
+    ) -> None:
         super().__init__(message, **kw)
         self.status = status
         self.param = param

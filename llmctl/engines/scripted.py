@@ -124,7 +124,7 @@ class Scripted:
             )
         for id in [*request.stop_ids, *(i for i, _ in request.sampling.logit_bias)]:
             if not 0 <= id < self.identity.vocab:
-                raise RequestError(f"token id {id} is not in the vocabulary of {self.identity.vocab}", param="logit_bias")
+                raise RequestError(f"token id {id} is not in the vocabulary", param="logit_bias")
         if self.script.get("nan"):
             error = LlmctlError("the logits are not finite")
             error.code = "nonfinite_logits"

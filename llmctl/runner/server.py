@@ -1,6 +1,6 @@
 """The slot server: owns one port for as long as it lives, whatever model is behind it.
 
-    python -m llmctl.runner.server PORT --home HOME
+python -m llmctl.runner.server PORT --home HOME
 """
 
 from __future__ import annotations

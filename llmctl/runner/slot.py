@@ -188,9 +188,7 @@ class Slot:
         on_event({"event": "note", "message": f"{spec.model} serves port {self.port}"})
         return await self._retire(old, on_event)
 
-    async def _old_first(
-        self, spec: SlotSpec, reservation: str, before: SlotSpec | None, on_event: OnEvent
-    ) -> int:
+    async def _old_first(self, spec: SlotSpec, reservation: str, before: SlotSpec | None, on_event: OnEvent) -> int:
         expected = self.record.actual.last_load
         on_event({"event": "note", "message": f"the old model goes first: requests wait, about {expected:.0f} s"})
         old, held = self._take_off(domain.SWAPPING), None

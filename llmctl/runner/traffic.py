@@ -139,9 +139,7 @@ class Traffic:
         if self.engine is None:
             raise self.unavailable(f"{len(self.line)} requests wait for the model already")
         details = {"retry_after": 1}
-        raise RequestError(
-            f"{len(self.line)} requests wait already", status=429, code="queue_full", details=details
-        )
+        raise RequestError(f"{len(self.line)} requests wait already", status=429, code="queue_full", details=details)
 
     def unavailable(self, message: str) -> RequestError:
         """503 with the state, the load's progress, and when to come again."""

@@ -103,5 +103,3 @@ class Ledger:
     def _live(self) -> dict[str, Any]:
         entries: Mapping[str, Any] = read_json(self.path) or {}
         return {k: e for k, e in entries.items() if ProcessId(**e["owner"]).alive()}
-
-

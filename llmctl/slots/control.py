@@ -1,8 +1,8 @@
 """The socket between the CLI and a slot server: one JSON line asks, event lines follow, one line answers.
 
-    → {"verb": "swap", "args": {...}, "owner": "who asks"}
-    ← {"event": "stage", ...}*
-    ← {"ok": true, "data": ...} | {"ok": false, "error": {...}}
+→ {"verb": "swap", "args": {...}, "owner": "who asks"}
+← {"event": "stage", ...}*
+← {"ok": true, "data": ...} | {"ok": false, "error": {...}}
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ def address(path: Path) -> Iterator[str]:
 
 
 def call(
-    path: Path, verb: str, args: dict[str, Any] | None = None, *, on_event: Callable[[Event], None] | None = None,
+    path: Path,
+    verb: str,
+    args: dict[str, Any] | None = None,
+    *,
+    on_event: Callable[[Event], None] | None = None,
     timeout: float | None = None,
 ) -> Any:
     """Ask the slot server behind `path`; its answer's data. Raises the server's own error, or Unreachable.

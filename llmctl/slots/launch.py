@@ -32,7 +32,7 @@ def is_up(folder: SlotFolder) -> bool:
 
 
 def ensure_server(home: Path, port: int, launch: Launch | None = None) -> None:
-    """A slot server runs on `port` afterwards. Raises what kept it from starting: a foreign listener, bad state, no key.
+    """A slot server runs on `port` afterwards. Raises what keeps it from starting: foreign listener, state, key.
 
     `launch` None: as it was launched before. Of several callers at once one starts it.
     """

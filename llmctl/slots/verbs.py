@@ -97,8 +97,15 @@ def _at_rest(folder: SlotFolder, host: str) -> SlotStatus:
 
 
 def change(
-    home: Path, port: int, action: str, spec: SlotSpec, *, order: str = "auto", lock_wait: float = 0.0,
-    launch: Launch | None = None, on_event: OnEvent | None = None,
+    home: Path,
+    port: int,
+    action: str,
+    spec: SlotSpec,
+    *,
+    order: str = "auto",
+    lock_wait: float = 0.0,
+    launch: Launch | None = None,
+    on_event: OnEvent | None = None,
 ) -> ChangeResult:
     """`load` or `swap`: the port's model becomes `spec`, or the old one goes on and the error says why."""
     ensure_server(home, port, launch)

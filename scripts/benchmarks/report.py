@@ -63,9 +63,9 @@ def page(kept: dict[str, dict[str, object]]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made by `scripts/bench`; do not edit. Each figure is a median with the lowest and highest run. What is compared",
-        "runs alternately, in one session, under the same client load, on a shared two-core machine without an",
-        "accelerator: read the ratios, not the absolute figures.",
+        "Made by `scripts/bench`; do not edit. Each figure is a median with the lowest and highest run. What is",
+        "compared runs alternately, in one session, under the same client load, on a shared two-core machine without",
+        "an accelerator: read the ratios, not the absolute figures.",
     ]
     for name, part in kept.items():
         lines += ["", f"## {name}", "", f"{part['date']} · {part['machine']}", ""]

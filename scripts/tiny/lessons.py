@@ -97,7 +97,7 @@ class Lessons:
 
     def batch(self) -> list[Lesson]:
         """What one step of training looks at."""
-        return self.chance.sample(self.short, len(self.short) // 3) + self.long()
+        return self.chance.sample(self.short, len(self.short) // 3) + self.long() + self.long()
 
     def exam(self) -> list[Lesson]:
         """What must be answered with certainty."""

@@ -130,9 +130,11 @@ def serve(service: FakeService | None = None, auth: Auth | None = None) -> Itera
     thread.start()
     while not server.started:
         time.sleep(0.005)
-    yield FakeSlot(service, sock.getsockname()[1], drain, metrics, server)
-    server.should_exit = server.force_exit = True
-    thread.join()
+    try:
+        yield FakeSlot(service, sock.getsockname()[1], drain, metrics, server)
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
 
 
 @dataclass

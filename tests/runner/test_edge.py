@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from llmctl.domain import Limits
-from llmctl.runner import edge
+from llmctl.runner import edge, intake
 from tests.runner.fake_slot import (
     GOOD,
     FakeService,
@@ -180,7 +180,7 @@ def test_what_is_no_http_gets_a_json_error_that_repeats_nothing(slot: FakeSlot, 
 
 
 def test_a_body_in_one_byte_chunks_is_refused(slot: FakeSlot) -> None:
-    tiny = b"1\r\nx\r\n" * 3 * edge.PIECES
+    tiny = b"1\r\nx\r\n" * 3 * intake.PIECES
     response = raw(slot.port, post(CHAT, tiny, "Transfer-Encoding: chunked"))
     assert response.status == 400 and "chunks" in response.json()["error"]["message"]
     fair = json.dumps({**GOOD, "user": "x" * 200_000}).encode()
@@ -232,6 +232,13 @@ def test_a_refused_connection_survives_a_server_shutdown(slot: FakeSlot) -> None
         assert read_response(sock).status == 400
         for connection in list(slot.server.server_state.connections):
             connection.shutdown()
+
+
+def test_the_body_limit_is_of_one_request() -> None:
+    with serve(FakeService(Limits(body_bytes=len(REQUEST) * 3 // 2))) as slot, connect(slot.port) as sock:
+        for _ in range(4):
+            sock.sendall(REQUEST)
+            assert read_response(sock).status == 200
 
 
 # ── too many ────────────────────────────────────────────────────────────────────────────────────────────────────────

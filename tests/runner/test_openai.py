@@ -371,7 +371,12 @@ def test_a_client_that_leaves_while_it_waits_for_the_engine(streamed: bool) -> N
 def test_a_client_that_leaves_with_another_request_behind_is_noticed() -> None:
     request = post(CHAT, json.dumps(GOOD).encode())
     with serve(FakeService(words=["x"] * 1000, pause=0.1)) as slot:
-        leave(slot, request + request, lambda: slot.service.active == 1)
+        with connect(slot.port) as sock:
+            sock.sendall(request)
+            eventually(lambda: slot.service.active == 1)
+            sock.sendall(request)
+            (connection,) = slot.server.server_state.connections
+            eventually(lambda: connection.conn.trailing_data[0])  # type: ignore[union-attr]
         eventually(lambda: slot.service.active == 0)
         assert len(slot.service.seen) == 1
 

@@ -1,4 +1,4 @@
-"""The spine with real engines on trained models: right answers over HTTP, swaps under traffic (L6), the shuffled twin."""
+"""Slots with real engines on trained models: right answers, swaps under traffic (L6), the shuffled twin."""
 
 from __future__ import annotations
 
