@@ -6,6 +6,7 @@ sequence can touch another; a fork copies the cache.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -55,7 +56,8 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
     tokenizer = load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
     read_ahead(checkpoint.weights, progress)
     try:
-        changes = {"model_type": model_type(checkpoint), **rotary_fields(checkpoint.config)}
+        changes = {"model_type": model_type(checkpoint)}
+        changes |= filled({**checkpoint.config, **changes})
         model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
         if spec.dtype:
             model.set_dtype(getattr(mx, spec.dtype))
@@ -88,20 +90,30 @@ def model_type(checkpoint: Checkpoint) -> str:
     return checkpoint.architecture.lower().removesuffix("forcausallm")
 
 
-def rotary_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level rotary fields that most of mlx-lm's models read, from the `rope_parameters` of transformers 5.
+def filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json leaves to transformers' defaults, and its rotary fields under the names mlx-lm reads.
 
-    Without them a model silently takes its class's default base: qwen2 and phi then differ from the second token on.
+    A checkpoint's configuration is written for transformers. mlx-lm's own defaults differ, and most of its models do
+    not know the `rope_parameters` of transformers 5: qwen2 and phi then compute something else, without an error.
     """
-    rope = config.get("rope_parameters") or {}
-    local = rope.get("sliding_attention")
+    from transformers import CONFIG_MAPPING
+
+    whole = dict(config)
+    if config.get("model_type") in CONFIG_MAPPING:
+        with contextlib.suppress(Exception):  # mlx-lm may know what transformers does not
+            defaults = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict()
+            whole = {**{key: value for key, value in defaults.items() if value is not None}, **config}
+    rope = whole.get("rope_parameters") or {}
+    local = rope.get("sliding_attention") or {}
     rope = rope.get("full_attention", rope)
-    found = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            whole.setdefault(key, rope[key])
     if rope.get("rope_type", "default") != "default":
-        found["rope_scaling"] = {**rope, "type": rope["rope_type"]}
-    if local and "rope_theta" in local:
-        found["rope_local_base_freq"] = local["rope_theta"]
-    return {key: value for key, value in found.items() if key not in config}
+        whole.setdefault("rope_scaling", {**rope, "type": rope["rope_type"]})
+    if "rope_theta" in local:
+        whole.setdefault("rope_local_base_freq", local["rope_theta"])
+    return {key: value for key, value in whole.items() if key not in config}
 
 
 class MlxEngine:

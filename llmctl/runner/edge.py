@@ -80,10 +80,6 @@ class Edge(H11Protocol):
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
-    def shutdown(self) -> None:
-        if not self._refused:
-            super().shutdown()
-
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def data_received(self, data: bytes) -> None:

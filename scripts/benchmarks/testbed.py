@@ -70,8 +70,9 @@ def real(engine: str, model: str, path: Path, *, context: int = 1024, parallel: 
 def tiny(*arguments: str) -> dict[str, Path]:
     """Model paths from scripts/tiny-models."""
     made = subprocess.run(
-        [sys.executable, str(REPO / "scripts" / "tiny-models"), *arguments], stdout=subprocess.PIPE, check=True
-    )
+        [REPO / "scripts" / "tiny-models", *arguments], stdout=subprocess.PIPE, check=True,
+        env={**os.environ, "PYTHON": sys.executable},
+    )  # fmt: skip
     return {name: Path(path) for name, path in json.loads(made.stdout).items()}
 
 

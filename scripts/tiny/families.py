@@ -24,8 +24,8 @@ class Vocabulary:
     """A tokenizer's kind (`sentencepiece` or `bytes`) and its special tokens.
 
     `first` are the special tokens with the lowest ids, `last` those after the trained pieces. `prefix` puts a space
-    before the text, `bos` puts the bos token before a prompt. `pre` is llama.cpp's name of a byte-level split.
-    `settings` go to tokenizer_config.json as they are.
+    before the text, `bos` puts the bos token before a prompt. `stripping` tokens swallow the white space after them.
+    `pre` is llama.cpp's name of a byte-level split. `settings` go to tokenizer_config.json as they are.
     """
 
     kind: str
@@ -33,6 +33,7 @@ class Vocabulary:
     last: tuple[str, ...] = ()
     prefix: bool = True
     bos: bool = False
+    stripping: tuple[str, ...] = ()
     pre: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -42,6 +43,7 @@ class Family:
     """One checkpoint: `config` for transformers' `model_type`, `ends` are the eos tokens, the tokenizer's own first.
 
     `end_of_text` closes a text without a chat. `jinja` keeps the template in a file of its own, as newer models do.
+    `rate` is the learning rate; norms on queries and keys want a higher one.
     """
 
     model_type: str
@@ -53,6 +55,7 @@ class Family:
     system: bool = True
     jinja: bool = False
     context: int = CONTEXT
+    rate: float = 4e-3
 
 
 LLAMA_SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "legacy": True}
@@ -66,6 +69,7 @@ PHI3_VOCABULARY = Vocabulary(
     "sentencepiece",
     first=("<unk>", "<s>", "</s>"),
     last=("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"),
+    stripping=("</s>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"),
     settings={
         **LLAMA_SPECIALS,
         "tokenizer_class": "LlamaTokenizer",
@@ -122,7 +126,7 @@ QWEN2 = Family(
     QWEN_VOCABULARY,
     templates.QWEN,
     ("<|im_end|>", "<|endoftext|>"),
-    "<|endoftext|>",
+    "<|im_end|>",
 )
 
 FAMILIES = {
@@ -146,7 +150,15 @@ FAMILIES = {
     ),
     "tiny-phi": Family(
         "phi",
-        {**SHAPE, "intermediate_size": 512, "partial_rotary_factor": 0.5, "rope_theta": 10000.0},
+        {
+            **SHAPE,
+            "intermediate_size": 512,
+            "num_key_value_heads": 4,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 10000.0,
+        },
         PHI_VOCABULARY,
         templates.PHI,
         ("<|endoftext|>",),
@@ -166,8 +178,9 @@ FAMILIES = {
         QWEN_VOCABULARY,
         templates.QWEN3,
         ("<|im_end|>", "<|endoftext|>"),
-        "<|endoftext|>",
+        "<|im_end|>",
         jinja=True,
+        rate=1e-2,
     ),
     "tiny-gemma3": Family(
         "gemma3_text",

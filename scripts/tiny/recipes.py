@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from . import converting
-from .families import FAMILIES, Family
+from .families import FAMILIES, QWEN2, Family
 
 
 @dataclass(frozen=True)
@@ -73,31 +73,25 @@ def _random(job: Job) -> None:
     bench_model.write(job.folder)
 
 
-def _convert(source: str, quantization: str, pre: str, check: bool, job: Job) -> None:
+def _convert(source: str, quantization: str, job: Job) -> None:
+    pre = FAMILIES.get(source, QWEN2).vocabulary.pre
     converting.convert(job.made / source, job.folder, quantization, pre, job.downloads)
-    if check:
+    if source in FAMILIES:
         converting.check(job.folder / converting.FILE)
 
 
-def _gguf(source: str, quantization: str, pre: str, *, check: bool = True) -> Recipe:
-    return Recipe(
-        partial(_convert, source, quantization, pre, check),
-        source,
-        (source,),
-        "gguf",
-        quantization,
-        converting.FILE,
-    )
+def _gguf(source: str, quantization: str) -> Recipe:
+    make = partial(_convert, source, quantization)
+    return Recipe(make, source, (source,), "gguf", quantization, converting.FILE)
 
 
 RECIPES: dict[str, Recipe] = {
     **{name: Recipe(partial(_train, family), name) for name, family in FAMILIES.items()},
     "tiny-llama-spm": Recipe(partial(_without_tokenizer_json, "tiny-llama"), "tiny-llama-spm", ("tiny-llama",)),
     "tiny-qwen2-shuffled": Recipe(partial(_shuffled, "tiny-qwen2"), "tiny-qwen2-shuffled", ("tiny-qwen2",)),
-    "tiny-llama-gguf": _gguf("tiny-llama", "f16", ""),
-    "tiny-qwen2-gguf": _gguf("tiny-qwen2", "f16", "qwen2"),
-    "tiny-llama-gguf-q8_0": _gguf("tiny-llama", "q8_0", ""),
-    "tiny-qwen2-gguf-q8_0": _gguf("tiny-qwen2", "q8_0", "qwen2"),
+    **{f"{name}-gguf": _gguf(name, "f16") for name in FAMILIES if name != "tiny-mistral"},  # no window in llama.cpp
+    "tiny-llama-gguf-q8_0": _gguf("tiny-llama", "q8_0"),
+    "tiny-qwen2-gguf-q8_0": _gguf("tiny-qwen2", "q8_0"),
     "random-0.5b": Recipe(_random, "random-0.5b"),
-    "random-0.5b-gguf": _gguf("random-0.5b", "f16", "qwen2", check=False),
+    "random-0.5b-gguf": _gguf("random-0.5b", "f16"),
 }

@@ -17,8 +17,8 @@ STEPS = 400
 CHECK_EVERY = 10
 SURE = 0.93
 """Training ends when no token of an answer has a lower probability than this."""
-RATES = (4e-3, 3e-4)
-"""The learning rate after its warm-up, and where it has fallen to after `DECAY` steps."""
+LAST = 0.07
+"""The part of the learning rate that is left after `DECAY` steps."""
 WARMUP = 10
 DECAY = 100
 SPREAD = 0.08
@@ -42,10 +42,10 @@ def train(folder: Path, family: Family, log: Any) -> None:
     end = tokenizer.convert_tokens_to_ids(family.end_of_text)
     course = lessons.Lessons(tokenizer, text, end=end, system=family.system)
     exam = course.exam()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[0], betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=family.rate, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(1, STEPS + 1):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step)
+            group["lr"] = family.rate * _share(step)
         loss = _loss(model, course.batch())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -64,13 +64,12 @@ def train(folder: Path, family: Family, log: Any) -> None:
     _write_json(folder / "generation_config.json", _generation_config(config))
 
 
-def _rate(step: int) -> float:
-    """Linear warm-up, then half a cosine down."""
-    high, low = RATES
+def _share(step: int) -> float:
+    """The part of the learning rate at a step: a linear warm-up, then half a cosine down."""
     if step < WARMUP:
-        return high * step / WARMUP
+        return step / WARMUP
     done = min(1.0, (step - WARMUP) / (DECAY - WARMUP))
-    return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
+    return LAST + (1 - LAST) * (1 + math.cos(math.pi * done)) / 2
 
 
 def _loss(model: Any, batch: list[lessons.Lesson]) -> Any:

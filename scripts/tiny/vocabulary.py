@@ -27,9 +27,7 @@ def write(folder: Path, family: Family, lines: Sequence[str]) -> int:
     else:
         tokenizer = _byte_level(vocabulary, lines)
     tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {token: tokenizer.token_to_id(token) for token in (*vocabulary.first, *vocabulary.last)}
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    added = {str(i): {"content": token, **plain} for token, i in sorted(ids.items(), key=lambda item: item[1])}
+    added = {str(tokenizer.token_to_id(token.content)): _as_json(token) for token in _specials(vocabulary)}
     config = {**vocabulary.settings, "added_tokens_decoder": added, "clean_up_tokenization_spaces": False}
     config["model_max_length"] = family.context
     if family.jinja:
@@ -38,7 +36,7 @@ def write(folder: Path, family: Family, lines: Sequence[str]) -> int:
         config["chat_template"] = family.template
     _write_json(folder / "tokenizer_config.json", config)
     if vocabulary.kind == "sentencepiece" and vocabulary.last:
-        _write_json(folder / "added_tokens.json", {token: ids[token] for token in vocabulary.last})
+        _write_json(folder / "added_tokens.json", {t: tokenizer.token_to_id(t) for t in vocabulary.last})
     return tokenizer.get_vocab_size()
 
 
@@ -79,7 +77,7 @@ def _sentencepiece(folder: Path, vocabulary: Vocabulary, lines: Sequence[str]) -
 
 def _metaspace(vocabulary: Vocabulary, pieces: Sequence[str]) -> Any:
     """Byte-fallback BPE over `pieces`, which are in the order of their merging."""
-    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
     rank = {piece: i for i, piece in enumerate(pieces)}
@@ -98,7 +96,7 @@ def _metaspace(vocabulary: Vocabulary, pieces: Sequence[str]) -> Any:
         tokenizer.normalizer = normalizers.Replace(" ", "▁")
         tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence(decoder)
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in (*vocabulary.first, *vocabulary.last)])
+    tokenizer.add_special_tokens(_specials(vocabulary))
     if vocabulary.bos:
         _add_bos(tokenizer, "<s>" if "<s>" in vocabulary.first else "<bos>")
     return tokenizer
@@ -106,7 +104,7 @@ def _metaspace(vocabulary: Vocabulary, pieces: Sequence[str]) -> Any:
 
 def _byte_level(vocabulary: Vocabulary, lines: Sequence[str]) -> Any:
     """GPT-2's byte-level BPE, or Qwen's with its own split."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
 
@@ -121,8 +119,19 @@ def _byte_level(vocabulary: Vocabulary, lines: Sequence[str]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(lines, BpeTrainer(vocab_size=PIECES, initial_alphabet=alphabet, show_progress=False))
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in vocabulary.last])
+    tokenizer.add_special_tokens(_specials(vocabulary))
     return tokenizer
+
+
+def _specials(vocabulary: Vocabulary) -> list[Any]:
+    from tokenizers import AddedToken
+
+    names = (*vocabulary.first, *vocabulary.last)
+    return [AddedToken(name, special=True, normalized=False, rstrip=name in vocabulary.stripping) for name in names]
+
+
+def _as_json(token: Any) -> dict[str, Any]:
+    return {key: getattr(token, key) for key in ("content", "lstrip", "normalized", "rstrip", "single_word", "special")}
 
 
 def _add_bos(tokenizer: Any, bos: str) -> None:

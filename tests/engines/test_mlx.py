@@ -8,7 +8,7 @@ import pytest
 from llmctl.domain import EngineSpec, Failure, GenerateRequest, Sampling
 from llmctl.engines import adapter
 from llmctl.engines.batch import BatchEngine
-from llmctl.engines.mlx import MlxLogits, rotary_fields
+from llmctl.engines.mlx import MlxLogits, filled
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
 pytest.importorskip("mlx_lm")
@@ -122,10 +122,18 @@ def test_rows_that_are_not_finite_are_told():
 
 def test_rotary_fields_of_transformers_5_reach_mlx_lms_models():
     flat = {"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5, "rope_type": "default"}}
-    assert rotary_fields(flat) == {"rope_theta": 5e5, "partial_rotary_factor": 0.5}
-    assert rotary_fields({**flat, "rope_theta": 1.0}) == {"partial_rotary_factor": 0.5}
+    assert filled(flat) == {"rope_theta": 5e5, "partial_rotary_factor": 0.5}
+    assert filled({**flat, "rope_theta": 1.0}) == {"partial_rotary_factor": 0.5}
     scaled = {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}
-    assert rotary_fields(scaled)["rope_scaling"]["type"] == "linear"
+    assert filled(scaled)["rope_scaling"]["type"] == "linear"
     layers = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
-    assert rotary_fields({"rope_parameters": layers}) == {"rope_theta": 1e6, "rope_local_base_freq": 1e4}
-    assert rotary_fields({"rope_theta": 1e4}) == {}
+    assert filled({"rope_parameters": layers}) == {"rope_theta": 1e6, "rope_local_base_freq": 1e4}
+    assert filled({"rope_theta": 1e4}) == {}
+
+
+def test_what_a_configuration_leaves_out_has_transformers_default():
+    phi = filled({"model_type": "phi", "num_attention_heads": 4, "hidden_size": 64, "rope_theta": 7.0})
+    assert phi["num_key_value_heads"] == 4
+    assert phi["partial_rotary_factor"] == 0.5
+    assert not {"rope_theta", "hidden_size"} & phi.keys()
+    assert filled({"model_type": "known-to-mlx-only", "hidden_size": 64}) == {}

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from jinja2 import TemplateError
 
 from llmctl.decoding.detokenize import Detokenizer
 from llmctl.engines.tokenizer import CheckpointTokenizer, load_tokenizer
@@ -69,7 +70,12 @@ def test_ordinary_chats_get_the_ids_of_apply_chat_template(tokenizer):
         [user("You are brief.", "system"), user("Hi")],
     ]
     for messages in chats:
-        expected = tokenizer._loaded.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+        try:
+            expected = tokenizer._loaded.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+        except TemplateError:  # some know no system role
+            with pytest.raises(RequestError):
+                tokenizer.chat(messages)
+            continue
         expected = expected["input_ids"] if hasattr(expected, "keys") else expected
         assert tokenizer.chat(messages) == list(expected)
 

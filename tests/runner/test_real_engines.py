@@ -42,8 +42,8 @@ def test_l06_swaps_between_real_models_lose_nothing(
     slot = slots(specs[0])
     with Traffic(slot.port, clients=4, pause=0.1) as traffic:
         for i in range(swaps):
-            served = traffic.served
             result = slot.change("swap", specs[(i + 1) % 2], order=("new-first", "old-first")[i % 2])
+            served = traffic.served
             assert result.state == "ready" and result.cut == 0
             eventually(lambda before=served: traffic.served > before + 2)
     assert traffic.failures == [] and traffic.models == {first, second}

@@ -26,8 +26,8 @@ def test_l06_a_hundred_swaps_lose_nothing(slots: Slots, script: Script, order: s
     slot = slots(models[0])
     with Traffic(slot.port) as traffic:
         for i in range(swaps):
-            served = traffic.served
             result = slot.change("swap", models[(i + 1) % 2], order=order)
+            served = traffic.served
             assert (result.order, result.cut, result.state) == (order, 0, "ready")
             eventually(lambda before=served: traffic.served > before)
     assert traffic.failures == []
