@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http
 import json
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,9 @@ from llmctl.runner.intake import Intake
 
 LINGER = 2.0  # seconds to go on reading after a refusal: closing with unread bytes would reset the answer away
 SPARE = 64  # connections over the limit that still get a 503 (and /health); more are cut at once
+log = logging.getLogger("llmctl.runner.http")
+log.setLevel(logging.ERROR)  # uvicorn warns of every malformed request: a client could fill the log
+
 SEND_BUFFER = 256 * 1024  # of the kernel, per connection
 
 
@@ -57,6 +61,7 @@ class Edge(H11Protocol):
         self.conn: Intake = Intake(self.limits)
         self.timeout_keep_alive = self.limits.keep_alive  # type: ignore[assignment]  # call_later takes a float
         self.app = _closing(self.app, self.drain)
+        self.logger = log
         self._refused = False
         self._last_byte = 0.0
         self._waiting: Callable[[], None] | None = None  # for the rest of a request; called when it does not come

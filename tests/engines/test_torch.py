@@ -119,7 +119,7 @@ def test_a_request_runs_to_the_end(tiny_models):
 
 
 @pytest.mark.models
-def test_a05_a_lone_surrogate_is_a_request_error(tiny_models):
+def test_a11_a_lone_surrogate_is_a_request_error(tiny_models):
     engine = ENGINE.load(spec(tiny_models["tiny-qwen2"]), lambda *_: None, print)
     for fields in ({"prompt": "a\ud800"}, {"messages": ({"role": "user", "content": "\udfff"},)}):
         with pytest.raises(RequestError):
