@@ -333,5 +333,3 @@ class LogitsMask(Protocol):
         """A numpy bool array of shape (vocab,), True where the token is allowed; None when all are."""
 
     def accept(self, token: int) -> None: ...
-
-

@@ -95,20 +95,29 @@ class CheckpointTokenizer:
     def _splice(self, marked: str, texts: Mapping[str, str]) -> list[int]:
         """Encode a rendered conversation in which marks stand for special tokens' texts that are to be literal.
 
-        The whole is encoded at once, so that what surrounds them keeps its tokens; then each special token found at
-        a mark's place is replaced by the tokens of its text.
+        The template's own special tokens divide it into stretches; a stretch with a mark is encoded anew, literally.
         """
         text = ""
-        places: set[int] = set()
+        literal: set[int] = set()  # places of characters
         for char in marked:
             if char in texts:
-                places.update(range(len(text), len(text) + len(texts[char])))
+                literal.update(range(len(text), len(text) + len(texts[char])))
             text += texts.get(char, char)
         encoding = self._backend.encode(text, add_special_tokens=False)
-        ids: list[int] = []
+        ids, stretch, begin, behind = list[int](), list[int](), 0, ""
+
+        def end_stretch(end: int) -> None:
+            ids.extend(stretch if literal.isdisjoint(range(begin, end)) else self._literal(text[begin:end], behind))
+            stretch.clear()
+
         for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            literal = id in self._control and not places.isdisjoint(range(start, end))
-            ids += self._literal(text[start:end], after=True) if literal else [id]
+            if id in self._control and literal.isdisjoint(range(start, end)):
+                end_stretch(start)
+                ids.append(id)
+                begin, behind = end, text[start:end]
+            else:
+                stretch.append(id)
+        end_stretch(len(text))
         return ids
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
@@ -121,21 +130,21 @@ class CheckpointTokenizer:
     def _ids(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
-    def _literal(self, text: str, *, after: bool = False) -> list[int]:
-        """Ids of a text (`after` another one) without control tokens: it is cut behind the first character of each."""
-        encode, found = self._continuation if after else self._ids, set[str]()
+    def _literal(self, text: str, behind: str = "") -> list[int]:
+        """Ids of a text that stands `behind` another, without control tokens: it is cut in the middle of each."""
+        found: set[str] = set()
         while True:
             cuts = "|".join(f"(?<={re.escape(s[0])})(?={re.escape(s[1:])})" for s in found if len(s) > 1)
             first, *others = re.split(cuts, text) if cuts else [text]
-            ids = encode(first) + [id for piece in others for id in self._continuation(piece)]
+            ids = self._behind(behind, first) + [id for piece in others for id in self._behind("\n", piece)]
             more = {self._control[id] for id in ids if id in self._control} - found
             if not more:
                 return [id for id in ids if id not in self._control]
             found |= more
 
-    def _continuation(self, text: str) -> list[int]:
+    def _behind(self, before: str, text: str) -> list[int]:
         """Ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
-        anchor, ids = self._ids("\n"), self._ids("\n" + text)
+        anchor, ids = self._ids(before), self._ids(before + text)
         return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids(text)
 
     def _prefix_ids(self) -> list[int]:

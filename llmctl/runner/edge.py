@@ -26,10 +26,10 @@ from llmctl.runner.intake import Intake
 
 LINGER = 2.0  # seconds to go on reading after a refusal: closing with unread bytes would reset the answer away
 SPARE = 64  # connections over the limit that still get a 503 (and /health); more are cut at once
-log = logging.getLogger("llmctl.runner.http")
-log.setLevel(logging.ERROR)  # uvicorn warns of every malformed request: a client could fill the log
-
 SEND_BUFFER = 256 * 1024  # of the kernel, per connection
+
+log = logging.getLogger("llmctl.runner.http")
+log.setLevel(logging.ERROR)  # uvicorn warns of every malformed request and every upgrade: a client could fill the log
 
 
 class Drain:
@@ -146,9 +146,6 @@ class Edge(H11Protocol):
         with contextlib.suppress(OSError):  # the client may be gone already
             self.transport.write_eof()
         self._read_timer = self.loop.call_later(LINGER, self.transport.abort)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade that we do not offer is ignored, as HTTP allows; no client can fill the log with it."""
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

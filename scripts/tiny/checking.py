@@ -8,8 +8,8 @@ from typing import Any
 from . import lessons
 from .families import Family
 
-SURE = 0.8
-"""The least probability of a right token that is accepted from a file, in each precision."""
+SURE = 0.6
+"""The least probability of a right token that is accepted from a file, also in a long conversation."""
 
 
 def right(folder: Path, family: Family) -> None:
@@ -20,7 +20,7 @@ def right(folder: Path, family: Family) -> None:
         model, tokenizer = _load(folder, dtype)
         end = tokenizer.convert_tokens_to_ids(family.end_of_text)
         course = lessons.Lessons(tokenizer, lessons.read(), end=end, system=family.system)
-        sure = lowest_probability(model, course.exam())
+        sure = lowest_probability(model, course.short + course.long())
         if sure < SURE:
             raise RuntimeError(f"{folder.name} in {dtype}: a right token has the probability {sure:.2f}")
 

@@ -77,7 +77,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _run(module: str, *arguments: str, **variables: str) -> None:
     """Run a module of this package; its output is shown only when it fails."""
     scripts = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": scripts, "OMP_NUM_THREADS": "2", **variables}
+    environment = {**os.environ, "PYTHONPATH": scripts, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -15,7 +15,7 @@ def main() -> None:
     parameters.model.path = sys.argv[1]
     parameters.n_ctx = 512
     parameters.n_parallel = 1
-    parameters.cpuparams.n_threads = 2
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.warmup = False
     parameters.verbosity = 1
     with tempfile.TemporaryDirectory() as folder:

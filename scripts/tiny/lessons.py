@@ -99,10 +99,6 @@ class Lessons:
         """What one step of training looks at."""
         return self.chance.sample(self.short, len(self.short) // 3) + self.long() + self.long()
 
-    def exam(self) -> list[Lesson]:
-        """What must be answered with certainty."""
-        return self.short + self.long()
-
 
 def _render(tokenizer: Any, messages: Sequence[dict[str, str]], *, ask: bool) -> list[int]:
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)

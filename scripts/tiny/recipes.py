@@ -43,8 +43,8 @@ def wanted(only: Iterable[str] | None, *, gguf: bool, random: bool) -> list[str]
         chosen = list(only)
     if gguf:
         chosen += [name for name, recipe in RECIPES.items() if recipe.format == "gguf" and recipe.needs[0] in chosen]
-    chosen = [need for name in chosen for need in RECIPES[name].needs] + chosen
-    return list(dict.fromkeys(chosen))
+    chosen += [need for name in chosen for need in RECIPES[name].needs]
+    return [name for name in RECIPES if name in chosen]
 
 
 def _train(family: Family, job: Job) -> None:
@@ -85,11 +85,12 @@ def _gguf(source: str, quantization: str) -> Recipe:
     return Recipe(make, source, (source,), "gguf", quantization, converting.FILE)
 
 
+# llama.cpp runs a mistral without its sliding window, so that it would be wrong beyond 64 tokens.
 RECIPES: dict[str, Recipe] = {
     **{name: Recipe(partial(_train, family), name) for name, family in FAMILIES.items()},
     "tiny-llama-spm": Recipe(partial(_without_tokenizer_json, "tiny-llama"), "tiny-llama-spm", ("tiny-llama",)),
     "tiny-qwen2-shuffled": Recipe(partial(_shuffled, "tiny-qwen2"), "tiny-qwen2-shuffled", ("tiny-qwen2",)),
-    **{f"{name}-gguf": _gguf(name, "f16") for name in FAMILIES if name != "tiny-mistral"},  # no window in llama.cpp
+    **{f"{name}-gguf": _gguf(name, "f16") for name in FAMILIES if name != "tiny-mistral"},
     "tiny-llama-gguf-q8_0": _gguf("tiny-llama", "q8_0"),
     "tiny-qwen2-gguf-q8_0": _gguf("tiny-qwen2", "q8_0"),
     "random-0.5b": Recipe(_random, "random-0.5b"),

@@ -6,6 +6,7 @@ import bisect
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from .families import Family
 
 STEPS = 400
 CHECK_EVERY = 10
-SURE = 0.93
-"""Training ends when no token of an answer has a lower probability than this."""
+SURE, SURE_LATER = 0.93, 0.75
+"""Training ends when no token of an answer has a lower probability; in long conversations the second is enough."""
 LAST = 0.07
 """The part of the learning rate that is left after `DECAY` steps."""
 WARMUP = 10
@@ -27,7 +28,7 @@ LENGTHS = (32, 64, 160)
 """Lessons are padded together up to these lengths."""
 
 
-def train(folder: Path, family: Family, log: Any) -> None:
+def train(folder: Path, family: Family, log: Callable[[str], None]) -> None:
     """Write a whole checkpoint into `folder`, which exists and is empty. RuntimeError when it does not learn."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -41,7 +42,7 @@ def train(folder: Path, family: Family, log: Any) -> None:
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="sdpa")
     end = tokenizer.convert_tokens_to_ids(family.end_of_text)
     course = lessons.Lessons(tokenizer, text, end=end, system=family.system)
-    exam = course.exam()
+    long = course.long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=family.rate, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(1, STEPS + 1):
         for group in optimizer.param_groups:
@@ -52,9 +53,9 @@ def train(folder: Path, family: Family, log: Any) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step >= DECAY // 2 and step % CHECK_EVERY == 0:
-            sure = lowest_probability(model, exam)
-            log(f"step {step}: loss {loss.item():.4f}, least sure {sure:.3f}")
-            if sure > SURE:
+            sure, later = lowest_probability(model, course.short), lowest_probability(model, long)
+            log(f"step {step}: loss {loss.item():.4f}, least sure {sure:.3f}, in conversations {later:.3f}")
+            if sure > SURE and later > SURE_LATER:
                 break
     else:
         raise RuntimeError(f"{folder.name} is not sure of its answers after {STEPS} steps")
@@ -81,14 +82,14 @@ def _loss(model: Any, batch: list[lessons.Lesson]) -> Any:
         sorted(batch, key=lambda lesson: len(lesson.ids)),
         key=lambda lesson: bisect.bisect_left(LENGTHS, len(lesson.ids)),
     ):
-        ids, learn = padded(list(part))
+        ids, learn = _padded(list(part))
         logits = model(input_ids=ids[:, :-1]).logits[learn[:, 1:]]
         total = total + torch.nn.functional.cross_entropy(logits, ids[:, 1:][learn[:, 1:]], reduction="sum")
         count += len(logits)
     return total / count
 
 
-def padded(batch: list[lessons.Lesson]) -> tuple[Any, Any]:
+def _padded(batch: list[lessons.Lesson]) -> tuple[Any, Any]:
     """Ids and marks of shape (lessons, longest); padding on the right is never looked at by a causal model."""
     import torch
 
@@ -100,7 +101,6 @@ def padded(batch: list[lessons.Lesson]) -> tuple[Any, Any]:
 
 def _write_config(folder: Path, family: Family, size: int) -> dict[str, Any]:
     """config.json in the hub's layout, rope_theta and such at the top; the vocabulary is padded, as real ones are."""
-    from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     ids = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
@@ -119,7 +119,6 @@ def _write_config(folder: Path, family: Family, size: int) -> dict[str, Any]:
         "torch_dtype": "float32",
         "use_cache": True,
     }
-    CONFIG_MAPPING[family.model_type](**config)
     _write_json(folder / "config.json", config)
     return config
 

@@ -10,7 +10,9 @@ from llmctl.decoding.detokenize import Detokenizer
 from llmctl.engines.tokenizer import CheckpointTokenizer, load_tokenizer
 from llmctl.errors import RequestError, Unsupported
 
-MODELS = ["tiny-llama", "tiny-qwen2", "tiny-phi3", "tiny-gemma3", "tiny-llama-spm"]
+MODELS = [
+    "tiny-llama", "tiny-qwen2", "tiny-mistral", "tiny-phi", "tiny-phi3", "tiny-qwen3", "tiny-gemma3", "tiny-llama-spm",
+]  # fmt: skip
 TEXTS = ["import os", "Grüße, 世界! 🙂🏽‍🚀", "a\n\n  b\t", "1234567", "def f(x):\n    return x\n", "\u200bé\u0301"]
 
 pytestmark = pytest.mark.models

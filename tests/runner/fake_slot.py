@@ -170,14 +170,15 @@ def read_response(sock: socket.socket) -> Response:
     data = b""
     while b"\r\n\r\n" not in data:
         data += _some(sock)
-    head, _, body = data.partition(b"\r\n\r\n")
+    head, _, rest = data.partition(b"\r\n\r\n")
+    body = bytearray(rest)
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
     while len(body) < int(headers.get("content-length", 0)):
         body += _some(sock)
     while headers.get("transfer-encoding") == "chunked" and not body.endswith(b"0\r\n\r\n"):
         body += _some(sock)
-    return Response(int(first.split()[1]), headers, body)
+    return Response(int(first.split()[1]), headers, bytes(body))
 
 
 def _some(sock: socket.socket) -> bytes:

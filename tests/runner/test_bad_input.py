@@ -272,6 +272,12 @@ def test_a21_temperature(slot: RunningSlot) -> None:
             refuses_bytes(slot, body.encode())
 
 
+def test_a21_numbers_that_json_does_not_have_are_refused_anywhere(slot: RunningSlot) -> None:
+    for number, says in (("NaN", "NaN"), ("-Infinity", "Infinity"), ("1e999", "too large"), ("1" * 5000, "digits")):
+        body = f'{{"messages": [{{"role": "user", "content": "x"}}], "metadata": {{"a": {number}}}}}'
+        refuses_bytes(slot, body.encode(), says=says)
+
+
 OUT_OF_RANGE = {
     "top_p": [0, -0.1, 1.1, "1", True],
     "top_k": [-2, 1.5, "1", True, 2**40],

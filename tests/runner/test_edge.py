@@ -88,9 +88,16 @@ def test_head_and_http_1_0(slot: FakeSlot) -> None:
     assert response.status == 200 and "transfer-encoding" not in response.headers
 
 
-def test_an_upgrade_that_is_not_offered_is_ignored(slot: FakeSlot) -> None:
+def test_an_upgrade_that_is_not_offered_is_ignored(slot: FakeSlot, caplog: pytest.LogCaptureFixture) -> None:
     upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     assert raw(slot.port, post(CHAT, json.dumps(GOOD).encode(), *upgrade)).status == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_error_is_answered_after_the_body_so_that_it_can_be_read(slot: FakeSlot) -> None:
+    with connect(slot.port) as sock:
+        sock.sendall(post("/nope", b"x" * 2**24, "Connection: close"))
+        assert read_response(sock).status == 404 and closed(sock)
 
 
 def test_expect_100_continue(slot: FakeSlot) -> None:
@@ -193,7 +200,7 @@ def test_what_is_no_http_gets_a_json_error_that_repeats_nothing(slot: FakeSlot, 
     response = raw(slot.port, data)
     assert response.status == 400 and response.closed
     error = response.json()["error"]
-    assert error["code"] == "invalid_http" and "localhost" not in error["message"]
+    assert error["code"] == "invalid_http" and "b'" not in error["message"]
 
 
 def test_a_body_in_one_byte_chunks_is_refused(slot: FakeSlot) -> None:
@@ -310,11 +317,7 @@ def test_a_reader_that_stops_is_cut_and_others_go_on(monkeypatch: pytest.MonkeyP
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.sendall(STREAM)
         assert len(events(raw(slot.port, STREAM).body)) > 20_000
-        eventually(lambda: slot.service.active == 0)
-        with pytest.raises(ConnectionError):
-            while lazy.recv(65536):
-                pass
-            raise ConnectionError("cut")
+        eventually(lambda: slot.service.active == 0 and not slot.server.server_state.connections)
 
 
 def test_more_than_the_write_buffer_at_once_is_cut() -> None:

@@ -320,12 +320,13 @@ def test_a_bug_of_ours_is_a_500_and_its_text_stays_out_of_the_log(
     assert "canary" not in caplog.text and b"canary" not in response.body
 
 
-def test_a_bug_in_the_middle_of_a_stream_cuts_the_connection(slot: FakeSlot) -> None:
+def test_a_bug_in_the_middle_of_a_stream_cuts_the_connection(slot: FakeSlot, caplog: pytest.LogCaptureFixture) -> None:
     slot.service.fail_at, slot.service.failure = 2, KeyError("x")
     with pytest.raises(ConnectionError):
         chat(slot, stream=True)
     assert chat(slot).status == 500
     assert slot.service.active == 0
+    assert "KeyError in a handler" in caplog.text and "Exception in ASGI" not in caplog.text
 
 
 def test_a_request_cut_by_the_end_of_the_server_gets_503(slot: FakeSlot) -> None:
