@@ -19,6 +19,7 @@ from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
 DTYPES = ("float32", "bfloat16", "float16")
+WINDOW_IGNORED = ("mistral",)  # mlx-lm computes full attention here: right only up to the window
 
 
 def check(spec: EngineSpec) -> None:
@@ -73,7 +74,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
         model=spec.model,
         engine="mlx",
         architecture=checkpoint.architecture,
-        context=min(spec.context, text.get("max_position_embeddings") or spec.context),
+        context=usable_context(spec, checkpoint, text),
         vocab=text.get("vocab_size") or tokenizer.vocab,
         parallel=spec.parallel,
         device="cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "gpu",
@@ -83,6 +84,14 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed"),
     )
     return MlxEngine(model, tokenizer, identity)
+
+
+def usable_context(spec: EngineSpec, checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
+    """The longest context that mlx-lm computes right for this model, at most the one asked for."""
+    limits = [config.get("max_position_embeddings")]
+    if model_type(checkpoint) in WINDOW_IGNORED:
+        limits.append(config.get("sliding_window"))
+    return min([spec.context, *(limit for limit in limits if limit)])
 
 
 def model_type(checkpoint: Checkpoint) -> str:

@@ -75,17 +75,13 @@ class Metrics:
         """An engine ended unasked."""
         self._restarts.inc()
 
-    def tokens_per_second(self) -> float:
-        """Generated tokens per second, over the last WINDOW seconds."""
-        return self._rate.per_second()
-
     def scrape(self, health: Mapping[str, Any], identity: Identity | None) -> bytes:
         """The text that Prometheus reads, with the slot's state of this moment."""
         self._active.set(health.get("active", 0))
         self._queued.set(health.get("queued", 0))
         self._ready.set(bool(health.get("ready")))
         self._memory.set(identity.memory_bytes if identity else 0)
-        self._speed.set(self.tokens_per_second())
+        self._speed.set(self._rate.per_second())
         return generate_latest(self.registry)
 
 

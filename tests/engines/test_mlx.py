@@ -137,3 +137,9 @@ def test_what_a_configuration_leaves_out_has_transformers_default():
     assert phi["partial_rotary_factor"] == 0.5
     assert not {"rope_theta", "hidden_size"} & phi.keys()
     assert filled({"model_type": "known-to-mlx-only", "hidden_size": 64}) == {}
+
+
+def test_a_window_that_mlx_lm_ignores_bounds_the_context(tiny_models):
+    """tiny-mistral's window is 64: past it mlx-lm, which attends to everything, would go wrong without an error."""
+    engine = ENGINE.load(spec(tiny_models["tiny-mistral"], context=512), lambda *a: None, lambda event: None)
+    assert engine.identity.context == 64

@@ -198,17 +198,3 @@ def raw(port: int, *pieces: bytes) -> Response:
         if response.headers.get("connection") == "close":
             response.closed = sock.recv(1) == b""
         return response
-
-
-def events(body: bytes) -> list[Any]:
-    """The JSON of an event stream; its [DONE] as a string."""
-    data = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
-    return [line if line == "[DONE]" else json.loads(line) for line in data]
-
-
-def eventually(what: Any) -> None:
-    """Until `what()` is true; fails after DEADLINE."""
-    end = time.monotonic() + DEADLINE
-    while not what():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)

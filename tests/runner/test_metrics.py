@@ -13,7 +13,8 @@ from llmctl.domain import Chunk, Usage
 from llmctl.runner import metrics
 from llmctl.runner.auth import Auth
 from llmctl.runner.metrics import Meter, Metrics, Rate
-from tests.runner.fake_slot import GOOD, FakeSlot, Response, connect, eventually, post, raw, serve
+from tests.conftest import eventually
+from tests.runner.fake_slot import GOOD, FakeSlot, Response, connect, post, raw, serve
 
 NAMES = {
     "llmctl_requests", "llmctl_requests_in_flight", "llmctl_active_requests", "llmctl_queue_depth",

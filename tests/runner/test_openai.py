@@ -14,16 +14,16 @@ import pytest
 from llmctl.domain import Chunk, GenerateRequest, Limits, Sampling, TokenLogprob
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.protocols import openai_answers
-from llmctl.runner.protocols.openai_answers import ChatAnswer
+from llmctl.runner.protocols.openai_answers import Answer, ChatAnswer, CompletionAnswer
 from llmctl.runner.protocols.openai_fields import read_chat, read_completion
+from tests.clients import sse
+from tests.conftest import eventually
 from tests.runner.fake_slot import (
     GOOD,
     FakeService,
     FakeSlot,
     Response,
     connect,
-    events,
-    eventually,
     post,
     raw,
     read_response,
@@ -64,7 +64,7 @@ def dechunk(body: bytes) -> bytes:
 
 def stream(response: Response) -> list[Any]:
     assert response.status == 200 and response.headers["content-type"].startswith("text/event-stream")
-    return events(dechunk(response.body))
+    return sse(dechunk(response.body).decode())
 
 
 # ── what reaches the engine ─────────────────────────────────────────────────────────────────────────────────────────
@@ -240,24 +240,25 @@ def test_what_waited_for_a_slow_reader_is_sent_as_one() -> None:
     answer = ChatAnswer(request, "alpha")
     answer.begin_events(False)
     chunks = [Chunk("id", i % 2, str(i)) for i in range(1000)] + [Chunk("id", 1, "!", finish="stop")]
-    found = events(answer.events(chunks))
+    found = sse(answer.events(chunks).decode())
     assert len(found) == 5
     assert found[3]["choices"][0]["delta"]["content"] == "".join(str(i) for i in range(1, 1000, 2)) + "!"
     few = chunks[: openai_answers.MERGE]
-    assert len(events(answer.events(few))) == openai_answers.MERGE
+    assert len(sse(answer.events(few).decode())) == openai_answers.MERGE
 
 
-def test_what_json_cannot_say_is_said_otherwise() -> None:
-    answer = ChatAnswer(GenerateRequest("id", logprobs=0), 'a"b')
+@pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
+def test_what_json_cannot_say_is_said_otherwise(kind: type[Answer]) -> None:
+    answer = kind(GenerateRequest("id", logprobs=0), 'a"b')
     answer.begin_events(False)
-    odd = '\u2028"\\\n\x00\ud800</script>'
-    inf = float("-inf")
-    data = answer.events(
-        [Chunk("id", 0, odd), Chunk("id", 0, "x", logprobs=(TokenLogprob("\ud800", 1, inf, (("y", 2, inf),)),))]
-    )
+    odd, inf = '\u2028"\\\n\x00\ud800</script>', float("-inf")
+    impossible = TokenLogprob("\ud800", 1, inf, (("y", 2, inf),))
+    data = answer.events([Chunk("id", 0, odd), Chunk("id", 0, "x", logprobs=(impossible,))])
     assert b"\n" not in data.replace(b"\n\n", b"") and b"Infinity" not in data
-    found = events(data)
-    assert found[1]["choices"][0]["delta"]["content"] == odd and found[0]["model"] == 'a"b'
+    found = sse(data.decode())
+    choices = [event["choices"][0] for event in found]
+    assert odd in [choice.get("text", choice.get("delta", {}).get("content")) for choice in choices]
+    assert found[0]["model"] == 'a"b'
 
 
 # ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,6 @@ from typing import Any
 
 from llmctl.domain import GenerateRequest, Sampling
 from llmctl.runner.protocols.checks import (
-    INT_MAX,
     Field,
     flag,
     integer,
@@ -58,7 +57,7 @@ def logit_bias(name: str, value: Any) -> tuple[tuple[int, float], ...]:
     if len(typed(name, value, dict, "an object")) > BIASES:
         raise wrong(name, f"at most {BIASES} entries are taken")
     for id in value:
-        if not (id.isascii() and id.isdigit() and len(id) <= 10 and int(id) <= INT_MAX):
+        if not (id.isascii() and id.isdigit() and len(id) <= 10):
             raise wrong(name, "keys must be token ids as decimal strings")
     bias = number(-100, 100)
     return tuple((int(id), bias(name, amount)) for id, amount in value.items())
