@@ -49,7 +49,8 @@ class Listener:
         self.state = ServerState()
         protocol = make_protocol(limits, self.drain_flag)
         self.config = uvicorn.Config(
-            app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            app, http=protocol, ws="none",
+            proxy_headers=False, lifespan="off", log_config=None, access_log=False, server_header=False,
             timeout_keep_alive=int(limits.keep_alive),
         )  # fmt: skip
         self.config.load()
