@@ -16,13 +16,20 @@ CGROUPS = Path("/sys/fs/cgroup")
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
+# How long a thread of GNU OpenMP (torch's and llama.cpp's) spins for its next piece of work. By its own default it spins
+# so long that a model which loads beside one that serves stops both: seconds without a token on two cores, against some
+# 50 ms with this. Less costs a lone engine its speed (0 a quarter, 1,000 one in twenty, this 2 or 3 %).
+SPIN = "1500"
+
+
 def detect() -> bool:
     return True
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """`base` for an engine: nothing is fetched, no accelerator is seen, and engines set their own thread counts."""
-    return {**offline(base), "CUDA_VISIBLE_DEVICES": ""}
+    """`base` for an engine: nothing is fetched, no accelerator is seen, engines set their own thread counts, and two
+    of them can share the cores (`SPIN`)."""
+    return {"GOMP_SPINCOUNT": SPIN, **offline(base), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def offline(base: Mapping[str, str]) -> dict[str, str]:

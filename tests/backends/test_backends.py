@@ -177,3 +177,8 @@ def test_get_and_detect(monkeypatch):
     assert backends.detect() == "cpu"
     monkeypatch.setattr(cuda, "detect", lambda: True)
     assert backends.detect() == "cuda"
+
+
+def test_engines_on_a_cpu_yield_their_cores_unless_the_operator_says_otherwise():
+    assert cpu.environment({})["GOMP_SPINCOUNT"] == cpu.SPIN
+    assert cpu.environment({"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
