@@ -16,9 +16,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
-# How long a thread of GNU OpenMP (torch's and llama.cpp's) spins for its next piece of work. By its own default it spins
-# so long that a model which loads beside one that serves stops both: seconds without a token on two cores, against some
-# 50 ms with this. Less costs a lone engine its speed (0 a quarter, 1,000 one in twenty, this 2 or 3 %).
+# How long a thread of GNU OpenMP (torch's and llama.cpp's) spins for its next piece of work. Its own default is so
+# long that a model loading beside one that serves stops both: seconds without a token on two cores, against some
+# 50 ms with this. Less costs a lone engine its speed: 0 a quarter, 1,000 one in twenty, this 2 or 3 %.
 SPIN = "1500"
 
 

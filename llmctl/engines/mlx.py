@@ -88,7 +88,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
 
 def usable_context(spec: EngineSpec, checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
     """The longest context that mlx-lm computes right for this model, at most the one asked for."""
-    limits = [config.get("max_position_embeddings")]
+    limits: list[int | None] = [config.get("max_position_embeddings")]
     if model_type(checkpoint) in WINDOW_IGNORED:
         limits.append(config.get("sliding_window"))
     return min([spec.context, *(limit for limit in limits if limit)])
