@@ -189,7 +189,8 @@ def mlx_recomputed(model, prompt, count):
 def test_mlx_with_cache_equals_full_recompute(tiny_models, name):
     pytest.importorskip("mlx_lm")
     engine = steps("mlx", tiny_models[name])
-    for id, prompt in prompts(engine.tokenizer, (1, 100)).items():
+    longest = min(100, engine.identity.context - NEW)  # mistral's window bounds its context in mlx
+    for id, prompt in prompts(engine.tokenizer, (1, longest)).items():
         assert answers(engine, [request(id, prompt)])[id, 0] == mlx_recomputed(engine._model, prompt, NEW)
 
 
