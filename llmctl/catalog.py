@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmctl import paths, tables
 from llmctl.domain import FORMATS, Probe
-from llmctl.errors import LlmctlError, Refused, UnknownName, nearest
+from llmctl.errors import LlmctlError, UnknownName, nearest
 from llmctl.tables import Table
 
 
@@ -20,7 +20,8 @@ from llmctl.tables import Table
 class Artifact:
     """One model in one format and quantization.
 
-    `source` is `org/repo[:file]` on the hub (None: made on this host). `path` is where it lies already, absolute.
+    `source` is `org/repo[:file]` on the hub (None: made on this host), `revision` a commit, tag or branch of it (None:
+    its main branch). `path` is where it lies already, absolute. `bytes` are its weights'.
     """
 
     format: str
@@ -28,6 +29,7 @@ class Artifact:
     source: str | None = None
     path: Path | None = None
     bytes: int | None = None
+    revision: str | None = None
 
     @property
     def folder(self) -> str:
@@ -48,29 +50,27 @@ class Model:
     allow_code: bool = False
     artifacts: tuple[Artifact, ...] = ()
 
-    def locate(self, artifact: Artifact, models_dir: Path) -> Path | None:
-        """Where `artifact` lies on this host: a folder, or the (first) .gguf file; None when it is not here."""
-        if artifact.path:
-            return _content(artifact.path, artifact.format)
-        return _content(models_dir / self.id / artifact.folder, artifact.format)
 
-    def present(self, models_dir: Path) -> list[tuple[Artifact, Path]]:
-        """The artifacts that lie on this host, in the catalog's order."""
-        found = [(artifact, self.locate(artifact, models_dir)) for artifact in self.artifacts]
-        return [(artifact, path) for artifact, path in found if path]
+@dataclass(frozen=True)
+class QualityLimit:
+    """What a quantization of `bits` per weight may lose, and what was seen (the lowest and highest of real ones).
 
-    def missing(self, host: str) -> Refused:
-        """The error for a model that is in the catalog but not on `host`."""
-        if any(artifact.source for artifact in self.artifacts):
-            return Refused(f"{self.id} is not on {host}", hint=f"llmctl pull {self.id} --host {host}", host=host)
-        return Refused(f"{self.id} is not on {host}", hint="scripts/quickstart makes the tiny models", host=host)
+    `max_kl` is the mean KL divergence in nats per token, `min_top1` the share of equal most likely tokens.
+    """
+
+    bits: int
+    max_kl: float
+    min_top1: float
+    seen_kl: tuple[float, float] | None = None
+    seen_top1: tuple[float, float] | None = None
 
 
 class Catalog:
     """All entries, found by any spelling: case, dots, dashes, underscores and an `org/` in front do not matter."""
 
-    def __init__(self, models: Iterable[Model]) -> None:
+    def __init__(self, models: Iterable[Model], quality: Iterable[QualityLimit] = ()) -> None:
         self.models: Mapping[str, Model] = {model.id: model for model in models}
+        self.quality: Mapping[int, QualityLimit] = {limit.bits: limit for limit in quality}
         self._ids: dict[str, set[str]] = {}
         self._spellings: dict[str, set[str]] = {}
         for model in self.models.values():
@@ -138,7 +138,7 @@ def _probe(table: Table) -> Probe:
 
 
 def _artifact(table: Table) -> Artifact:
-    table.only("format", "quantization", "source", "path", "bytes")
+    table.only("format", "quantization", "source", "revision", "path", "bytes")
     if "format" not in table.data:
         raise table.mistake(None, "an artifact needs a format", f"one of {', '.join(FORMATS)}")
     quantization, path = table.text("quantization", "").lower(), table.text("path")
@@ -153,13 +153,8 @@ def _artifact(table: Table) -> Artifact:
         source=table.text("source"),
         path=(table.path.parent / Path(path).expanduser()).absolute() if path else None,
         bytes=table.size("bytes"),
+        revision=table.text("revision"),
     )
-
-
-def _content(path: Path, format: str) -> Path | None:
-    if format == "gguf" and path.is_dir():
-        return next(iter(sorted(path.glob("*.gguf"))), None)
-    return path if path.exists() else None
 
 
 def _normal(name: str) -> str:

@@ -15,6 +15,7 @@ from llmctl.catalog import Catalog, Model
 from llmctl.config import Config, Profile, ProfileSlot
 from llmctl.domain import SlotSpec
 from llmctl.errors import ConfigError, UsageError
+from llmctl.models import store
 
 KEEP, LOAD, SWAP, EXTRA = "keep", "load", "swap", "extra"
 Running = Mapping[int, SlotSpec | None]
@@ -73,7 +74,7 @@ def _step(port: int, slot: ProfileSlot, spec: SlotSpec | None) -> Step:
 def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path) -> ProfileSlot:
     """What a profile must say to get `spec` again."""
     usual = {*model.aliases, model.id.replace(".", "-")}
-    of_path = {str(path): artifact.quantization for artifact, path in model.present(models_dir)}
+    of_path = {str(path): artifact.quantization for artifact, path in store.present(model, models_dir)}
     return ProfileSlot(
         port=port,
         model=spec.model,

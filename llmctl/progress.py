@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from llmctl.render import duration, size
+from llmctl.render.text import duration, size
 
 OnEvent = Callable[[dict[str, Any]], None]
 

@@ -9,6 +9,7 @@ import pytest
 from llmctl import catalog
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.errors import ConfigError, UnknownName, UsageError
+from llmctl.models import store
 
 
 @pytest.mark.parametrize(
@@ -86,18 +87,18 @@ def test_artifacts_are_found_by_path_and_by_folder(tmp_path: Path) -> None:
         Artifact("mlx", "4bit"),
     )
     model = Model("m", artifacts=artifacts)
-    assert model.present(tmp_path) == [(artifacts[0], own)]
+    assert store.present(model, tmp_path) == [(artifacts[0], own)]
     folder = tmp_path / "m" / "gguf-q4_k_m"
     folder.mkdir(parents=True)
-    assert model.locate(artifacts[1], tmp_path) is None
+    assert store.locate(model, artifacts[1], tmp_path) is None
     for part in ("b-00002-of-2.gguf", "b-00001-of-2.gguf"):
         (folder / part).touch()
-    assert model.locate(artifacts[1], tmp_path) == folder / "b-00001-of-2.gguf"
+    assert store.locate(model, artifacts[1], tmp_path) == folder / "b-00001-of-2.gguf"
 
 
 def test_a_missing_model_names_the_pull_line() -> None:
-    error = catalog.load().resolve("gpt-oss-20b").missing("local")
-    assert error.hint == "llmctl pull gpt-oss-20b --host local"
+    error = store.missing(catalog.load().resolve("gpt-oss-20b"), "local")
+    assert error.hint == "llmctl pull gpt-oss-20b"
 
 
 @pytest.mark.parametrize(

@@ -9,29 +9,32 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "llmctl"
 
-CORE = {"domain", "errors", "paths", "tables", "catalog", "config"}
+CORE = {"domain", "errors", "paths", "tables", "files", "processes", "catalog", "config"}
 MAY_IMPORT = {
     "domain": set(),
     "errors": set(),
     "paths": {"errors"},
     "tables": {"errors"},
+    "files": {"errors"},
+    "processes": set(),
     "catalog": {"domain", "errors", "paths", "tables"},
     "config": CORE,
     "envelope": {"errors"},
     "keys": CORE,
     "client": CORE,
-    "profiles": CORE,
+    "profiles": {"models.store", *CORE},
+    "jobs": {"jobs", *CORE},
     "backends": {"backends", *CORE},
     "decoding": {"decoding", "domain", "errors"},
     "engines": {"engines", "decoding", "backends", "domain", "errors"},
-    "models": {"models", "environments", "backends", *CORE},
+    "models": {"models", "jobs", "environments", "backends", *CORE},
     "slots": {"slots", "models", "backends", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "keys", *CORE},
     "runner.worker": {"runner.frames", "engines", "techniques", "domain", "errors"},
     "runner.frames": {"domain", "errors"},
-    "render": {"envelope", *CORE},
+    "render": {"render", "envelope", *CORE},
     "progress": {"render"},
-    "cli": {"cli", "progress", "envelope", "client", "keys", "profiles", "slots", "models", "backends", *CORE},
+    "cli": {"cli", "progress", "envelope", "client", "keys", "profiles", "jobs", "slots", "models", "backends", *CORE},
     "__main__": {"cli", "render", "envelope", "errors"},
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmctl.cli import ask, init, keys, models, profiles, serve, slots
+from llmctl.cli import ask, convert, init, jobs, keys, models, profiles, pull, registry, serve, slots
 from llmctl.cli.options import EVERYWHERE
 from llmctl.cli.session import Session
 
@@ -32,10 +32,12 @@ def common(
     ctx.obj = Session(json, yes, config_dir)
 
 
-for verbs in (init, slots, ask, serve):
+VERBS = (init, slots, ask, serve, pull, convert)
+NOUNS = {"models": models, "profile": profiles, "jobs": jobs, "registry": registry, "keys": keys}
+for verbs in VERBS:
     app.add_typer(verbs.app)
-for name, noun in {"models": models, "profile": profiles, "keys": keys}.items():
+for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
-for part in (init, slots, ask, serve, models, profiles, keys):
+for part in (*VERBS, *NOUNS.values()):
     for command in part.app.registered_commands:
         command.epilog = EVERYWHERE

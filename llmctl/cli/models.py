@@ -11,6 +11,7 @@ from llmctl.catalog import Model
 from llmctl.cli import options as o
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
+from llmctl.models import store
 
 app = typer.Typer(help="The models of the catalog.")
 
@@ -44,7 +45,7 @@ def show(ctx: typer.Context, model: o.Model) -> Answer:
 
 
 def _present(model: Model, session: Session) -> list[Any]:
-    return model.present(session.host().models(session.home))
+    return store.present(model, session.host().models(session.home))
 
 
 def _row(model: Model, session: Session) -> dict[str, Any]:

@@ -47,7 +47,17 @@ class Session:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return catalog.load(self.config.dir)
+        """The catalog, with the models of this host that it does not name."""
+        from llmctl.models import store
+
+        known = catalog.load(self.config.dir)
+        return store.with_local(known, self.models_dir)
+
+    @cached_property
+    def models_dir(self) -> Path:
+        """Where the models of the local host lie."""
+        local = (host for host in self.config.hosts.values() if host.transport == "local")
+        return next(local, Host("local")).models(self.home)
 
     @cached_property
     def folder(self) -> Path:

@@ -17,10 +17,10 @@ from typing import Any
 
 from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, build
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
+from llmctl.processes import ProcessId, memory_bytes
 from llmctl.runner import frames
 from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.streams import RequestStream
-from llmctl.slots.processes import ProcessId, memory_bytes
 
 PACKAGE_ROOT = Path(__file__).parents[2]
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")

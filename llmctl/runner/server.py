@@ -19,6 +19,8 @@ from typing import Any
 from llmctl import __version__, backends, keys
 from llmctl.domain import SlotSpec, build
 from llmctl.errors import LlmctlError, Refused
+from llmctl.files import take_lock
+from llmctl.processes import ProcessId
 from llmctl.runner import handover
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
@@ -30,9 +32,7 @@ from llmctl.runner.listener import Listener, bind
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.slot import Slot
 from llmctl.slots.admission import Ledger
-from llmctl.slots.files import take_lock
 from llmctl.slots.launch import server_argv
-from llmctl.slots.processes import ProcessId
 from llmctl.slots.state import Disabled, Launch, SlotFolder
 
 

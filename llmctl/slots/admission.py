@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.errors import DoesNotFit
-from llmctl.slots.files import locked, read_json, write_json
-from llmctl.slots.processes import ProcessId
+from llmctl.files import locked, read_json, write_json
+from llmctl.processes import ProcessId
 
 NEW_FIRST, OLD_FIRST = "new-first", "old-first"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, LoadFailed, Unreachable, from_dict
+from llmctl.files import locked
 from llmctl.slots import control
-from llmctl.slots.files import locked
 from llmctl.slots.state import Launch, SlotFolder
 
 START_TIMEOUT = 30.0

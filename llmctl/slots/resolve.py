@@ -12,7 +12,7 @@ from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import Refused, Unsupported, UsageError
-from llmctl.models import fit
+from llmctl.models import fit, store
 from llmctl.models.checkpoint import inspect
 
 DEFAULT_CONTEXT = 32768
@@ -48,7 +48,7 @@ def backend_of(host: Host) -> str:
 def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
     """The complete spec; Refused when the model is not on this host, Unsupported when no engine here runs it."""
     model = catalog.resolve(wish.model)
-    present = model.present(host.models(paths.home()))
+    present = store.present(model, host.models(paths.home()))
     if wish.quantization:
         present = [(a, p) for a, p in present if (a.quantization or "").casefold() == wish.quantization.casefold()]
     if not present:
@@ -63,14 +63,14 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
 
 
 def _absent(model: Model, host: Host, wish: Wish) -> Refused:
-    have = sorted({a.quantization for a, _ in model.present(host.models(paths.home())) if a.quantization})
+    have = sorted({a.quantization for a, _ in store.present(model, host.models(paths.home())) if a.quantization})
     if wish.quantization and have:
         return Refused(
             f"{model.id} is not on {host.name} as {wish.quantization}",
             hint=f"here it is as {', '.join(have)}",
             host=host.name,
         )
-    return model.missing(host.name)
+    return store.missing(model, host.name)
 
 
 def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, backend: str, wish: Wish) -> SlotSpec:

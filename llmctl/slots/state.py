@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.domain import EMPTY, Limits, SlotSpec, build
-from llmctl.slots.files import read_json, write_json
+from llmctl.files import read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
 from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
+from llmctl.processes import start_time
 from llmctl.slots import control
 from llmctl.slots.launch import ensure_server, held_down
-from llmctl.slots.processes import start_time
 from llmctl.slots.state import Disabled, Launch, SlotFolder, slot_ports
 
 OnEvent = Callable[[dict[str, Any]], None]

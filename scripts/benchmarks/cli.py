@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from llmctl.processes import memory_bytes
 from llmctl.slots import verbs
-from llmctl.slots.processes import memory_bytes
 from scripts.benchmarks import testbed
 from scripts.benchmarks.report import Row, row
 

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from llmctl.domain import SlotSpec
+from llmctl.processes import memory_bytes
 from llmctl.slots import verbs
-from llmctl.slots.processes import memory_bytes
 from scripts.benchmarks import testbed
 from tests.clients import Traffic
 

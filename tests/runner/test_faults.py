@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from llmctl import processes
 from llmctl.domain import Limits, Probe, SlotSpec
 from llmctl.errors import Busy, LlmctlError, Refused
-from llmctl.slots import processes, verbs
-from llmctl.slots.processes import ProcessId
+from llmctl.processes import ProcessId
+from llmctl.slots import verbs
 from llmctl.slots.state import Launch
 from tests.clients import chat, get, sse
 from tests.conftest import RunningSlot, eventually

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 from llmctl import domain
 from llmctl.domain import Chunk, EngineSpec, GenerateRequest, Identity, SlotSpec, Started, TokenLogprob, Usage
 from llmctl.errors import LlmctlError, RequestError
+from llmctl.processes import ProcessId
 from llmctl.runner.bring_up import Effects
 from llmctl.runner.slot import Slot
 from llmctl.runner.streams import RequestStream
-from llmctl.slots.processes import ProcessId
 from llmctl.slots.state import Disabled, SlotFolder
 
 HUNG = 10_000.0

@@ -56,7 +56,7 @@ def test_the_ledger_counts_other_slots_and_forgets_the_dead(tmp_path: Path, monk
     ledger.settle(second, 7 * GB, key)
     ledger.reserve(8102, 3 * GB, free=50 * GB, budget=10 * GB, resident=0)
     monkeypatch.setenv("LLMCTL_BOOT_ID", "another-boot")
-    from llmctl.slots import processes
+    from llmctl import processes
 
     processes.boot_id.cache_clear()
     try:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from llmctl import files
 from llmctl.errors import Busy, StateError
-from llmctl.slots import files
 
 
 def test_a_written_file_reads_back_and_is_private(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_state_survives_kill_9_while_it_is_written(tmp_path: Path) -> None:
     """A writer killed at any moment leaves a whole file (30 kills; in place, nearly all of them tear)."""
     path = tmp_path / "desired.json"
     code = (
-        "import sys, itertools; from pathlib import Path; from llmctl.slots.files import write_json\n"
+        "import sys, itertools; from pathlib import Path; from llmctl.files import write_json\n"
         "for i in itertools.count(): write_json(Path(sys.argv[1]), {'i': i, 'pad': 'x' * 200_000})"
     )
     for kill in range(30):

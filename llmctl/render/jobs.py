@@ -1,0 +1,7 @@
+"""What `llmctl jobs` shows."""
+
+from __future__ import annotations
+
+from llmctl.render.text import View
+
+VIEWS: dict[str, View] = {}

@@ -1,0 +1,46 @@
+"""What `llmctl profile` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmctl.render.slots import changed
+from llmctl.render.text import Table, View
+
+
+def _profiles(data: Mapping[str, Any]) -> str | Table:
+    if not data["profiles"]:
+        return "no profiles; llmctl init writes a first one"
+    rows = [
+        (p["name"], ", ".join(f"{s['port']} {s['model']}" for s in p["slots"]), p["description"])
+        for p in data["profiles"]
+    ]
+    return Table(("PROFILE", "SLOTS", "DESCRIPTION"), rows)
+
+
+def _profile(data: Mapping[str, Any]) -> Table:
+    keys = ("port", "model", "host", "engine", "quantization", "context", "parallel", "handle", "idle_unload", "order")
+    used = [key for key in keys if any(slot[key] not in (None, "auto") for slot in data["slots"])]
+    rows = [[str("-" if slot[key] is None else slot[key]) for key in used] for slot in data["slots"]]
+    return Table([key.upper() for key in used], rows)
+
+
+def _steps(data: Mapping[str, Any]) -> str | Table:
+    if "steps" not in data:
+        return "\n".join(map(changed, data["slots"])) or "nothing to do"
+    if not data["steps"]:
+        return "nothing to do"
+    rows = [
+        (str(step["port"]), step["action"], step["model"] or "-", step["current"] or "-", ", ".join(step["differs"]))
+        for step in data["steps"]
+    ]
+    return Table(("PORT", "ACTION", "MODEL", "NOW", "DIFFERS"), rows, right=("PORT",))
+
+
+VIEWS: dict[str, View] = {
+    "profile list": _profiles,
+    "profile show": _profile,
+    **dict.fromkeys(("profile diff", "profile load", "profile unload"), _steps),
+    "profile save": lambda data: f"{data['text']}→ {data['path']}",
+}

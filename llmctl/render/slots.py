@@ -1,0 +1,58 @@
+"""What the verbs of slots show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from llmctl.render.text import Table, View, duration, size
+
+
+def _status(data: Mapping[str, Any]) -> str | Table:
+    if not data["slots"]:
+        return "no slots; start one with: llmctl load 8101 MODEL"
+    rows = []
+    for slot in data["slots"]:
+        speed, since = slot["tokens_per_second"], slot["since"]
+        row = (
+            slot["host"],
+            str(slot["port"]),
+            slot["model"] or "-",
+            slot["engine"] or "-",
+            slot["state"],
+            size(slot["memory_bytes"] or None),
+            f"{speed:.1f}" if speed else "-",
+            duration(max(0.0, time.time() - since)) if since else "-",
+            ",".join(slot["handles"]) or "-",
+            slot["why"] or "",
+        )
+        rows.append(row)
+    headers = ["HOST", "PORT", "MODEL", "ENGINE", "STATE", "MEMORY", "TOK/S", "UP", "HANDLE", "WHY"]
+    shown = len(headers) if any(row[-1] for row in rows) else -1
+    return Table(headers[:shown], [row[:shown] for row in rows], right=("PORT", "MEMORY", "TOK/S", "UP"))
+
+
+def changed(data: Mapping[str, Any]) -> str:
+    """One line for load, swap, unload, restart, disable and enable."""
+    where = f"{data['host']}:{data['port']}"
+    parts = [f"{where}  {data['model'] or 'no model'}  {data['state']}"]
+    if data["previous"] not in (None, data["model"]):
+        parts.append(f"before: {data['previous']}")
+    if data["engine"]:
+        parts.append(data["engine"])
+    if data["order"] != "none":
+        parts.append(data["order"])
+    if data["seconds"]:
+        parts.append(f"in {duration(data['seconds'])}")
+    if data["cut"]:
+        parts.append(f"{data['cut']} requests cut at their time limit")
+    if data.get("saved"):
+        parts.append(f"saved in {data['saved']}")
+    return " · ".join(parts)
+
+
+VIEWS: dict[str, View] = {
+    "status": _status,
+    **dict.fromkeys(("load", "swap", "unload", "restart", "disable", "enable"), changed),
+}
