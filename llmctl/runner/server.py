@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import __version__, backends, keys
-from llmctl.domain import SlotSpec, build
+from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, Refused
 from llmctl.files import take_lock
 from llmctl.processes import ProcessId
@@ -30,10 +30,11 @@ from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.listener import Listener, bind
 from llmctl.runner.metrics import Metrics
+from llmctl.runner.server_verbs import verbs
 from llmctl.runner.slot import Slot
 from llmctl.slots.admission import Ledger
 from llmctl.slots.launch import server_argv
-from llmctl.slots.state import Disabled, Launch, SlotFolder
+from llmctl.slots.state import Launch, SlotFolder
 
 
 class Server:
@@ -73,7 +74,7 @@ class Server:
 
     async def start(self) -> None:
         """Answer on the control socket and the port, then bring up what is desired."""
-        self._control = await serve_control(self.folder.control, self.verbs())
+        self._control = await serve_control(self.folder.control, verbs(self))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
@@ -91,46 +92,10 @@ class Server:
         self.note("the slot server ends")
         self.folder.control.unlink(missing_ok=True)
 
-    def verbs(self) -> dict[str, Any]:
-        """The control socket's verbs."""
-        slot = self.slot
-
-        async def ping(args: Any, owner: str, on_event: Any) -> Any:
-            return {"version": __version__, "pid": os.getpid()}
-
-        async def status(args: Any, owner: str, on_event: Any) -> Any:
-            return {**slot.status(), "runner_pid": os.getpid(), "version": __version__}
-
-        async def change(args: Any, owner: str, on_event: Any) -> Any:
-            spec = SlotSpec.from_dict(args["spec"])
-            wait = args.get("lock_wait", 0.0)
-            return await slot.change(
-                spec, verb=args["verb"], order=args["order"], owner=owner, lock_wait=wait, on_event=on_event
-            )
-
-        async def unload(args: Any, owner: str, on_event: Any) -> Any:
-            return await slot.unload(owner=owner, lock_wait=args.get("lock_wait", 0.0), on_event=on_event)
-
-        async def restart(args: Any, owner: str, on_event: Any) -> Any:
-            return await slot.restart(owner=owner, lock_wait=args.get("lock_wait", 0.0), on_event=on_event)
-
-        async def disable(args: Any, owner: str, on_event: Any) -> Any:
-            return await slot.disable(build(Disabled, args), owner=owner, on_event=on_event)
-
-        async def enable(args: Any, owner: str, on_event: Any) -> Any:
-            return await slot.enable(owner=owner, on_event=on_event)
-
-        async def reexec(args: Any, owner: str, on_event: Any) -> Any:
-            await self.reexec(args.get("python") or sys.executable, owner)
-            return {"pid": os.getpid()}
-
-        async def stop(args: Any, owner: str, on_event: Any) -> Any:
-            self.note(f"stop by {owner}")
-            self.stopping.set()
-            return {"pid": os.getpid()}
-
-        verbs = (ping, status, change, unload, restart, disable, enable, reexec, stop)
-        return {verb.__name__: verb for verb in verbs}
+    def stop(self, owner: str) -> None:
+        """End as SIGTERM would."""
+        self.note(f"stop by {owner}")
+        self.stopping.set()
 
     # ── upgrade ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

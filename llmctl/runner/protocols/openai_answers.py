@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
@@ -16,7 +17,7 @@ LOWEST = -9999.0  # JSON has no -Infinity
 dump = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Answer:
+class Answer(ABC):
     """The answer to one request. What is the same in every event is made once: a chunk costs one quoted string."""
 
     prefix = object = chunk_object = ""
@@ -51,8 +52,9 @@ class Answer:
         ]
         return {**self._common, "object": self.object, "choices": choices, "usage": _show_usage(usage)}
 
+    @abstractmethod
     def _whole_text(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """What a whole choice holds."""
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,14 +101,16 @@ class Answer:
     def _opening(self, index: int) -> list[str]:
         return []
 
+    @abstractmethod
     def _delta(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """What an event's choice holds."""
 
     def _last_delta(self) -> dict[str, Any]:
         return self._delta("")
 
+    @abstractmethod
     def _show_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        raise NotImplementedError
+        """Logprobs in the protocol's shape; None when they were not asked for."""
 
 
 class ChatAnswer(Answer):

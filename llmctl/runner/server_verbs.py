@@ -1,0 +1,58 @@
+"""The control socket's verbs, in a table: what an operator's command does to the server of a port."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmctl import __version__
+from llmctl.domain import SlotSpec, build
+from llmctl.runner.control_server import Verb
+from llmctl.slots.state import Disabled
+
+if TYPE_CHECKING:
+    from llmctl.runner.server import Server
+
+
+def verbs(server: Server) -> dict[str, Verb]:
+    """Name → coroutine of (arguments, owner, on_event)."""
+    slot = server.slot
+
+    def wait(args: Mapping[str, Any]) -> float:
+        return float(args.get("lock_wait", 0.0))
+
+    async def ping(args: Any, owner: str, on_event: Any) -> Any:
+        return {"version": __version__, "pid": os.getpid()}
+
+    async def status(args: Any, owner: str, on_event: Any) -> Any:
+        return {**slot.status(), "runner_pid": os.getpid(), "version": __version__}
+
+    async def change(args: Any, owner: str, on_event: Any) -> Any:
+        spec = SlotSpec.from_dict(args["spec"])
+        return await slot.change(
+            spec, verb=args["verb"], order=args["order"], owner=owner, lock_wait=wait(args), on_event=on_event
+        )
+
+    async def unload(args: Any, owner: str, on_event: Any) -> Any:
+        return await slot.unload(owner=owner, lock_wait=wait(args), on_event=on_event)
+
+    async def restart(args: Any, owner: str, on_event: Any) -> Any:
+        return await slot.restart(owner=owner, lock_wait=wait(args), on_event=on_event)
+
+    async def disable(args: Any, owner: str, on_event: Any) -> Any:
+        return await slot.disable(build(Disabled, args), owner=owner, on_event=on_event)
+
+    async def enable(args: Any, owner: str, on_event: Any) -> Any:
+        return await slot.enable(owner=owner, on_event=on_event)
+
+    async def reexec(args: Any, owner: str, on_event: Any) -> Any:
+        await server.reexec(args.get("python") or sys.executable, owner)
+        return {"pid": os.getpid()}
+
+    async def stop(args: Any, owner: str, on_event: Any) -> Any:
+        server.stop(owner)
+        return {"pid": os.getpid()}
+
+    return {verb.__name__: verb for verb in (ping, status, change, unload, restart, disable, enable, reexec, stop)}
