@@ -91,11 +91,15 @@ class SlotSpec:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one slot server allows; all are overridable per slot. Sizes in bytes, times in seconds."""
+    """What one slot server allows; all are overridable per slot. Sizes in bytes, times in seconds.
+
+    `body_bytes` bounds one request's body, `bodies_bytes` those of all requests that are not answered yet.
+    """
 
     queue: int = 128
     queue_timeout: float = 120.0
     body_bytes: int = 32 * 2**20
+    bodies_bytes: int = 256 * 2**20
     header_bytes: int = 64 * 2**10
     header_timeout: float = 10.0
     body_timeout: float = 10.0

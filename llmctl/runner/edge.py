@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from llmctl.domain import Limits
 from llmctl.errors import RequestError
 from llmctl.runner.exchange import App, Receive, Scope, Send, error_headers, error_object
-from llmctl.runner.intake import Intake
+from llmctl.runner.intake import Bodies, Intake
 
 LINGER = 2.0  # seconds to go on reading after a refusal: closing with unread bytes would reset the answer away
 SPARE = 64  # connections over the limit that still get a 503 (and /health); more are cut at once
@@ -39,14 +39,18 @@ class Drain:
         self.draining = False
 
 
-def make_protocol(limits: Limits, drain: Drain | None = None) -> type[Edge]:
-    """The protocol class of one port, for uvicorn's `Config(http=…)`."""
+def make_protocol(
+    limits: Limits, drain: Drain | None = None, refused: Callable[[int], None] = lambda status: None
+) -> type[Edge]:
+    """The protocol class of one port, for uvicorn's `Config(http=…)`. `refused` is told each refusal's status."""
 
     class Protocol(Edge):
         pass
 
     Protocol.limits = limits
     Protocol.drain = drain or Drain()
+    Protocol.bodies = Bodies()
+    Protocol.refused = staticmethod(refused)
     return Protocol
 
 
@@ -55,10 +59,12 @@ class Edge(H11Protocol):
 
     limits: Limits
     drain: Drain
+    bodies: Bodies
+    refused: Callable[[int], None]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.conn: Intake = Intake(self.limits)
+        self.conn: Intake = Intake(self.limits, self.bodies)
         self.timeout_keep_alive = self.limits.keep_alive  # type: ignore[assignment]  # call_later takes a float
         self.app = _closing(self.app, self.drain)
         self.logger = log
@@ -83,6 +89,7 @@ class Edge(H11Protocol):
         self._wait_for(None)
         self._end_write_timer()
         self._unset_keepalive_if_required()
+        self.conn.forget_body()
         super().connection_lost(exc)
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,6 +140,7 @@ class Edge(H11Protocol):
         """Answer with `error` where no answer has begun, then close once the client had time to read it."""
         answerable = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
         self._refused = True
+        self.conn.forget_body()
         self._wait_for(None)
         self._unset_keepalive_if_required()
         if self.cycle and not self.cycle.response_complete:
@@ -141,11 +149,16 @@ class Edge(H11Protocol):
         if self.transport.is_closing():
             return
         if answerable:
+            self.refused(error.status)
             self.transport.write(_answer(error))
         self.flow.resume_reading()
         with contextlib.suppress(OSError):  # the client may be gone already
             self.transport.write_eof()
         self._read_timer = self.loop.call_later(LINGER, self.transport.abort)
+
+    def on_response_complete(self) -> None:
+        self.conn.forget_body()
+        super().on_response_complete()
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

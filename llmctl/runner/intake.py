@@ -13,12 +13,19 @@ PIECES = 4096  # body pieces after which their size matters: one-byte chunks cos
 SMALLEST_PIECE = 16
 
 
+class Bodies:
+    """The bytes of all requests' bodies on one port that are not answered yet."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
 class Intake(h11.Connection):
     """One connection. `why` is the last refusal; with `full` set it is one too many, and may ask for health only."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, bodies: Bodies) -> None:
         super().__init__(h11.SERVER, limits.header_bytes)
-        self.limits = limits
+        self.limits, self.bodies = limits, bodies
         self.full = False
         self.why = RequestError("")
         self._size = self._pieces = 0
@@ -27,7 +34,7 @@ class Intake(h11.Connection):
         try:
             event = super().next_event()
             if isinstance(event, h11.Request):
-                self._size = self._pieces = 0
+                self.forget_body()
                 self._check_head(event)
             elif isinstance(event, h11.Data):
                 self._check_body(event)
@@ -40,6 +47,11 @@ class Intake(h11.Connection):
         if event is h11.PAUSED and len(self.trailing_data[0]) <= self.limits.header_bytes:
             return h11.NEED_DATA  # keep reading behind a request in progress, to notice that the client goes away
         return event
+
+    def forget_body(self) -> None:
+        """The request is answered, or the connection has ended: nobody holds its body any more."""
+        self.bodies.bytes -= self._size
+        self._size = self._pieces = 0
 
     def _check_head(self, request: h11.Request) -> None:
         limits = self.limits
@@ -64,9 +76,15 @@ class Intake(h11.Connection):
 
     def _check_body(self, data: h11.Data) -> None:
         self._size += len(data.data)
+        self.bodies.bytes += len(data.data)
         self._pieces += 1
         if self._size > self.limits.body_bytes:
             raise self._body_too_large()
+        if self.bodies.bytes > self.limits.bodies_bytes:
+            raise RequestError(
+                f"requests of more than {self.limits.bodies_bytes >> 20} MiB together wait for their answers",
+                status=503, code="too_many_bodies", details={"retry_after": 1},
+            )  # fmt: skip
         if self._pieces > PIECES and self._size < self._pieces * SMALLEST_PIECE:
             raise _invalid(f"a body in chunks of less than {SMALLEST_PIECE} bytes")
 

@@ -43,11 +43,13 @@ def bind(address: str, port: int) -> socket.socket:
 class Listener:
     """Accepts on a socket that stays open when accepting stops: later connections wait in its backlog."""
 
-    def __init__(self, sock: socket.socket, app: App, limits: Limits) -> None:
+    def __init__(
+        self, sock: socket.socket, app: App, limits: Limits, refused: Callable[[int], None] = lambda status: None
+    ) -> None:
         self.sock, self.limits = sock, limits
         self.drain_flag = Drain()
         self.state = ServerState()
-        protocol = make_protocol(limits, self.drain_flag)
+        protocol = make_protocol(limits, self.drain_flag, refused)
         self.config = uvicorn.Config(
             app, http=protocol, ws="none",
             proxy_headers=False, lifespan="off", log_config=None, access_log=False, server_header=False,

@@ -49,6 +49,10 @@ class Metrics:
         self._in_flight.dec()
         self._requests.labels(route, str(status)).inc()
 
+    def refused(self, status: int) -> None:
+        """A request was refused before it had a route: too large, too slow, or no HTTP."""
+        self._requests.labels("none", str(status)).inc()
+
     def first_token(self, seconds: float, prompt_tokens: int) -> None:
         """A request got its first token."""
         self._first_token.observe(seconds)

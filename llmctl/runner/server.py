@@ -50,7 +50,8 @@ class Server:
         effects = Effects(self.spawn, self.reserve, self.ledger.release, self.ledger.settle, self.note)
         self.slot = Slot(folder, effects, self.metrics, keep=keep)
         auth = Auth(self.launch.bind, keys.read(folder.home), require_key=self.launch.require_key)
-        self.listener = Listener(sock, make_app(self.slot.traffic, auth, self.metrics), self.launch.limits)
+        app = make_app(self.slot.traffic, auth, self.metrics)
+        self.listener = Listener(sock, app, self.launch.limits, self.metrics.refused)
         self.stopping = asyncio.Event()
         self._control: asyncio.Server | None = None
 

@@ -123,7 +123,7 @@ def serve(service: FakeService | None = None, auth: Auth | None = None) -> Itera
     drain, metrics = Drain(), Metrics()
     sock = socket.create_server(("127.0.0.1", 0))
     app = make_app(service, auth or Auth("127.0.0.1", None), metrics)
-    protocol = make_protocol(service.limits, drain)
+    protocol = make_protocol(service.limits, drain, metrics.refused)
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})

@@ -286,6 +286,25 @@ def test_the_body_limit_is_of_one_request() -> None:
             assert read_response(sock).status == 200
 
 
+def test_the_bodies_of_all_requests_together_are_bounded() -> None:
+    body = json.dumps(GOOD).encode()
+    head = REQUEST[: -len(body)]
+    with serve(FakeService(Limits(bodies_bytes=2 * len(body)))) as slot, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect(slot.port)) for _ in range(2)]
+        for sock in held:
+            sock.sendall(REQUEST[:-1])  # all but the last byte: held, and not answered yet
+        eventually(lambda: len(slot.server.server_state.connections) == 2)
+        time.sleep(0.1)  # their bytes are read
+        response = raw(slot.port, REQUEST)
+        assert response.status == 503 and response.headers["retry-after"] == "1"
+        assert response.json()["error"]["code"] == "too_many_bodies"
+        held[0].sendall(REQUEST[-1:])
+        assert read_response(held[0]).status == 200
+        assert raw(slot.port, REQUEST).status == 200  # what was answered counts no more
+        held[1].close()
+        eventually(lambda: raw(slot.port, head + body).status == 200)
+
+
 # ── too many ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -60,6 +60,11 @@ def test_requests_and_tokens_are_counted(slot: FakeSlot) -> None:
     assert found["llmctl_ready"] == 1
 
 
+def test_what_the_edge_refuses_is_counted(slot: FakeSlot) -> None:
+    raw(slot.port, b"no http at all\r\n\r\n")
+    assert scraped(slot)['llmctl_requests_total{route="none",status="400"}'] == 1
+
+
 def test_s10_no_string_of_a_client_becomes_a_label(slot: FakeSlot) -> None:
     def series() -> set[str]:
         return set(scraped(slot))
