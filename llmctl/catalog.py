@@ -1,27 +1,50 @@
 """The models llmctl knows: id, aliases, licence, probe, artifacts; from `catalog.toml` and an optional `models.toml`.
 
-An entry of the models.toml beside hosts.toml replaces the shipped entry of the same id, or adds one.
+An entry of the models.toml beside hosts.toml replaces the shipped entry of the same id, or adds one. `catalog_file`
+reads the two.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from llmctl import paths, tables
-from llmctl.domain import FORMATS, Probe
-from llmctl.errors import LlmctlError, UnknownName, nearest
-from llmctl.tables import Table
+from llmctl.domain import Probe
+from llmctl.errors import UnknownName, nearest
+
+TIERS = (("small", 50), ("fast", 90), ("balanced", 140), ("high", 170))
+"""A tier, and the GB (10^9 bytes) of weights that it stays below; "high" includes its 170, what has more is "beyond"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What a model says of itself, and an artifact where its format differs.
+
+    `context` and `max_output` are tokens; `chat_template` is the path of a Jinja file or a name that the tokenizer knows
+    (None: the checkpoint's own); `stop_ids` end an answer besides the checkpoint's own; `load_timeout` is seconds.
+    """
+
+    context: int | None = None
+    max_output: int | None = None
+    licence: str | None = None
+    chat_template: str | None = None
+    chat_template_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    stop_ids: tuple[int, ...] = ()
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    load_timeout: float | None = None
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Traits):
     """One model in one format and quantization.
 
     `source` is `org/repo[:file]` on the hub (None: made on this host), `revision` a commit, tag or branch of it (None:
-    its main branch). `path` is where it lies already, absolute. `bytes` are its weights'.
+    its main branch). `path` is where it lies already, absolute. `bytes` are its weights': about, until it is pulled.
+    `handle` is the name of this very artifact, with engine and quantization in it, as registry.json has it.
     """
 
     format: str
@@ -30,25 +53,45 @@ class Artifact:
     path: Path | None = None
     bytes: int | None = None
     revision: str | None = None
+    handle: str | None = None
 
     @property
     def folder(self) -> str:
         """The name of its folder under `<models>/<id>/`."""
         return f"{self.format}-{self.quantization}" if self.quantization else self.format
 
+    @property
+    def tier(self) -> str | None:
+        """Its size as a word (TIERS); None when its bytes are not known."""
+        return None if self.bytes is None else tier(self.bytes)
+
 
 @dataclass(frozen=True)
-class Model:
-    """A catalog entry. `context` is the longest the model was made for, in tokens."""
+class Model(Traits):
+    """A catalog entry. `context` is the longest the model was made for, in tokens.
+
+    `env` pins packages of the environment it needs: {"transformers": "4.57.1"} or "4.57.*". `allow_code` lets its
+    author's code run.
+    """
 
     id: str
     aliases: tuple[str, ...] = ()
-    context: int | None = None
-    licence: str | None = None
     parameters: int | None = None
     probe: Probe = Probe()
     allow_code: bool = False
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
     artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def tier(self) -> str | None:
+        """The tier of its first artifact whose bytes are known: an entry names first what it is meant to run as."""
+        return next((artifact.tier for artifact in self.artifacts if artifact.bytes is not None), None)
+
+    def traits(self, artifact: Artifact | None = None) -> Traits:
+        """The model's traits, those of `artifact` over them."""
+        over = {f.name: getattr(artifact, f.name) for f in fields(Traits)} if artifact else {}
+        own = {f.name: getattr(self, f.name) for f in fields(Traits)}
+        return Traits(**{name: over.get(name) or value for name, value in own.items()})
 
 
 @dataclass(frozen=True)
@@ -74,16 +117,17 @@ class Catalog:
         self._ids: dict[str, set[str]] = {}
         self._spellings: dict[str, set[str]] = {}
         for model in self.models.values():
-            self._ids.setdefault(_normal(model.id), set()).add(model.id)
+            self._ids.setdefault(normal(model.id), set()).add(model.id)
             repos = {a.source.split(":")[0] for a in model.artifacts if a.source}
-            for spelling in (*model.aliases, *repos):
-                self._spellings.setdefault(_normal(spelling), set()).add(model.id)
+            handles = {a.handle for a in model.artifacts if a.handle}
+            for spelling in (*model.aliases, *repos, *handles):
+                self._spellings.setdefault(normal(spelling), set()).add(model.id)
 
     def resolve(self, name: str) -> Model:
         """The model that `name` means; UnknownName lists the candidates or the nearest spelling."""
         if name in self.models:
             return self.models[name]
-        key = _normal(name)
+        key = normal(name)
         ids = self._ids.get(key) or self._spellings.get(key) or set()
         if len(ids) == 1:
             return self.models[next(iter(ids))]
@@ -96,66 +140,18 @@ class Catalog:
 
 
 def load(config_dir: Path | None = None) -> Catalog:
-    """The shipped catalog, and the models.toml of `config_dir` over it."""
-    models = _read(Path(__file__).with_name("catalog.toml"))
-    if config_dir and (own := config_dir / "models.toml").exists():
-        models |= _read(own)
-    return Catalog(models.values())
+    """The shipped catalog, and the models.toml of `config_dir` over it; ConfigError names file and line."""
+    from llmctl import catalog_file  # it needs the nouns
+
+    return catalog_file.load(config_dir)
 
 
-def _read(path: Path) -> dict[str, Model]:
-    root = tables.read(path)
-    root.only("models")
-    entries = root.table("models")
-    return {name: _model(name, entries) for name in entries.data}
+def tier(weights: int) -> str:
+    """The word for that many bytes of weights."""
+    gigabytes = weights / 1e9
+    return next((name for name, top in TIERS if gigabytes < top or (name == "high" and gigabytes <= top)), "beyond")
 
 
-def _model(name: str, entries: Table) -> Model:
-    table = entries.table(name)
-    table.only("aliases", "context", "licence", "parameters", "probe", "allow_code", "artifacts")
-    try:
-        paths.check_name(name, "model")
-    except LlmctlError as error:
-        raise tables.blame(entries, name, error) from None
-    return Model(
-        id=name,
-        aliases=table.texts("aliases"),
-        context=table.integer("context"),
-        licence=table.text("licence"),
-        parameters=table.integer("parameters"),
-        probe=_probe(table.table("probe")),
-        allow_code=table.flag("allow_code"),
-        artifacts=tuple(_artifact(entry) for entry in table.tables("artifacts")),
-    )
-
-
-def _probe(table: Table) -> Probe:
-    table.only("prompt", "expect", "max_tokens")
-    usual = Probe()
-    return Probe(
-        table.text("prompt", usual.prompt), table.text("expect"), table.integer("max_tokens", usual.max_tokens)
-    )
-
-
-def _artifact(table: Table) -> Artifact:
-    table.only("format", "quantization", "source", "revision", "path", "bytes")
-    if "format" not in table.data:
-        raise table.mistake(None, "an artifact needs a format", f"one of {', '.join(FORMATS)}")
-    quantization, path = table.text("quantization", "").lower(), table.text("path")
-    if quantization:
-        try:
-            paths.check_name(quantization, "quantization")
-        except LlmctlError as error:
-            raise tables.blame(table, "quantization", error) from None
-    return Artifact(
-        format=table.one_of("format", FORMATS, ""),
-        quantization=quantization or None,
-        source=table.text("source"),
-        path=(table.path.parent / Path(path).expanduser()).absolute() if path else None,
-        bytes=table.size("bytes"),
-        revision=table.text("revision"),
-    )
-
-
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """What all spellings of a name have in common."""
     return re.sub(r"[\s._-]+", "-", name.rsplit("/", 1)[-1].strip().lower())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -62,6 +63,13 @@ class Table:
         value = self._typed(key, int, "a whole number", default)
         if key in self.data and value < 1:
             raise self.mistake(key, f"must be 1 or more, not {value}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """A finite number, 0 or more."""
+        value = self._typed(key, (int, float), "a number", default)
+        if key in self.data and not 0 <= value < math.inf:
+            raise self.mistake(key, f"must be 0 or more, not {value}")
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:

@@ -1,0 +1,185 @@
+"""Reads catalog.toml and models.toml into the nouns of `catalog`; a mistake is a ConfigError with file, line and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from llmctl import paths, tables
+from llmctl.catalog import Artifact, Catalog, Model, QualityLimit, Traits, normal
+from llmctl.domain import FORMATS, Probe
+from llmctl.errors import LlmctlError
+from llmctl.tables import Table
+
+SHIPPED = Path(__file__).with_name("catalog.toml")
+TRAITS = tuple(f.name for f in fields(Traits))
+COMMIT = re.compile(r"[0-9a-f]{40}")
+PIN = re.compile(r"\d+(\.\w+)*(\.\*)?")
+SOURCE = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^:\s]+)?", re.ASCII)
+
+
+def load(config_dir: Path | None) -> Catalog:
+    """The shipped catalog, and the models.toml of `config_dir` over it."""
+    models, quality = _read(SHIPPED)
+    if config_dir and (own := config_dir / "models.toml").exists():
+        own_models, own_quality = _read(own)
+        models, quality = models | own_models, quality | own_quality
+    _distinct(models)
+    return Catalog((model for model, _ in models.values()), quality.values())
+
+
+def _read(path: Path) -> tuple[dict[str, tuple[Model, Table]], dict[int, QualityLimit]]:
+    root = tables.read(path)
+    root.only("models", "quality")
+    entries = root.table("models")
+    models = {name: (_model(name, entries), entries.table(name)) for name in entries.data}
+    limits = [_limit(table) for table in root.tables("quality")]
+    return models, {limit.bits: limit for limit in limits}
+
+
+def _distinct(models: Mapping[str, tuple[Model, Table]]) -> None:
+    """An id is immutable and unique under every spelling: no other id and no alias may mean it too."""
+    ids: dict[str, str] = {}
+    for name, (_, table) in models.items():
+        other = ids.setdefault(normal(name), name)
+        if other != name:
+            hint = f'[models."{other}"] replaces that entry'
+            raise table.mistake(None, f"{name!r} is another spelling of the model {other!r}", hint)
+    for name, (model, table) in models.items():
+        for alias in model.aliases:
+            other = ids.get(normal(alias), name)
+            taken, hint = models[other][1], f'take another id, or replace the entry [models."{name}"]'
+            if other != name and taken.path != SHIPPED and table.path == SHIPPED:
+                raise taken.mistake(None, f"{other!r} is an alias of the shipped model {name!r}", hint)
+            if other != name:
+                raise table.mistake("aliases", f"{alias!r} is the id of another model", "an id is immutable")
+
+
+def _model(name: str, entries: Table) -> Model:
+    table = entries.table(name)
+    table.only("aliases", "parameters", "probe", "allow_code", "env", "artifacts", *TRAITS)
+    try:
+        paths.check_name(name, "model")
+    except LlmctlError as error:
+        raise tables.blame(entries, name, error) from None
+    allow_code = table.flag("allow_code")
+    return Model(
+        id=name,
+        aliases=table.texts("aliases"),
+        parameters=table.integer("parameters"),
+        probe=_probe(table.table("probe")),
+        allow_code=allow_code,
+        env=_env(table.table("env")),
+        artifacts=tuple(_artifact(entry, allow_code) for entry in table.tables("artifacts")),
+        **_traits(table),
+    )
+
+
+def _traits(table: Table) -> dict[str, Any]:
+    return {
+        "context": table.integer("context"),
+        "max_output": table.integer("max_output"),
+        "licence": table.text("licence"),
+        "chat_template": _template(table),
+        "chat_template_args": table.table("chat_template_args").data,
+        "stop_ids": _stop_ids(table),
+        "tool_parser": table.text("tool_parser"),
+        "reasoning_parser": table.text("reasoning_parser"),
+        "load_timeout": table.seconds("load_timeout"),
+    }
+
+
+def _template(table: Table) -> str | None:
+    """A name as it is, the path of a Jinja file made absolute."""
+    text: str | None = table.text("chat_template")
+    if text is None or not ("/" in text or text.endswith(".jinja")):
+        return text
+    path = (table.path.parent / Path(text).expanduser()).absolute()
+    if not path.is_file():
+        raise table.mistake("chat_template", f"there is no file {path}")
+    return str(path)
+
+
+def _stop_ids(table: Table) -> tuple[int, ...]:
+    ids = table.data.get("stop_ids", [])
+    if not isinstance(ids, list) or not all(type(id) is int and id >= 0 for id in ids):
+        raise table.mistake("stop_ids", f"must be a list of token ids, not {ids!r}")
+    return tuple(ids)
+
+
+def _probe(table: Table) -> Probe:
+    table.only("prompt", "expect", "max_tokens")
+    usual = Probe()
+    return Probe(
+        table.text("prompt", usual.prompt), table.text("expect"), table.integer("max_tokens", usual.max_tokens)
+    )
+
+
+def _env(table: Table) -> dict[str, str]:
+    pins = {name: table.text(name) for name in table.data}
+    for name, pin in pins.items():
+        if not PIN.fullmatch(pin):
+            raise table.mistake(name, f"{pin!r} is no pin", 'a version like "4.57.1" or "4.57.*"')
+    return pins
+
+
+def _artifact(table: Table, allow_code: bool) -> Artifact:
+    table.only("format", "quantization", "source", "revision", "path", "bytes", "handle", *TRAITS)
+    if "format" not in table.data:
+        raise table.mistake(None, "an artifact needs a format", f"one of {', '.join(FORMATS)}")
+    quantization, path = table.text("quantization", "").lower(), table.text("path")
+    source, revision = table.text("source"), table.text("revision")
+    for key, name in (("quantization", quantization), ("handle", table.text("handle"))):
+        if name:
+            _checked(table, key, name)
+    if source and not SOURCE.fullmatch(source):
+        raise table.mistake("source", f"{source!r} is no source", '"org/repo" or "org/repo:file.gguf"')
+    format = table.one_of("format", FORMATS, "")
+    if allow_code and source and format != "gguf" and not COMMIT.fullmatch(revision or ""):
+        raise table.mistake(
+            "revision", "with allow_code, the code that may run must be pinned: a commit of 40 hex digits",
+            f"revision = the commit that you have read, of https://huggingface.co/{source}/commits/main",
+        )  # fmt: skip
+    return Artifact(
+        format=format,
+        quantization=quantization or None,
+        source=source,
+        path=(table.path.parent / Path(path).expanduser()).absolute() if path else None,
+        bytes=table.size("bytes"),
+        revision=revision,
+        handle=table.text("handle"),
+        **_traits(table),
+    )
+
+
+def _checked(table: Table, key: str, name: str) -> None:
+    try:
+        paths.check_name(name, key)
+    except LlmctlError as error:
+        raise tables.blame(table, key, error) from None
+
+
+def _limit(table: Table) -> QualityLimit:
+    table.only(*(f.name for f in fields(QualityLimit)))
+    for key in ("bits", "max_kl", "min_top1"):
+        if key not in table.data:
+            raise table.mistake(None, f"a quality limit needs {key}")
+    return QualityLimit(
+        bits=table.integer("bits"),
+        max_kl=table.number("max_kl"),
+        min_top1=table.number("min_top1"),
+        seen_kl=_pair(table, "seen_kl"),
+        seen_top1=_pair(table, "seen_top1"),
+    )
+
+
+def _pair(table: Table, key: str) -> tuple[float, float] | None:
+    value = table.data.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(item) in (int, float) for item in value):
+        raise table.mistake(key, f"must be [lowest, highest], not {value!r}")
+    return float(value[0]), float(value[1])
