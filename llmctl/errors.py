@@ -6,10 +6,14 @@
     │   └── UnknownName         2   no such model, profile, host or port; lists the nearest
     ├── Refused                 1   llmctl will not do it (does not fit, foreign port, unsupported)
     │   ├── DoesNotFit          1   admission: the numbers are in `details`
+    │   ├── NoSpace             1   the disk is too small; needed and free bytes are in `details`
     │   ├── Unsupported         1   this engine cannot run this model
     │   └── BadCheckpoint       1   a model's files are missing, truncated or malformed
+    ├── HubError                1   the model hub said no; `code` says how (gated, no_repo, rate_limited, …)
     ├── Busy                    1   another operator or a swap holds the slot
     ├── LoadFailed              1   a model did not come up; `details["log"]` holds its last lines
+    ├── ConversionFailed        1   a converter ended without a result; `details["log"]` holds its last lines
+    ├── QualityFailed           1   a converted model lost more than its limit allows; the figures are in `details`
     ├── StateError              1   a state file cannot be trusted
     ├── Unreachable             4   nothing answers there
     └── RequestError            1   a client's request is wrong (HTTP status in `status`)
@@ -89,6 +93,12 @@ class DoesNotFit(Refused):
     code = "does_not_fit"
 
 
+class NoSpace(Refused):
+    """A disk has no room for it; `details` holds the needed and free bytes and the path."""
+
+    code = "no_space"
+
+
 class Unsupported(Refused):
     """No engine here runs this architecture, format or tokenizer."""
 
@@ -101,6 +111,18 @@ class BadCheckpoint(Refused):
     code = "bad_checkpoint"
 
 
+class HubError(LlmctlError):
+    """The model hub refused; `code` is gated, no_repo, no_revision, no_file, unauthorized, rate_limited, hub_down,
+    hub_answer (what it sent makes no sense) or corrupt (its bytes do not have its hash)."""
+
+    code = "hub"
+
+    def __init__(self, message: str, *, code: str | None = None, **kw: Any) -> None:
+        super().__init__(message, **kw)
+        if code:
+            self.code = code
+
+
 class Busy(LlmctlError):
     """Someone else is changing this slot; `details["owner"]` names them."""
 
@@ -111,6 +133,18 @@ class LoadFailed(LlmctlError):
     """A model did not become ready; `details["log"]` holds the engine's last lines."""
 
     code = "load_failed"
+
+
+class ConversionFailed(LlmctlError):
+    """A converter ended without a result; `details["log"]` holds its last lines."""
+
+    code = "conversion_failed"
+
+
+class QualityFailed(LlmctlError):
+    """A converted model lost more than its limit allows; `details` holds the figures and where it lies."""
+
+    code = "quality_failed"
 
 
 class StateError(LlmctlError):
