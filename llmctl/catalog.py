@@ -16,14 +16,14 @@ from llmctl.domain import Probe
 from llmctl.errors import UnknownName, nearest
 
 TIERS = (("small", 50), ("fast", 90), ("balanced", 140), ("high", 170))
-"""A tier, and the GB (10^9 bytes) of weights that it stays below; "high" includes its 170, what has more is "beyond"."""
+"""A tier, and the GB (10^9 bytes) of weights that it stays below; "high" includes its 170, what is more is "beyond"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
     """What a model says of itself, and an artifact where its format differs.
 
-    `context` and `max_output` are tokens; `chat_template` is the path of a Jinja file or a name that the tokenizer knows
+    `context` and `max_output` are tokens; `chat_template` is the path of a Jinja file or a name that the tokenizer has
     (None: the checkpoint's own); `stop_ids` end an answer besides the checkpoint's own; `load_timeout` is seconds.
     """
 

@@ -1,4 +1,4 @@
-"""Reads catalog.toml and models.toml into the nouns of `catalog`; a mistake is a ConfigError with file, line and key."""
+"""Reads catalog.toml and models.toml into the nouns of `catalog`; a ConfigError names file, line and key."""
 
 from __future__ import annotations
 
@@ -167,6 +167,8 @@ def _limit(table: Table) -> QualityLimit:
     for key in ("bits", "max_kl", "min_top1"):
         if key not in table.data:
             raise table.mistake(None, f"a quality limit needs {key}")
+    if table.number("min_top1") > 1:
+        raise table.mistake("min_top1", "is a share: 0 to 1")
     return QualityLimit(
         bits=table.integer("bits"),
         max_kl=table.number("max_kl"),

@@ -12,7 +12,7 @@ from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import Refused, Unsupported, UsageError
-from llmctl.models import fit, store
+from llmctl.models import fit, pins, store
 from llmctl.models.checkpoint import inspect
 
 DEFAULT_CONTEXT = 32768
@@ -74,13 +74,18 @@ def _absent(model: Model, host: Host, wish: Wish) -> Refused:
 
 
 def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, backend: str, wish: Wish) -> SlotSpec:
+    if unmet := pins.unmet(model.env):
+        raise Unsupported(
+            f"{model.id} needs {', '.join(unmet)}, and this version has one environment for all models",
+            hint=f'install these packages here, or change env in [models."{model.id}"] of models.toml',
+        )
     found = inspect(path)
     if found.needs_code and not model.allow_code:
         raise Unsupported(
             f"{model.id} at {path} would run code of its author: {', '.join(found.needs_code)}",
             hint=f'if you trust it, set allow_code = true in [models."{model.id}"] of models.toml',
         )
-    longest = min(n for n in (found.context, model.context, 2**31) if n)
+    longest = min(n for n in (found.context, model.traits(artifact).context, 2**31) if n)
     context = wish.context or min(longest, DEFAULT_CONTEXT)
     if context > longest:
         raise UsageError(f"{model.id} has a context of {longest} tokens, not {context}", hint=f"--context {longest}")

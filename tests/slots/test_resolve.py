@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,15 @@ def test_a_model_that_is_not_here_names_the_pull(tmp_path: Path) -> None:
     with pytest.raises(LlmctlError, match="is not on local") as caught:
         resolve(catalog(tmp_path, artifacts=artifacts), HOST, Wish("mine"))
     assert str(caught.value.hint).startswith("llmctl pull my-model.v1")
+
+
+def test_a_model_that_pins_other_packages_is_refused_by_their_names(checkpoint: Path) -> None:
+    with pytest.raises(Unsupported, match=r"needs pytest 0\.1 \(here: ") as caught:
+        resolve(catalog(checkpoint, env={"pytest": "0.1"}), HOST, Wish("mine"))
+    assert caught.value.hint
+    assert resolve(catalog(checkpoint, env={"pytest": metadata.version("pytest")}), HOST, Wish("mine"))
+
+
+def test_an_artifact_may_have_a_context_of_its_own(checkpoint: Path) -> None:
+    artifacts = (Artifact("safetensors", "f32", path=checkpoint, context=256),)
+    assert resolve(catalog(checkpoint, artifacts=artifacts), HOST, Wish("mine")).engine.context == 256
