@@ -44,7 +44,7 @@ class Artifact(Traits):
 
     `source` is `org/repo[:file]` on the hub (None: made on this host), `revision` a commit, tag or branch of it (None:
     its main branch). `path` is where it lies already, absolute. `bytes` are its weights': about, until it is pulled.
-    `handle` is the name of this very artifact, with engine and quantization in it, as registry.json has it.
+    `names` are names of this very artifact, engine and quantization in them, the one of registry.json first.
     """
 
     format: str
@@ -53,7 +53,7 @@ class Artifact(Traits):
     path: Path | None = None
     bytes: int | None = None
     revision: str | None = None
-    handle: str | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -119,8 +119,8 @@ class Catalog:
         for model in self.models.values():
             self._ids.setdefault(normal(model.id), set()).add(model.id)
             repos = {a.source.split(":")[0] for a in model.artifacts if a.source}
-            handles = {a.handle for a in model.artifacts if a.handle}
-            for spelling in (*model.aliases, *repos, *handles):
+            names = {name for a in model.artifacts for name in a.names}
+            for spelling in (*model.aliases, *repos, *names):
                 self._spellings.setdefault(normal(spelling), set()).add(model.id)
 
     def resolve(self, name: str) -> Model:
@@ -143,7 +143,7 @@ def load(config_dir: Path | None = None) -> Catalog:
     """The shipped catalog, and the models.toml of `config_dir` over it; ConfigError names file and line."""
     from llmctl import catalog_file  # it needs the nouns
 
-    return catalog_file.load(config_dir)
+    return catalog_file.load(config_dir / "models.toml" if config_dir else None)
 
 
 def tier(weights: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ PIN = re.compile(r"\d+(\.\w+)*(\.\*)?")
 SOURCE = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^:\s]+)?", re.ASCII)
 
 
-def load(config_dir: Path | None) -> Catalog:
-    """The shipped catalog, and the models.toml of `config_dir` over it."""
+def load(own: Path | None) -> Catalog:
+    """The shipped catalog, and the models.toml `own`, where there is such a file, over it."""
     models, quality = _read(SHIPPED)
-    if config_dir and (own := config_dir / "models.toml").exists():
+    if own and own.exists():
         own_models, own_quality = _read(own)
         models, quality = models | own_models, quality | own_quality
     _distinct(models)
@@ -49,13 +49,22 @@ def _distinct(models: Mapping[str, tuple[Model, Table]]) -> None:
             hint = f'[models."{other}"] replaces that entry'
             raise table.mistake(None, f"{name!r} is another spelling of the model {other!r}", hint)
     for name, (model, table) in models.items():
-        for alias in model.aliases:
-            other = ids.get(normal(alias), name)
-            taken, hint = models[other][1], f'take another id, or replace the entry [models."{name}"]'
-            if other != name and taken.path != SHIPPED and table.path == SHIPPED:
-                raise taken.mistake(None, f"{other!r} is an alias of the shipped model {name!r}", hint)
-            if other != name:
-                raise table.mistake("aliases", f"{alias!r} is the id of another model", "an id is immutable")
+        for key, spelling, place in _spellings(model, table):
+            other = ids.get(normal(spelling), name)
+            if other == name:
+                continue
+            owner = models[other][1]
+            if owner.path != SHIPPED and table.path == SHIPPED:
+                hint = f'take another id, or replace the entry [models."{name}"]'
+                raise owner.mistake(None, f"{other!r} is an alias of the shipped model {name!r}", hint)
+            raise place.mistake(key, f"{spelling!r} is the id of another model", "an id is immutable")
+
+
+def _spellings(model: Model, table: Table) -> Iterator[tuple[str, str, Table]]:
+    """The other names of a model, each with the key and the table that say it."""
+    yield from (("aliases", alias, table) for alias in model.aliases)
+    for artifact, place in zip(model.artifacts, table.tables("artifacts"), strict=True):
+        yield from (("names", name, place) for name in artifact.names)
 
 
 def _model(name: str, entries: Table) -> Model:
@@ -127,14 +136,16 @@ def _env(table: Table) -> dict[str, str]:
 
 
 def _artifact(table: Table, allow_code: bool) -> Artifact:
-    table.only("format", "quantization", "source", "revision", "path", "bytes", "handle", *TRAITS)
+    table.only("format", "quantization", "source", "revision", "path", "bytes", "names", *TRAITS)
     if "format" not in table.data:
         raise table.mistake(None, "an artifact needs a format", f"one of {', '.join(FORMATS)}")
     quantization, path = table.text("quantization", "").lower(), table.text("path")
     source, revision = table.text("source"), table.text("revision")
-    for key, name in (("quantization", quantization), ("handle", table.text("handle"))):
-        if name:
-            _checked(table, key, name)
+    if quantization:
+        try:
+            paths.check_name(quantization, "quantization")
+        except LlmctlError as error:
+            raise tables.blame(table, "quantization", error) from None
     if source and not SOURCE.fullmatch(source):
         raise table.mistake("source", f"{source!r} is no source", '"org/repo" or "org/repo:file.gguf"')
     format = table.one_of("format", FORMATS, "")
@@ -150,16 +161,9 @@ def _artifact(table: Table, allow_code: bool) -> Artifact:
         path=(table.path.parent / Path(path).expanduser()).absolute() if path else None,
         bytes=table.size("bytes"),
         revision=revision,
-        handle=table.text("handle"),
+        names=table.texts("names"),
         **_traits(table),
     )
-
-
-def _checked(table: Table, key: str, name: str) -> None:
-    try:
-        paths.check_name(name, key)
-    except LlmctlError as error:
-        raise tables.blame(table, key, error) from None
 
 
 def _limit(table: Table) -> QualityLimit:

@@ -225,7 +225,7 @@ def test_a_template_is_a_file_beside_the_toml_or_a_name(tmp_path: Path) -> None:
         ("[models.a]\nstop_ids = [true]\n", 2, "token ids"),
         ("[models.a]\nchat_template = 'none.jinja'\n", 2, "there is no file"),
         ("[models.a]\n[[models.a.artifacts]]\nformat = 'mlx'\nsource = '../x'\n", 4, "no source"),
-        ("[models.a]\n[[models.a.artifacts]]\nformat = 'mlx'\nhandle = '../x'\n", 4, "not a handle name"),
+        ("[models.a]\n[[models.a.artifacts]]\nformat = 'mlx'\nnames = ['PHI_2']\n", 4, "the id of another model"),
         (
             "[models.a]\nallow_code = true\n[[models.a.artifacts]]\nformat = 'mlx'\nsource = 'o/r'\nrevision = 'v1'\n",
             6,
