@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "llmctl"
 
-CORE = {"domain", "errors", "paths", "tables", "files", "processes", "catalog", "config"}
+CORE = {"domain", "errors", "paths", "tables", "files", "processes", "logs", "catalog", "config"}
 MAY_IMPORT = {
     "domain": set(),
     "errors": set(),
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "tables": {"errors"},
     "files": {"errors"},
     "processes": set(),
+    "logs": set(),
     "catalog": {"catalog_file", "domain", "errors", "paths"},
     "catalog_file": {"catalog", "domain", "errors", "paths", "tables"},
     "config": CORE,
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "keys": CORE,
     "client": CORE,
     "profiles": {"models.store", *CORE},
-    "jobs": {"jobs", *CORE},
+    "jobs": {"jobs", "envelope", *CORE},
     "backends": {"backends", *CORE},
     "decoding": {"decoding", "domain", "errors"},
     "engines": {"engines", "decoding", "backends", "domain", "errors"},

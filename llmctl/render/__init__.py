@@ -9,7 +9,7 @@ from typing import Any
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
 from llmctl.render import jobs, models, profiles, pull, registry, slots
-from llmctl.render.text import View, plain_table, rich_table, size
+from llmctl.render.text import Table, View, plain_table, rich_table, size
 
 
 def show(command: str, answer: Answer) -> None:
@@ -17,7 +17,7 @@ def show(command: str, answer: Answer) -> None:
     for piece in answer.stream or ():
         print(piece, end="", flush=True)
     if answer.data:
-        view = VIEWS[command](answer.data) if "would" not in answer.data else _planned(answer.data)
+        view = _view(command, answer.data)
         if isinstance(view, str):
             print(view)
         elif sys.stdout.isatty():
@@ -41,6 +41,12 @@ def show_error(error: LlmctlError) -> None:
         print(f"  | {line}", file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _view(command: str, data: Mapping[str, Any]) -> str | Table:
+    if "detached" in data:
+        return jobs.detached(data["detached"])
+    return _planned(data) if "would" in data else VIEWS[command](data)
 
 
 def _planned(data: Mapping[str, Any]) -> str:

@@ -16,6 +16,11 @@ _STYLES = {
     "backoff": "red",
     "down": "red",
     "disabled": "magenta",
+    "running": "yellow",
+    "queued": "cyan",
+    "done": "green",
+    "lost": "red",
+    "unreadable": "red",
 }
 
 
@@ -64,6 +69,19 @@ def size(count: int | None) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} B"
+
+
+BYTES_FROM = 10**6
+
+
+def amount(count: float, total: float) -> str:
+    """A count of a job's progress: of bytes where its `total` is BYTES_FROM or more, else a plain number."""
+    return size(int(count)) if total >= BYTES_FROM else f"{count:.0f}" if count >= 10 else f"{count:.3g}"
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters made visible, for what comes from outside (names of files, notes)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def duration(seconds: float) -> str:

@@ -15,11 +15,11 @@ from pathlib import Path
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, LoadFailed, Unreachable, from_dict
 from llmctl.files import locked
+from llmctl.processes import own_environment
 from llmctl.slots import control
 from llmctl.slots.state import Launch, SlotFolder
 
 START_TIMEOUT = 30.0
-PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 def is_up(folder: SlotFolder) -> bool:
@@ -56,7 +56,7 @@ def _spawn(folder: SlotFolder, launch: Launch | None) -> None:
     with open(folder.path / "server.err", "wb") as errors:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=(write,), cwd=folder.home,
-            start_new_session=True, env=server_environment(),
+            start_new_session=True, env=own_environment(),
         )  # fmt: skip
     process.returncode = 0  # it outlives us: nobody here waits for it
     os.close(write)
@@ -85,16 +85,10 @@ def serve(home: Path, port: int, spec: SlotSpec, launch: Launch) -> int:
         raise LlmctlError(f"a slot server runs on port {port} already", hint=f"llmctl swap {port} {spec.model}")
     argv = [sys.executable, *server_argv(folder, launch), "--foreground", json.dumps(spec.to_dict())]
     sys.stdout.flush()
-    os.execve(sys.executable, argv, server_environment())
+    os.execve(sys.executable, argv, own_environment())
 
 
 def server_argv(folder: SlotFolder, launch: Launch | None) -> Sequence[str]:
     """The slot server's command line, without the interpreter."""
     argv = ["-m", "llmctl.runner.server", str(folder.port), "--home", str(folder.home)]
     return [*argv, "--launch", json.dumps(asdict(launch))] if launch else argv
-
-
-def server_environment() -> dict[str, str]:
-    """Our variables, with this very llmctl found by path."""
-    path = [str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmctl import logs
 from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
 from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
 from llmctl.processes import start_time
@@ -185,22 +185,7 @@ def stop(home: Path, port: int) -> None:
 def log_lines(home: Path, port: int, *, follow: bool = False, lines: int = 100) -> Iterator[str]:
     """The last `lines` lines of the slot's log, then, with `follow`, new ones as they come (also after rotation)."""
     _must_exist(home, port)
-    path = SlotFolder(home, port).log
-    if not path.exists():
-        return
-    file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115 - replaced when the log rotates
-    try:
-        yield from (line.rstrip("\n") for line in file.readlines()[-lines:] if lines > 0)
-        while follow:
-            if line := file.readline():
-                yield line.rstrip("\n")
-                continue
-            time.sleep(0.2)
-            if path.exists() and os.stat(path).st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = open(path, encoding="utf-8", errors="replace")  # noqa: SIM115
-    finally:
-        file.close()
+    return logs.read(SlotFolder(home, port).log, lines, lambda: follow)
 
 
 def _must_exist(home: Path, port: int) -> None:

@@ -225,19 +225,20 @@ def test_an_upgrade_that_cannot_read_the_state_is_refused(slots: Slots, script: 
 def test_the_log_rotates_and_is_capped(slots: Slots, script: Script, tmp_path: Path) -> None:
     import asyncio
 
+    from llmctl import logs
     from llmctl.runner import engine_log
 
     async def fill() -> None:
         log = engine_log.EngineLog(tmp_path / "engine.log")
-        for _ in range(3 * engine_log.LARGEST // 1000):
+        for _ in range(3 * logs.LARGEST // 1000):
             log.line("1", "x" * 1200 + "\x1b[31m\x07 red")
         log.close()
 
     asyncio.run(fill())
     files = sorted(tmp_path.iterdir())
     assert [f.name for f in files] == ["engine.log", "engine.log.1", "engine.log.2"]
-    assert all(f.stat().st_size < engine_log.LARGEST * 1.01 for f in files)
+    assert all(f.stat().st_size < logs.LARGEST * 1.01 for f in files)
     assert "\x1b" not in files[0].read_text()
     slot = slots(script("alpha"))
     lines = list(verbs.log_lines(slot.home, slot.port, lines=3))
-    assert len(lines) <= 3 and os.path.getsize(slot.folder.log) < engine_log.LARGEST
+    assert len(lines) <= 3 and os.path.getsize(slot.folder.log) < logs.LARGEST
