@@ -293,10 +293,14 @@ class Logits(Protocol):
 
 
 class Tokenizer(Protocol):
-    """A model's tokenizer. `encode` treats special tokens in the text as plain text unless `special`."""
+    """A model's tokenizer. `encode` treats special tokens in the text as plain text unless `special`.
+
+    `chats` is false for a model without a chat template.
+    """
 
     eos_ids: frozenset[int]
     vocab: int
+    chats: bool
 
     def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...

@@ -22,6 +22,9 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 SPIN = "1500"
 
 
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+
+
 def detect() -> bool:
     return True
 
@@ -33,9 +36,11 @@ def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def offline(base: Mapping[str, str]) -> dict[str, str]:
-    """`base` without outbound connections and without an inherited OMP_NUM_THREADS, which would overrule the spec's
-    thread count. The tokenizers' own threads are off: they warn after a fork and gain nothing at one prompt a time."""
-    kept = {key: value for key, value in base.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    """`base` without outbound connections, the hub's secrets and an inherited OMP_NUM_THREADS, which would overrule the
+    spec's thread count. The tokenizers' own threads are off: they warn after a fork and gain nothing at one prompt a
+    time."""
+    left = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *SECRETS)
+    kept = {key: value for key, value in base.items() if key not in left}
     return {**kept, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 

@@ -85,6 +85,20 @@ class LlamaEngine:
             return sequence.later
         return self._compute(sequence)
 
+    def prefill_all(self, seq: int, tokens: Sequence[int]) -> Any:
+        """`prefill` of at most BATCH tokens, with the logits after each of them: float32, [tokens, vocab].
+
+        A sequence that begins so reuses no slot's tokens: all of them are computed.
+        """
+        import numpy as np
+
+        sequence = self._open[seq]
+        if sequence.slot is None:
+            sequence.slot = self._take([])
+        sequence.tokens.extend(tokens)
+        rows = self._decode([(sequence.slot, list(tokens))], every=True)
+        return np.stack([rows.row(i) for i in range(len(tokens))])
+
     def fork(self, seq: int) -> int:
         source = self._open[seq]
         if source.slot is None and source.later is not None:
@@ -157,18 +171,19 @@ class LlamaEngine:
         slot.taken = True
         return slot
 
-    def _decode(self, work: Sequence[tuple[Slot, list[int]]]) -> Logits:
-        """Append tokens to slots in one batch; a row of logits for each slot's last one."""
-        batch, n, last = self._batch, 0, []
+    def _decode(self, work: Sequence[tuple[Slot, list[int]]], *, every: bool = False) -> Logits:
+        """Append tokens to slots in one batch; a row of logits for each slot's last one, or for every token."""
+        batch, n, wanted = self._batch, 0, []
         for slot, tokens in work:
             for offset, token in enumerate(tokens):
                 batch.token[n] = token
                 batch.pos[n] = len(slot.tokens) + offset
                 batch.n_seq_id[n] = 1
                 batch.seq_id[n][0] = slot.id
-                batch.logits[n] = offset == len(tokens) - 1
+                batch.logits[n] = every or offset == len(tokens) - 1
+                if batch.logits[n]:
+                    wanted.append(n)
                 n += 1
-            last.append(n - 1)
         batch.n_tokens = n
         code = self._lib.decode(self._context, batch)
         if code != 0:
@@ -178,7 +193,7 @@ class LlamaEngine:
             raise DecodeFailed(f"llama.cpp could not compute a batch of {n} tokens (llama_decode gave {code})")
         for slot, tokens in work:
             slot.tokens += tokens
-        return Rows([self._lib.get_logits_ith(self._context, i) for i in last], self.identity.vocab)
+        return Rows([self._lib.get_logits_ith(self._context, i) for i in wanted], self.identity.vocab)
 
 
 class Rows:

@@ -42,8 +42,8 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     return BatchEngine(load_steps(spec, progress), emit)
 
 
-def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
-    """The StepEngine alone."""
+def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> MlxEngine:
+    """The StepEngine alone; `tokenizer` in place of the checkpoint's own."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.utils import load_model
@@ -54,7 +54,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> MlxEngine:
         raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
-    tokenizer = load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
+    tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
     read_ahead(checkpoint.weights, progress)
     try:
         changes = {"model_type": model_type(checkpoint)}
@@ -148,10 +148,17 @@ class MlxEngine:
         return self._next
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
-        return MlxLogits([self._forward(seq, list(tokens))])
+        return MlxLogits([self._forward(seq, list(tokens))[:, -1]])
+
+    def prefill_all(self, seq: int, tokens: Sequence[int]) -> Any:
+        """`prefill`, with the logits after each of the tokens: float32, [tokens, vocab]."""
+        import mlx.core as mx
+        import numpy
+
+        return numpy.array(self._forward(seq, list(tokens))[0].astype(mx.float32))
 
     def step(self, feed: Mapping[int, int]) -> Logits:
-        return MlxLogits([self._forward(seq, [token]) for seq, token in feed.items()])
+        return MlxLogits([self._forward(seq, [token])[:, -1] for seq, token in feed.items()])
 
     def fork(self, seq: int) -> int:
         self._next += 1
@@ -170,10 +177,10 @@ class MlxEngine:
         self._model = None
 
     def _forward(self, seq: int, tokens: list[int]) -> Any:
-        """The last position's logits, shape [1, vocab]."""
+        """Every position's logits, shape [1, tokens, vocab]."""
         import mlx.core as mx
 
-        return self._model(mx.array([tokens]), cache=self._caches[seq])[:, -1]
+        return self._model(mx.array([tokens]), cache=self._caches[seq])
 
 
 class MlxLogits:

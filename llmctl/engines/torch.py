@@ -30,10 +30,10 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     return BatchEngine(load_steps(spec, progress), emit)
 
 
-def load_steps(spec: EngineSpec, progress: Progress) -> TorchEngine:
-    """The StepEngine alone."""
+def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> TorchEngine:
+    """The StepEngine alone; `tokenizer` in place of the checkpoint's own."""
     checkpoint = read_checkpoint(spec)
-    tokenizer = load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
+    tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
     model, config = torch_load.load_model(spec, checkpoint, progress)
     identity = Identity(
         model=spec.model,
@@ -75,7 +75,13 @@ class TorchEngine:
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
         if seq not in self._cache:
             self._cache.add(seq)
-        return TorchLogits(self._forward([list(tokens)], [seq], self._cache.row(seq)))
+        return TorchLogits(self._forward([list(tokens)], [seq], self._cache.row(seq))[:, -1])
+
+    def prefill_all(self, seq: int, tokens: Sequence[int]) -> Any:
+        """`prefill`, with the logits after each of the tokens: float32, [tokens, vocab]."""
+        if seq not in self._cache:
+            self._cache.add(seq)
+        return self._forward([list(tokens)], [seq], self._cache.row(seq), keep=len(tokens))[0].float().cpu().numpy()
 
     def step(self, feed: Mapping[int, int]) -> Logits:
         import torch
@@ -84,7 +90,7 @@ class TorchEngine:
             order = self._cache.arrange(list(feed))
         rows = {seq: row for row, seq in enumerate(order)}
         logits = self._forward([[feed[seq]] for seq in order], order, 0)
-        return TorchLogits(logits, [rows[seq] for seq in feed])
+        return TorchLogits(logits[:, -1], [rows[seq] for seq in feed])
 
     def fork(self, seq: int) -> int:
         import torch
@@ -107,8 +113,8 @@ class TorchEngine:
         self._cache = KVCache()
         self._model = None
 
-    def _forward(self, tokens: list[list[int]], seqs: list[int], first: int) -> Any:
-        """Run equally many new tokens of sequences in consecutive rows; the last position's logits, [rows, vocab]."""
+    def _forward(self, tokens: list[list[int]], seqs: list[int], first: int, *, keep: int = 1) -> Any:
+        """Run equally many new tokens of sequences in consecutive rows; the last `keep` positions' logits."""
         import torch
 
         past, new = [self._cache.length(seq) for seq in seqs], len(tokens[0])
@@ -120,10 +126,10 @@ class TorchEngine:
                 input_ids=torch.tensor(tokens, device=device),
                 position_ids=positions,
                 use_cache=False,
-                logits_to_keep=1,
+                logits_to_keep=keep,
                 forward=Pass(self._cache, first, past, new),
             )
-        return output.logits[:, -1]
+        return output.logits
 
 
 class TorchLogits:

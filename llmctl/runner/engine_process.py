@@ -23,7 +23,6 @@ from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.streams import RequestStream
 
 PACKAGE_ROOT = Path(__file__).parents[2]
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 TERM_AFTER, KILL_AFTER = 3.0, 6.0
 RATE_WINDOW = 10.0
 
@@ -302,10 +301,9 @@ class Child:
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The backend's variables without secrets, with llmctl found by path."""
-    keep = {k: v for k, v in environment.items() if k not in SECRETS}
+    """The backend's variables, with llmctl found by path."""
     path = [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return {**keep, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path)}
+    return {**environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path)}
 
 
 def describe_end(status: int) -> str:

@@ -157,10 +157,11 @@ def test_metal_memory(monkeypatch):
 
 
 def test_environment_of_an_engine():
-    base = {"PATH": "/bin", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "1"}
+    base = {"PATH": "/bin", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "1", "HF_TOKEN": "hf_secret"}
     for name in backends.BACKENDS:
         made = backends.get(name).environment(base)
         assert "OMP_NUM_THREADS" not in made
+        assert "hf_secret" not in made.values()
         assert (made["PATH"], made["HF_HUB_OFFLINE"], made["TOKENIZERS_PARALLELISM"]) == ("/bin", "1", "false")
     assert cpu.environment(base)["CUDA_VISIBLE_DEVICES"] == ""
     assert cuda.environment(base)["CUDA_VISIBLE_DEVICES"] == "1"

@@ -1,1 +1,6 @@
-"""The quality gate: a quantization's next-token distributions against its source's, on the same fixed token set."""
+"""The quality gate: how much a quantization changes a model's next-token distributions on a fixed token set."""
+
+from llmctl.models.quality.gate import Incomparable, check
+from llmctl.models.quality.report import Metrics, Report, Side, bits_of
+
+__all__ = ["Incomparable", "Metrics", "Report", "Side", "bits_of", "check"]
