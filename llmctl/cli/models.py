@@ -44,6 +44,27 @@ def show(ctx: typer.Context, model: o.Model) -> Answer:
     return Answer(data)
 
 
+@app.command()
+def fit(
+    ctx: typer.Context,
+    model: o.Model,
+    context: o.Context = None,
+    parallel: o.Parallel = None,
+    quantization: o.Quantization = None,
+    engine: o.Engine = "auto",
+) -> Answer:
+    """Tell, before anything is loaded, whether it fits: bytes by part, engine, largest context. 1: it fits nowhere."""
+    from llmctl.slots import fits, resolve
+
+    session: Session = ctx.obj
+    hosts = [host for host in session.config.hosts.values() if host.transport == "local"] or [session.host()]
+    found = session.catalog.resolve(model)
+    question = fits.Question(found, context, parallel or resolve.DEFAULT_PARALLEL, quantization, engine)
+    rows = fits.fits(question, hosts, session.home)
+    data = {"model": found.id, "fits": [row.to_dict() for row in rows]}
+    return Answer(data, exit_code=0 if any(row.fits for row in rows) else 1)
+
+
 def _present(model: Model, session: Session) -> list[Any]:
     return store.present(model, session.host().models(session.home))
 

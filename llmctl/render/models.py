@@ -39,7 +39,42 @@ def _model(data: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _fits(data: Mapping[str, Any]) -> str:
+    return "\n\n".join(_fit(row) for row in data["fits"])
+
+
+def _fit(row: Mapping[str, Any]) -> str:
+    what = f"{row['host']}  {_kind(row)}  {row['engine'] or 'no engine'}"
+    lines = [f"{what}: {_verdict(row)}"]
+    if row["total"] is not None:
+        parts = ((name, row[name]) for name in ("weights", "kv", "compute", "process"))
+        bytes = " + ".join(f"{name} {size(value) if value is not None else '?'}" for name, value in parts)
+        lines.append(f"  needs     {size(row['total'])} = {bytes}")
+        lines.append(
+            f"  room      free {size(row['free'])}, budget {size(row['budget'])}, reserved {size(row['reserved'])}"
+        )
+    if row["basis"] == "catalog":
+        lines.append("  not here  an estimate by the catalog's figures")
+    if row["why"]:
+        lines.append(f"  why       {row['why']}")
+    if row["why_not"]:
+        lines.append("  why not   " + "\n            ".join(f"{name}: {why}" for name, why in row["why_not"].items()))
+    return "\n".join(lines)
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["problem"]:
+        return str(row["problem"])
+    asked = f"{row['context']} tokens × {row['parallel']}: " if row["kv"] is not None else "its weights alone: "
+    largest = row["largest_context"]
+    if row["verdict"] == "fits":
+        return f"{asked}fits" + (f", up to {largest} tokens × {row['parallel']} would" if largest else "")
+    less = f", --context {largest} fits" if row["verdict"] == "less context" else ""
+    return f"{asked}does not fit, short by {size(row['short'])}{less}"
+
+
 VIEWS: dict[str, View] = {
+    "models fit": _fits,
     "models list": _models,
     "models show": _model,
 }

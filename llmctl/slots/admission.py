@@ -83,6 +83,11 @@ class Ledger:
             write_json(self.path, entries)
             return key, chosen
 
+    def reserved(self) -> int:
+        """The bytes that all slots of this host hold now."""
+        with locked(self.lock):
+            return sum(e["bytes"] for e in self._live().values())
+
     def release(self, key: str | None) -> None:
         """Give a reservation back; an unknown one is ignored."""
         with locked(self.lock):

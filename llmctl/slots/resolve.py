@@ -13,7 +13,8 @@ from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import Refused, Unsupported, UsageError
 from llmctl.models import fit, pins, store
-from llmctl.models.checkpoint import inspect
+from llmctl.models.checkpoint import Checkpoint, inspect
+from llmctl.models.choice import Choice, choose_engine, format_for
 
 DEFAULT_CONTEXT = 32768
 DEFAULT_PARALLEL = 4
@@ -54,8 +55,8 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
     if not present:
         raise _absent(model, host, wish)
     backend = backend_of(host)
-    choice = fit.choose_engine(backend, {a.format for a, _ in present}, wish.engine)
-    format = fit.format_for(choice.engine, {a.format for a, _ in present})
+    choice = choose_engine(backend, {a.format for a, _ in present}, wish.engine)
+    format = format_for(choice.engine, {a.format for a, _ in present})
     artifact, path = next((a, p) for a, p in present if a.format == format)
     if artifact.format == "script":
         return _script(model, path, wish)
@@ -73,19 +74,14 @@ def _absent(model: Model, host: Host, wish: Wish) -> Refused:
     return store.missing(model, host.name)
 
 
-def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, backend: str, wish: Wish) -> SlotSpec:
+def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend: str, wish: Wish) -> SlotSpec:
     if unmet := pins.unmet(model.env):
         raise Unsupported(
             f"{model.id} needs {', '.join(unmet)}, and this version has one environment for all models",
             hint=f'install these packages here, or change env in [models."{model.id}"] of models.toml',
         )
-    found = inspect(path)
-    if found.needs_code and not model.allow_code:
-        raise Unsupported(
-            f"{model.id} at {path} would run code of its author: {', '.join(found.needs_code)}",
-            hint=f'if you trust it, set allow_code = true in [models."{model.id}"] of models.toml',
-        )
-    longest = min(n for n in (found.context, model.traits(artifact).context, 2**31) if n)
+    found = trusted(model, inspect(path))
+    longest = longest_context(model, artifact, found)
     context = wish.context or min(longest, DEFAULT_CONTEXT)
     if context > longest:
         raise UsageError(f"{model.id} has a context of {longest} tokens, not {context}", hint=f"--context {longest}")
@@ -94,9 +90,29 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: fit.Choice, back
         engine=choice.engine, model=model.id, path=str(path), format=artifact.format, context=context,
         parallel=parallel, allow_code=model.allow_code,
     )  # fmt: skip
-    widened = choice.engine == "torch" and backend == "cpu" and not cpu.fast_bf16()
-    needed = fit.estimate(found, context, parallel, choice.engine, "float32" if widened else None).total
+    needed = needs(found, context, parallel, choice.engine, backend).total
     return _finish(model, engine, needed, wish)
+
+
+def trusted(model: Model, found: Checkpoint) -> Checkpoint:
+    """`found`; Unsupported when it would run code that its entry does not allow."""
+    if found.needs_code and not model.allow_code:
+        raise Unsupported(
+            f"{model.id} at {found.path} would run code of its author: {', '.join(found.needs_code)}",
+            hint=f'if you trust it, set allow_code = true in [models."{model.id}"] of models.toml',
+        )
+    return found
+
+
+def longest_context(model: Model, artifact: Artifact, found: Checkpoint) -> int:
+    """The most tokens of one conversation, by the files and by the catalog."""
+    return min(n for n in (found.context, model.traits(artifact).context, 2**31) if n)
+
+
+def needs(found: Checkpoint, context: int, parallel: int, engine: str, backend: str) -> fit.Fit:
+    """The memory of this host's engine with it: torch widens the weights where a CPU has no bf16."""
+    widened = engine == "torch" and backend == "cpu" and not cpu.fast_bf16()
+    return fit.estimate(found, context, parallel, engine, "float32" if widened else None, backend)
 
 
 def _script(model: Model, path: Path, wish: Wish) -> SlotSpec:
@@ -104,11 +120,15 @@ def _script(model: Model, path: Path, wish: Wish) -> SlotSpec:
         engine="scripted", model=model.id, path=str(path), format="script", context=wish.context or 1024,
         parallel=wish.parallel or DEFAULT_PARALLEL,
     )  # fmt: skip
+    return _finish(model, engine, script_bytes(path), wish)
+
+
+def script_bytes(path: Path) -> int:
+    """What a script says that it needs."""
     try:
-        needed = int(json.loads(path.read_text())["needed"])
+        return int(json.loads(path.read_text())["needed"])
     except (OSError, ValueError, KeyError, TypeError):
-        needed = SCRIPT_BYTES
-    return _finish(model, engine, needed, wish)
+        return SCRIPT_BYTES
 
 
 def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish) -> SlotSpec:
