@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,32 @@ VERSION = 1
 
 def write_json(path: Path, data: Any) -> None:
     """Replace `path` by {"version", "data"}: temp file, fsync, rename, fsync of the folder; the old becomes .bak."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temp, "w", encoding="utf-8", opener=_private) as file:
-        json.dump({"version": VERSION, "data": data}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    temp = _written(path, json.dumps({"version": VERSION, "data": data}, indent=1), _private)
     if path.exists() and _parse(path) is not None:
         backup = path.with_suffix(".bak.tmp")
         backup.unlink(missing_ok=True)
         os.link(path, backup)
         os.replace(backup, path.with_suffix(".bak"))
+    _put(temp, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file that people edit by `text`, whole or not at all; its folder is made, no backup is kept."""
+    _put(_written(path, text), path)
+
+
+def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> Path:
+    """A new file beside `path` that holds `text` and is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temp, "w", encoding="utf-8", opener=opener) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return temp
+
+
+def _put(temp: Path, path: Path) -> None:
     os.replace(temp, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "llmctl"
 
-CORE = {"domain", "errors", "paths", "tables", "files", "processes", "logs", "catalog", "config"}
+CORE = {"domain", "errors", "paths", "tables", "files", "processes", "logs", "catalog", "config", "strict_json"}
 MAY_IMPORT = {
     "domain": set(),
     "errors": set(),
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "tables": {"errors"},
     "files": {"errors"},
     "processes": set(),
+    "strict_json": set(),
     "logs": set(),
     "catalog": {"catalog_file", "domain", "errors", "paths"},
     "catalog_file": {"catalog", "domain", "errors", "paths", "tables"},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llmctl.errors import RequestError, nearest
-from llmctl.runner.json_in import kind
+from llmctl.strict_json import kind
 
 INT_MAX = 2**31 - 1  # what every engine's library takes
 Check = Callable[[str, Any], Any]

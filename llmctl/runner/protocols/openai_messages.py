@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from llmctl.errors import RequestError
-from llmctl.runner.json_in import kind
 from llmctl.runner.protocols.checks import typed, unknown, wrong
+from llmctl.strict_json import kind
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 TAKEN = ("role", "content", "name", "tool_call_id")
