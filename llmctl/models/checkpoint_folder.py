@@ -59,7 +59,8 @@ def inspect(path: Path) -> Checkpoint:
         sliding_window=window or None,
         layer_types=types,
         kv_widths=_kv_widths(config, types, 2 * kv_heads * head_dim, headers),
-        weights_bytes=sum(h.file_bytes - h.data_offset for h in headers) or sum(f.stat().st_size for f in pickles),
+        weights_bytes=sum(t.bytes for h in headers for t in h.tensors.values())
+        or sum(f.stat().st_size for f in pickles),
         parameters=_parameters(headers, quantization),
         dtype=_stored_dtype(headers) or str(_first(config, "dtype", "torch_dtype") or "float32"),
         quantization=_quantization(top),

@@ -92,7 +92,7 @@ def inspect(path: Path) -> Checkpoint:
         sliding_window=window or None,
         layer_types=layer_types(header.architecture, window, header.get("attention.sliding_window_pattern"), kv_heads),
         kv_widths=tuple(n * (key + value) for n in kv_heads),
-        weights_bytes=sum(h.file_bytes - h.data_offset for h in headers),
+        weights_bytes=sum(map(_weights_bytes, headers)),
         parameters=sum(tensor.elements for tensor in tensors),
         dtype=DTYPES.get(main_type, main_type.lower()),
         quantization=FILE_TYPES.get(metadata.get("general.file_type"), main_type.lower()),
@@ -100,6 +100,13 @@ def inspect(path: Path) -> Checkpoint:
         has_chat_template="tokenizer.chat_template" in metadata,
         eos_ids=tuple(dict.fromkeys(i for i in eos if type(i) is int)),
     )
+
+
+def _weights_bytes(header: gguf_header.GGUFHeader) -> int:
+    """Of the tensors, without what aligns them; the whole data section where a type is newer than our table."""
+    sizes = [tensor.bytes for tensor in header.tensors]
+    known = sum(size for size in sizes if size is not None)
+    return known if None not in sizes else header.file_bytes - header.data_offset
 
 
 def _per_layer(value: Any, layers: int) -> tuple[int, ...]:

@@ -37,11 +37,17 @@ class Row:
 
 
 def row(what: str, values: Sequence[float], goal: str, how: str) -> Row:
-    """A Row of `values`; `goal` is "≤ 1.15" or "≥ 0.95", met by the median."""
+    """A Row of `values`; `goal` is "≤ 1.15", "≥ 0.95" or "0.85 – 1.15", met by the median."""
     middle = statistics.median(values)
-    sign, limit = goal.split()[:2]
-    met = middle <= float(limit) if sign == "≤" else middle >= float(limit)
-    return Row(what, middle, min(values), max(values), len(values), goal, met, how)
+    return Row(what, middle, min(values), max(values), len(values), goal, reached(goal, middle), how)
+
+
+def reached(goal: str, value: float) -> bool:
+    """Whether `value` is within `goal`."""
+    first, second, *rest = goal.split()
+    if second == "–":
+        return float(first) <= value <= float(rest[0])
+    return value <= float(second) if first == "≤" else value >= float(second)
 
 
 def show(value: float) -> str:
