@@ -1,0 +1,1 @@
+"""What runs in converters' own processes: the libraries that read and write weights, and nothing of ours above them."""

@@ -1,0 +1,79 @@
+"""An unquantized (or q8_0) GGUF file of a checkpoint, by llama.cpp's own converter.
+
+The converter knows a byte-level tokenizer by a hash of its ids. Its registry of architectures is open: a subclass that
+says which split it is, where the converter cannot, takes the place of the original.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmctl.errors import ConversionFailed, Unsupported
+from llmctl.models.convert import gguf_pre
+from llmctl.models.convert.processes.serving import serve
+
+
+def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`source` folder → `target` file of `type`; `pre` names the split, None leaves it to the converter and to us."""
+    source, tree = Path(request["source"]), request["converter"]
+    sys.path[:0] = [tree, f"{tree}/gguf-py"]
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    name_the_split(config, request["pre"] or guessed(source), insist=bool(request["pre"]))
+    script = f"{tree}/convert_hf_to_gguf.py"
+    sys.argv = [script, str(source), "--outfile", request["target"], "--outtype", request["type"]]
+    sys.argv += ["--model-name", request["model"]]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as error:
+        if error.code:
+            raise ConversionFailed(f"llama.cpp's converter ended with {error.code}") from None
+    import gguf
+    import transformers
+
+    return {
+        "tools": {"llama.cpp converter": request["version"], "transformers": transformers.__version__},
+        "quantization_version": gguf.GGML_QUANT_VERSION,
+    }
+
+
+def guessed(source: Path) -> str | None:
+    """The split by tokenizer.json; None when there is none or it is not known."""
+    path = source / "tokenizer.json"
+    return gguf_pre.name(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def name_the_split(config: Mapping[str, Any], pre: str | None, *, insist: bool) -> None:
+    """Put a subclass that knows the split in the place of the architecture's class; `insist` overrules the hash."""
+    import conversion  # type: ignore[import-not-found]
+
+    architecture = conversion.get_model_architecture(dict(config), conversion.ModelType.TEXT)
+    try:
+        original: Any = conversion.get_model_class(architecture)
+    except NotImplementedError:
+        raise Unsupported(f"llama.cpp's converter does not know the architecture {architecture}") from None
+
+    @conversion.ModelBase.register(architecture)
+    class Named(original):  # type: ignore[misc]
+        model_arch = original.model_arch
+
+        def get_vocab_base_pre(self, tokenizer: object) -> str:
+            if insist and pre:
+                return pre
+            try:
+                return str(super().get_vocab_base_pre(tokenizer))
+            except NotImplementedError:
+                if pre:
+                    return pre
+            raise Unsupported(
+                "neither llama.cpp's converter nor llmctl knows how this tokenizer splits a text",
+                hint="name the split with --pre NAME (qwen2, llama-bpe, gpt-2, …); a wrong one is found out",
+            )
+
+
+if __name__ == "__main__":
+    serve(convert)
