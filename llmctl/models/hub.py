@@ -21,6 +21,7 @@ REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ETAG = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 REVISION = re.compile(r"[A-Za-z0-9_][\w./+-]{0,199}", re.ASCII)
+LICENCE = re.compile(r"license:([\w.+-]{1,80})", re.ASCII)
 NAME_LIMIT, PATH_LIMIT = 200, 400  # characters: the cache's and the file system's bounds are 255 and 4096
 SIZE_LIMIT = 2**44  # 17 TB
 FILES_LIMIT = 100_000
@@ -183,5 +184,5 @@ def _listing(repo: str, info: Any) -> Listing:
             raise HubError(f"{repo}/{path}: the hub gives no usable size and hash", code="hub_answer")
         files.append(RepoFile(path, size, etag))
     tags = [str(tag) for tag in info.tags or ()]
-    licence = next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+    licence = next((match[1] for tag in tags if (match := LICENCE.fullmatch(tag))), None)
     return Listing(repo, info.sha, tuple(files), licence, "mlx" in tags or info.library_name == "mlx")

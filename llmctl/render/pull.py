@@ -1,7 +1,39 @@
-"""What `llmctl pull` and `llmctl convert` shows."""
+"""What `llmctl pull` and `llmctl models verify` show."""
 
 from __future__ import annotations
 
-from llmctl.render.text import View
+from collections.abc import Mapping
+from typing import Any
 
-VIEWS: dict[str, View] = {}
+from llmctl.render.text import View, size
+
+
+def _pulled(data: Mapping[str, Any]) -> str:
+    if "plan" in data:
+        return _plan(data["plan"])
+    what = f"{data['model']}: {data['format']} {data['quantization'] or ''}".rstrip()
+    how = "is here and unchanged" if data["already"] else f"{size(data['received'])} fetched"
+    licence = f" · licence {data['licence']}" if data["licence"] else ""
+    return (
+        f"{what}, {size(data['bytes'])} in {data['files']} files, {how}\n"
+        f"  {data['source']} at {data['revision'][:12]}{licence}\n"
+        f"  {data['path']}"
+    )
+
+
+def _plan(plan: Mapping[str, Any]) -> str:
+    told = {True: "yes", False: "no", None: "not checked"}
+    engines = ", ".join(f"{engine}: {told[yes]}" for engine, yes in plan["engines"].items())
+    lines = [
+        f"would pull {plan['model']}: {plan['format']} {plan['quantization'] or ''}".rstrip(),
+        f"  {plan['source']} at {plan['revision'][:12]}, architecture {plan['architecture']} ({engines})",
+        f"  {size(plan['to_fetch'])} of {size(plan['bytes'])} to fetch, {size(plan['free'])} free at {plan['cache']}",
+        f"  {plan['path']}",
+    ]
+    for file in plan["files"]:
+        here = "" if file["to_fetch"] else ", here"
+        lines.append(f"    {file['path']} ({size(file['bytes'])}{here})")
+    return "\n".join(lines)
+
+
+VIEWS: dict[str, View] = {"pull": _pulled}
