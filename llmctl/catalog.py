@@ -132,7 +132,10 @@ class Catalog:
         if len(ids) == 1:
             return self.models[next(iter(ids))]
         if ids:
-            raise UnknownName(f"{name!r} may be {', '.join(sorted(ids))}", hint="type the whole id")
+            raise UnknownName(
+                f"{name!r} may be {', '.join(sorted(ids))}", hint="type the whole id",
+                details={"candidates": sorted(ids)},
+            )  # fmt: skip
         close = nearest(key, [*self._ids, *self._spellings])
         owners = self._ids.get(close) or self._spellings[close] if close else set()
         hint = f"did you mean {' or '.join(sorted(owners))}?" if owners else "llmctl models list"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmctl.errors import BadCheckpoint
+from llmctl.errors import BadCheckpoint, Unsupported
 
 FULL, SLIDING, RECURRENT = "full", "sliding", "recurrent"
 LAYERS_LIMIT, NUMBER_LIMIT = 10_000, 2**40
@@ -64,6 +64,16 @@ def inspect(path: str | Path) -> Checkpoint:
     if path.suffix != ".gguf":
         raise BadCheckpoint(f"{path}: neither a folder nor a .gguf file")
     return checkpoint_gguf.inspect(path)
+
+
+def trusted(found: Checkpoint, model: str, allow_code: bool) -> Checkpoint:
+    """`found`; Unsupported when it would run code that the entry of `model` does not allow."""
+    if found.needs_code and not allow_code:
+        raise Unsupported(
+            f"{model} at {found.path} would run code of its author: {', '.join(found.needs_code)}",
+            hint=f'if you trust it, set allow_code = true in [models."{model}"] of models.toml',
+        )
+    return found
 
 
 def number(value: Any) -> int:

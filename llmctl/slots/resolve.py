@@ -13,7 +13,7 @@ from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import Refused, Unsupported, UsageError
 from llmctl.models import fit, pins, store
-from llmctl.models.checkpoint import Checkpoint, inspect
+from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 from llmctl.models.choice import Choice, choose_engine, format_for
 
 DEFAULT_CONTEXT = 32768
@@ -80,7 +80,7 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
             f"{model.id} needs {', '.join(unmet)}, and this version has one environment for all models",
             hint=f'install these packages here, or change env in [models."{model.id}"] of models.toml',
         )
-    found = trusted(model, inspect(path))
+    found = trusted(inspect(path), model.id, model.allow_code)
     longest = longest_context(model, artifact, found)
     context = wish.context or min(longest, DEFAULT_CONTEXT)
     if context > longest:
@@ -92,16 +92,6 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
     )  # fmt: skip
     needed = needs(found, context, parallel, choice.engine, backend).total
     return _finish(model, engine, needed, wish)
-
-
-def trusted(model: Model, found: Checkpoint) -> Checkpoint:
-    """`found`; Unsupported when it would run code that its entry does not allow."""
-    if found.needs_code and not model.allow_code:
-        raise Unsupported(
-            f"{model.id} at {found.path} would run code of its author: {', '.join(found.needs_code)}",
-            hint=f'if you trust it, set allow_code = true in [models."{model.id}"] of models.toml',
-        )
-    return found
 
 
 def longest_context(model: Model, artifact: Artifact, found: Checkpoint) -> int:
