@@ -21,18 +21,23 @@ PIN = re.compile(r"\d+(\.\w+)*(\.\*)?")
 SOURCE = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^:\s]+)?", re.ASCII)
 
 
-def load(own: Path | None) -> Catalog:
-    """The shipped catalog, and the models.toml `own`, where there is such a file, over it."""
+def load(own: Path | None, source: str | None = None) -> Catalog:
+    """The shipped catalog, and over it the models.toml `own`: where there is one, or as `source` would make it."""
     models, quality = _read(SHIPPED)
-    if own and own.exists():
-        own_models, own_quality = _read(own)
+    if own and (source is not None or own.exists()):
+        own_models, own_quality = _read(own, source)
         models, quality = models | own_models, quality | own_quality
     _distinct(models)
     return Catalog((model for model, _ in models.values()), quality.values())
 
 
-def _read(path: Path) -> tuple[dict[str, tuple[Model, Table]], dict[int, QualityLimit]]:
-    root = tables.read(path)
+def models_in(path: Path) -> dict[str, Model]:
+    """The entries of one file by id; none when there is no such file."""
+    return {name: model for name, (model, _) in _read(path)[0].items()} if path.exists() else {}
+
+
+def _read(path: Path, source: str | None = None) -> tuple[dict[str, tuple[Model, Table]], dict[int, QualityLimit]]:
+    root = tables.read(path, source)
     root.only("models", "quality")
     entries = root.table("models")
     models = {name: (_model(name, entries), entries.table(name)) for name in entries.data}

@@ -89,11 +89,36 @@ def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path) -> Profil
 
 def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
     """A profile file; settings that are as usual are left out."""
-    parts = [f"description = {json.dumps(description)}\n"]
+    return "\n".join([f"description = {json.dumps(description)}\n", *map(slot_toml, slots)])
+
+
+def slot_toml(slot: ProfileSlot) -> str:
+    """One `[[slots]]` table."""
+    said = {key: value for key, value in asdict(slot).items() if value not in (None, "auto")}
+    return "[[slots]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+
+
+def with_slots(profile: Profile, host: str, slots: Iterable[ProfileSlot]) -> str | None:
+    """The text of `profile` and behind it those of `slots` (of `host`) that it has not yet; None when it has all.
+
+    ConfigError names the line of a port that it gives to another model, engine's format or handle.
+    """
+    text = profile.path.read_text(encoding="utf-8")
+    known, added = tables.lines(text), []
     for slot in slots:
-        said = {key: value for key, value in asdict(slot).items() if value not in (None, "auto")}
-        parts.append("[[slots]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items()))
-    return "\n".join(parts)
+        at = [i for i, old in enumerate(profile.slots) if old.port == slot.port and (old.host or host) == host]
+        old = profile.slots[at[0]] if at else None
+        if old and (old.model, old.quantization, old.handle) != (slot.model, slot.quantization, slot.handle):
+            line = known.get(("slots", at[0], "port"), 1)
+            raise ConfigError(
+                f"{profile.path}:{line}: port {slot.port} has {old.model}, and {slot.model} is to be on it",
+                hint="take that slot out, or name another profile with --profile",
+            )
+        if old is None:
+            added.append(slot_toml(slot))
+    if added and profile.slots and ("slots", 0) not in known:
+        raise ConfigError(f"{profile.path}: its slots are not written as [[slots]] tables", hint="change it by hand")
+    return "\n".join([text.rstrip("\n") + "\n", *added]) if added else None
 
 
 @dataclass(frozen=True)

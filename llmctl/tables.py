@@ -26,8 +26,8 @@ _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"
 class Table:
     """One table of a TOML file, asked key by key. `only` must be told every key that may occur."""
 
-    def __init__(self, path: Path, data: Mapping[str, Any], keys: Keys = ()) -> None:
-        self.path, self.data, self.keys = path, data, keys
+    def __init__(self, path: Path, source: str, data: Mapping[str, Any], keys: Keys = ()) -> None:
+        self.path, self.source, self.data, self.keys = path, source, data, keys
 
     def mistake(self, key: str | None, message: str, hint: str | None = None) -> ConfigError:
         """The error for `key` of this table (None: for the table itself)."""
@@ -37,7 +37,7 @@ class Table:
 
     def line(self, key: str | None) -> int:
         """The line of `key`, or of the nearest table around it that has a line of its own."""
-        found = lines(self.path.read_text(encoding="utf-8"))
+        found = lines(self.source)
         keys = self.keys if key is None else (*self.keys, key)
         while keys and keys not in found:
             keys = keys[:-1]
@@ -108,20 +108,21 @@ class Table:
         return value
 
     def table(self, key: str) -> Table:
-        return Table(self.path, self._typed(key, dict, "a table", {}), (*self.keys, key))
+        return Table(self.path, self.source, self._typed(key, dict, "a table", {}), (*self.keys, key))
 
     def tables(self, key: str) -> Iterator[Table]:
         """The tables of the list `key` (`[[key]]` in the file)."""
         for i, item in enumerate(self._typed(key, list, f"a list of tables ([[{key}]])", [])):
             if not isinstance(item, dict):
                 raise self.mistake(key, f"must be a list of tables ([[{key}]])")
-            yield Table(self.path, item, (*self.keys, key, i))
+            yield Table(self.path, self.source, item, (*self.keys, key, i))
 
 
-def read(path: Path) -> Table:
-    """The root table of a file; ConfigError when it cannot be read or is not TOML."""
+def read(path: Path, source: str | None = None) -> Table:
+    """The root table of a file, or of what `source` would make it; ConfigError when it is not to be read or no TOML."""
     try:
-        return Table(path, tomllib.loads(path.read_text(encoding="utf-8")))
+        source = path.read_text(encoding="utf-8") if source is None else source
+        return Table(path, source, tomllib.loads(source))
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         what = str(error).split(" (at ")[0]
