@@ -105,7 +105,8 @@ def read(path: Path, lines: int, going_on: Callable[[], bool] = lambda: False) -
     """The last `lines` lines of a log, then, while `going_on()`, new ones as they come."""
     tail = Tail(path)
     with contextlib.closing(tail):
-        yield from tail.new()[-lines:] if lines else ()
+        before = tail.new()
+        yield from before[-lines:] if lines else ()
         more = True
         while more:
             more = going_on()

@@ -13,7 +13,7 @@ from llmctl.cli import work
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 from llmctl.errors import UsageError
-from llmctl.jobs.state import number
+from llmctl.jobs.state import Jobs, number
 
 if TYPE_CHECKING:
     from llmctl.jobs.state import Job
@@ -24,7 +24,6 @@ RECENT = 86400.0
 
 def _ids(incomplete: str) -> list[str]:
     from llmctl import paths
-    from llmctl.jobs.state import Jobs
 
     return [id for id in map(str, Jobs(paths.home()).ids()) if id.startswith(incomplete)]
 
@@ -100,7 +99,6 @@ def prune(
 ) -> Answer:
     """Forget ended jobs: those older than 30 days, and all but the last 100."""
     from llmctl.jobs import queue
-    from llmctl.jobs.state import Jobs
 
     jobs = Jobs(ctx.obj.home)
     with jobs.lock():
@@ -111,7 +109,7 @@ def row(home: Path, job: Job) -> dict[str, Any]:
     """The JSON of a job, as `data.jobs[]` has it; times are epoch seconds, `speed` is in units of `total` a second."""
     from llmctl.jobs import attach
 
-    progress = attach.progress_of(home, job) or {}
+    progress = attach.progress_of(Jobs(home), job) or {}
     moving = progress if job.live else {}
     return {
         "id": job.id,
@@ -141,7 +139,6 @@ def unreadable(id: int, error: Mapping[str, Any]) -> dict[str, Any]:
 def _log(home: Path, id: int, follow: bool, lines: int) -> Generator[str, None, Mapping[str, Any]]:
     from llmctl import logs
     from llmctl.jobs import queue
-    from llmctl.jobs.state import Jobs
 
     queue.look(home, id)
     seen = []

@@ -43,12 +43,12 @@ class _Progress:
     """Gives the progress of a job as an event when it changed, a new stage at once."""
 
     def __init__(self, home: Path, on_event: OnEvent) -> None:
-        self.home, self.on_event = home, on_event
+        self.jobs, self.on_event = Jobs(home), on_event
         self.last: dict[str, Any] = {}
         self.at = 0.0
 
     def look(self, job: Job) -> None:
-        event = progress_of(self.home, job)
+        event = progress_of(self.jobs, job)
         if event is None or (seen := {**event, "elapsed": 0.0}) == self.last:
             return
         if seen["stage"] == self.last.get("stage") and job.live and time.monotonic() - self.at < AGAIN:
@@ -57,12 +57,12 @@ class _Progress:
         self.on_event(event)
 
 
-def progress_of(home: Path, job: Job) -> dict[str, Any] | None:
+def progress_of(jobs: Jobs, job: Job) -> dict[str, Any] | None:
     """The event of a job's progress; for one that waits, what it waits for."""
     if job.state != QUEUED:
-        return report.read(Jobs(home).folder(job.id) / "progress.json")
-    before = [other.id for other in queue.overview(home)[0] if other.live and other.lane == job.lane]
-    ahead = [str(id) for id in before if id < job.id]
+        return report.read(jobs.folder(job.id) / "progress.json")
+    lane = [other for other in jobs.all()[0] if other.live and other.lane == job.lane]
+    ahead = [str(other.id) for other in lane if other.state == RUNNING or other.id < job.id]
     stage = f"waiting for job {', '.join(ahead)}" if ahead else "starting"
     empty: dict[str, Any] = {"done": 0, "total": 0, "speed": None, "eta": None, "parts": {}}
     return {"event": "stage", "stage": stage, **empty, "elapsed": round(time.time() - job.created, 2)}
@@ -93,7 +93,8 @@ def cancel(home: Path, id: int) -> Job:
         job = replace(job, cancelled_by=job.cancelled_by or queue.owner())
         if job.state == QUEUED:
             return queue.finish(jobs, replace(job, state=CANCELLED))
-        jobs.write(job)
+        with contextlib.suppress(OSError):  # a full disk: the worker knows it from the signal too
+            jobs.write(job)
     process = job.process
     assert process
     tree.send(process, signal.SIGTERM)

@@ -50,13 +50,17 @@ def submit(
         token = secrets.token_hex(16)
         job = Job(_next_id(jobs), kind, title, arguments, lane, owner(), time.time(), token, grace)
         _make(jobs, job)
-        return start(jobs, job), False
+        try:
+            return start(jobs, job), False
+        except OSError:
+            shutil.rmtree(jobs.folder(job.id), ignore_errors=True)
+            raise
 
 
 def overview(home: Path) -> tuple[list[Job], list[tuple[int, LlmctlError]]]:
     """All jobs as they are now, and those whose file cannot be read."""
     jobs = Jobs(home)
-    found, torn = _read_all(jobs)
+    found, torn = jobs.all()
     if any(job.live and not job.alive for job in found):
         with jobs.lock():
             found = settle(jobs)
@@ -69,8 +73,7 @@ def look(home: Path, id: int) -> Job:
     job = jobs.read(id)
     if job.live and not job.alive:
         with jobs.lock():
-            settle(jobs)
-        return jobs.read(id)
+            job = next((job for job in settle(jobs) if job.id == id), job)
     return job
 
 
@@ -84,19 +87,21 @@ def turn(jobs: Iterable[Job], lane: str) -> int | None:
 
 def settle(jobs: Jobs, restart: bool = True) -> list[Job]:
     """All jobs, after those whose process is gone are lost, cancelled or (with `restart`) started again. Under lock."""
-    return [_settled(jobs, job, restart) if job.live and not job.alive else job for job in _read_all(jobs)[0]]
+    return [_settled(jobs, job, restart) if job.live and not job.alive else job for job in jobs.all()[0]]
 
 
 def _settled(jobs: Jobs, job: Job, restart: bool) -> Job:
     if job.state == QUEUED and not job.cancelled_by:
-        return start(jobs, job) if restart else job
+        with contextlib.suppress(OSError):  # a full disk: the next command tries again
+            return start(jobs, job) if restart else job
+        return job
     tree.end_marked(job.token)
     state = CANCELLED if job.cancelled_by else LOST
     return finish(jobs, replace(job, state=state, error=lost(job).to_dict() if state == LOST else None))
 
 
 def finish(jobs: Jobs, job: Job) -> Job:
-    """Write the end of a job. On a full disk too: room was kept for it."""
+    """Write the end of a job, if the disk lets us: room was kept for it. Under lock."""
     (jobs.folder(job.id) / "reserve").unlink(missing_ok=True)
     job = replace(job, ended=time.time())
     with contextlib.suppress(OSError):
@@ -147,17 +152,6 @@ def owner() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _read_all(jobs: Jobs) -> tuple[list[Job], list[tuple[int, LlmctlError]]]:
-    found: list[Job] = []
-    torn: list[tuple[int, LlmctlError]] = []
-    for id in jobs.ids():
-        try:
-            found.append(jobs.read(id))
-        except LlmctlError as error:
-            torn.append((id, error))
-    return found, torn
-
-
 def _next_id(jobs: Jobs) -> int:
     """One more than ever was given; the counter outlives the jobs that were pruned."""
     counter = jobs.path / "last-id"
@@ -167,7 +161,8 @@ def _next_id(jobs: Jobs) -> int:
         last = 0
     new = max([last, *jobs.ids()]) + 1
     temp = counter.with_suffix(".tmp")
-    temp.write_text(str(new))
+    with open(temp, "w", opener=_private) as file:
+        file.write(str(new))
     os.replace(temp, counter)
     return new
 

@@ -53,7 +53,7 @@ class Reporter:
         self.send({"note": message})
 
     def progress(self, stage: str, done: int = 0, total: int = 0, parts: Mapping[str, tuple[int, int]] = {}) -> None:
-        self.now = (stage, done, total, dict(parts) if parts else {})
+        self.now = (stage, int(done), int(total), {name: (int(d), int(t)) for name, (d, t) in parts.items()})
 
     def close(self) -> None:
         """Write the last progress."""
@@ -88,7 +88,7 @@ class Reporter:
         with contextlib.suppress(OSError):
             temp = self.path.with_suffix(".tmp")
             with open(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-                json.dump(event, file, default=str)
+                json.dump(event, file)
             os.replace(temp, self.path)
             self.written = event
 

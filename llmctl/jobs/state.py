@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmctl.errors import StateError, UnknownName, UsageError
+from llmctl.errors import LlmctlError, StateError, UnknownName, UsageError
 from llmctl.files import locked, read_json, write_json
 from llmctl.processes import ProcessId
 
@@ -63,6 +63,7 @@ class Jobs:
 
     def __init__(self, home: Path) -> None:
         self.home, self.path = home, home / "jobs"
+        self.over: dict[int, Job] = {}  # an ended job does not change any more
 
     def lock(self) -> AbstractContextManager[int]:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -79,6 +80,18 @@ class Jobs:
         if not self.path.is_dir():
             return []
         return sorted(int(path.name) for path in self.path.iterdir() if _ID.fullmatch(path.name))
+
+    def all(self) -> tuple[list[Job], list[tuple[int, LlmctlError]]]:
+        """All jobs in the order of their ids, and those whose file cannot be trusted."""
+        found: list[Job] = []
+        torn: list[tuple[int, LlmctlError]] = []
+        for id in self.ids():
+            try:
+                found.append(self.over.get(id) or self.read(id))
+            except LlmctlError as error:
+                torn.append((id, error))
+        self.over = {job.id: job for job in found if not job.live}
+        return found, torn
 
     def read(self, id: int) -> Job:
         """UnknownName when there is none, StateError when its file cannot be trusted."""

@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
             while data:
                 data = data[os.write(fd, data) :]
 
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _cancel)
     job = Jobs(folder.parents[1]).read(int(folder.name))
     ended = run(job, Reporter(folder / "progress.json", send))

@@ -22,12 +22,14 @@ from typing import Any
 
 from llmctl.errors import LlmctlError
 from llmctl.jobs import queue, tree
+from llmctl.jobs.secrets import Secrets
 from llmctl.jobs.state import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, Jobs
-from llmctl.logs import Lines, Log
+from llmctl.logs import Lines, Log, read
 from llmctl.processes import ProcessId
 
 POLL = 0.2
 FULL_DISK = 60.0
+LAST_LINES = 10
 
 
 def main(argv: list[str]) -> int:
@@ -36,11 +38,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--home", type=Path, required=True)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    worker = Worker(Jobs(options.home), options.id)
-    signal.signal(signal.SIGTERM, worker.on_term)
-    job = worker.wait()
-    if job:
-        worker.finish(worker.work(job))
+    try:
+        worker = Worker(Jobs(options.home), options.id)
+        signal.signal(signal.SIGTERM, worker.on_term)
+        job = worker.wait()
+        if job:
+            worker.finish(worker.work(job))
+    except (LlmctlError, OSError) as error:  # its folder is gone, or its state torn: there is nowhere else to tell
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -49,7 +55,7 @@ class Worker:
 
     def __init__(self, jobs: Jobs, id: int) -> None:
         self.jobs, self.id, self.me = jobs, id, ProcessId.of(os.getpid())
-        self.log = Log(jobs.log(id))
+        self.log, self.secrets = Log(jobs.log(id)), Secrets(os.environ)
         self.child: subprocess.Popen[bytes] | None = None
         self.terminated: float | None = None
 
@@ -76,10 +82,16 @@ class Worker:
             job = self.jobs.read(self.id)
             if job.state != QUEUED:
                 return None
-            with self.jobs.lock():
-                if queue.turn(queue.settle(self.jobs, restart=False), job.lane) == self.id:
-                    return self.jobs.write(replace(self.jobs.read(self.id), state=RUNNING, started=time.time()))
+            if not self._ahead(job):
+                with self.jobs.lock():
+                    if queue.turn(queue.settle(self.jobs, restart=False), job.lane) == self.id:
+                        return self.jobs.write(replace(self.jobs.read(self.id), state=RUNNING, started=time.time()))
             time.sleep(POLL)
+
+    def _ahead(self, job: Job) -> bool:
+        """Somebody runs or waits before us, as far as can be seen without the lock."""
+        others = [other for other in self.jobs.all()[0] if other.lane == job.lane and other.live and other.alive]
+        return any(other.state == RUNNING or other.id < job.id for other in others)
 
     def work(self, job: Job) -> Job:
         """Run the work until nothing of it is alive; the job as it ended."""
@@ -110,11 +122,8 @@ class Worker:
                         self._log("out", line)
                 else:
                     *messages, rest = (rest + data).split(b"\n")
-                    for message in map(json.loads, messages):
-                        if "note" in message:
-                            self._log("note", message["note"])
-                        else:
-                            end = message
+                    for message in messages:
+                        end = self._heard(message) or end
                 if not data:
                     open_pipes.remove(fd)
             if gone and not ready:
@@ -129,6 +138,17 @@ class Worker:
             self._log("out", line)
         return end
 
+    def _heard(self, line: bytes) -> Mapping[str, Any] | None:
+        """Log a note; what is no note is the last message. A line that is torn says nothing."""
+        try:
+            message = json.loads(self.secrets.hide(line.decode()))
+        except ValueError:
+            return None
+        if "note" not in message:
+            return dict(message)
+        self._log("note", message["note"])
+        return None
+
     def _ended(self, job: Job, end: Mapping[str, Any]) -> Job:
         assert self.child
         if "result" in end:
@@ -139,8 +159,11 @@ class Worker:
 
     def _died(self, code: int) -> LlmctlError:
         how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
-        hint = f"see llmctl jobs logs {self.id}; the kernel kills so when memory runs out" if code == -9 else None
-        return LlmctlError(f"the work's process {how}", hint=hint or f"llmctl jobs logs {self.id}")
+        why = "; so the kernel ends a process when memory runs out" if code == -signal.SIGKILL else ""
+        log = [line.partition(" out: ")[2] for line in read(self.log.path, LAST_LINES) if " out: " in line]
+        error = LlmctlError(f"the work's process {how}{why}", hint=f"llmctl jobs logs {self.id}", details={"log": log})
+        error.code = "died"
+        return error
 
     def finish(self, job: Job) -> None:
         """Write the end; on a full disk, try again for a while."""
@@ -155,7 +178,7 @@ class Worker:
 
     def _log(self, who: str, line: str) -> None:
         with contextlib.suppress(OSError):  # a full disk does not stop the work
-            self.log.line(who, line)
+            self.log.line(who, self.secrets.hide(line))
 
 
 if __name__ == "__main__":
