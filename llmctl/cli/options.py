@@ -52,6 +52,7 @@ NewPort = Annotated[str, typer.Argument(metavar="PORT", help="8101, HOST:8101 or
 PortOrModel = Annotated[str, typer.Argument(metavar="PORT|MODEL", autocompletion=_ports_and_models)]
 Ports = Annotated[list[str] | None, typer.Argument(metavar="[PORT]...", help="Default: all.", autocompletion=_ports)]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Any spelling of its id.", autocompletion=_models)]
+AnyModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: all.", autocompletion=_models)]
 ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", autocompletion=_profiles)]
 
 Engine = Annotated[str, typer.Option(help="auto, llamacpp, torch or mlx.")]

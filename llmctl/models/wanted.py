@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -64,8 +64,8 @@ class Wish:
     revision: str | None = None
 
 
-def resolve(wish: Wish, catalog: Catalog, pinned: Iterable[str], **place: str) -> Wanted:
-    """The pull that `wish` means. `pinned` are the ids whose entries' revisions count; `place` is the rest of Wanted.
+def resolve(wish: Wish, catalog: Catalog, pinned: Collection[str], **place: str) -> Wanted:
+    """The pull that `wish` means. `pinned` are the ids that have an entry; `place` is the rest of Wanted.
 
     A repository that an entry names means that entry; one without an entry gets an id of its own name.
     """
@@ -75,21 +75,40 @@ def resolve(wish: Wish, catalog: Catalog, pinned: Iterable[str], **place: str) -
         wish = replace(wish, quantization=paths.check_name(wish.quantization.lower(), "quantization"))
     if wish.revision:
         check_revision(wish.revision)
-    if "/" in wish.name:
-        model, artifact = _of_repo(wish, catalog, place["backend"])
-    else:
-        model = catalog.resolve(wish.name)
-        artifact = _of_entry(wish, model, place["backend"])
-    revision = artifact.revision if model.id in set(pinned) else None
+    model = _named(wish.name, catalog)
+    artifact = _of_entry(wish, model, place["backend"]) if model and model.id in pinned else _of_repo(wish, model)
     return Wanted(
-        model=model.id, source=str(artifact.source), format=artifact.format, quantization=artifact.quantization,
-        revision=wish.revision or revision, allow_code=model.allow_code, **place,
+        model=model.id if model else _id(wish.name, catalog), source=str(artifact.source), format=artifact.format,
+        quantization=artifact.quantization, revision=wish.revision or artifact.revision,
+        allow_code=bool(model and model.allow_code), **place,
     )  # fmt: skip
+
+
+def _named(name: str, catalog: Catalog) -> Model | None:
+    """The model that is meant; None for a repository that no model comes from."""
+    if "/" not in name:
+        return catalog.resolve(name)
+    repo, colon, file = name.partition(":")
+    check_repo(repo)
+    if colon:
+        _check_file(file)
+    return next((model for model in catalog.models.values() if _from(model, repo)), None)
+
+
+def _from(model: Model, repo: str) -> list[Artifact]:
+    """The artifacts of `model` that come from `repo`."""
+    return [a for a in model.artifacts if a.source and a.source.partition(":")[0].lower() == repo.lower()]
 
 
 def _of_entry(wish: Wish, model: Model, backend: str) -> Artifact:
     """The artifact of an entry that is meant, by default the one that this backend's engines like best."""
     there = [artifact for artifact in model.artifacts if artifact.source and artifact.format in FORMATS]
+    if "/" in wish.name:
+        repo, _, file = wish.name.partition(":")
+        there = _from(model, repo)
+        if file:
+            exact = next((a for a in there if a.source == wish.name), None)
+            return exact or Artifact("gguf", quantization_of(file), wish.name, revision=there[0].revision)
     if not there:
         raise Refused(f"the entry of {model.id} names no source on the hub", hint=f"llmctl models show {model.id}")
     fitting = [artifact for artifact in there if wish.quantization in (None, artifact.quantization)]
@@ -114,25 +133,29 @@ def _of_entry(wish: Wish, model: Model, backend: str) -> Artifact:
     )
 
 
-def _of_repo(wish: Wish, catalog: Catalog, backend: str) -> tuple[Model, Artifact]:
-    repo, colon, file = wish.name.partition(":")
-    check_repo(repo)
-    if colon:
-        _check_file(file)
-    for model in catalog.models.values():
-        own = tuple(a for a in model.artifacts if a.source and a.source.partition(":")[0].lower() == repo.lower())
-        if own and not colon:
-            return model, _of_entry(wish, replace(model, artifacts=own), backend)
-        if own:
-            exact = next((a for a in own if a.source == wish.name), None)
-            return model, exact or Artifact("gguf", quantization_of(file), wish.name, revision=own[0].revision)
-    name = re.sub(r"[\s_]+", "-", repo.partition("/")[2].lower())
+def _of_repo(wish: Wish, model: Model | None) -> Artifact:
+    """An artifact of a repository without an entry: what is typed, or what lies here already when its id is typed."""
+    if "/" in wish.name:
+        file = wish.name.partition(":")[2]
+        if file:
+            return Artifact("gguf", quantization_of(file), wish.name)
+        return Artifact(wish.format, wish.quantization, wish.name)
+    known = next((a for a in model.artifacts if a.source), None) if model else None
+    if known is None:
+        raise Refused(f"{wish.name} did not come from the hub", hint=f"llmctl models show {wish.name}")
+    if wish.format == AUTO and not wish.quantization:
+        return replace(known, revision=None)
+    return Artifact(wish.format, wish.quantization, str(known.source).partition(":")[0])
+
+
+def _id(name: str, catalog: Catalog) -> str:
+    """The id of a repository without an entry."""
+    repo = name.partition(":")[0]
+    id = paths.check_name(re.sub(r"[\s_]+", "-", repo.partition("/")[2].lower()), "model")
     try:
-        taken = catalog.resolve(name)
+        taken = catalog.resolve(id)
     except LlmctlError:
-        format = "gguf" if colon else wish.format
-        quantization = quantization_of(file) if colon else wish.quantization
-        return Model(paths.check_name(name, "model")), Artifact(format, quantization, wish.name)
+        return id
     sources = ", ".join(dict.fromkeys(str(a.source) for a in taken.artifacts if a.source)) or "no source"
     raise Refused(
         f"{repo} would be named {taken.id}, and that is another model here (from {sources})",

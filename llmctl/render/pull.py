@@ -36,4 +36,19 @@ def _plan(plan: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-VIEWS: dict[str, View] = {"pull": _pulled}
+def _verified(data: Mapping[str, Any]) -> str:
+    lines = []
+    for row in data["artifacts"]:
+        what = f"{row['model']} {row['format']} {row['quantization'] or ''}".rstrip()
+        healed = f", healed {', '.join(row['healed'])}" if row["healed"] else ""
+        lines.append(
+            f"{what}: {'BAD' if row['bad'] else 'ok'}, {size(row['bytes'])} in {len(row['files'])} files{healed}"
+        )
+        lines += [f"  {file['state']}: {row['path']}/{file['path']}" for file in row["files"] if file["state"] != "ok"]
+        if row["bad"]:
+            lines.append(f"  heal it: llmctl models verify {row['model']} --repair")
+    lines += [f"{path}: no manifest, not checked" for path in data["without_manifest"]]
+    return "\n".join(lines) or "nothing to verify: no model lies here"
+
+
+VIEWS: dict[str, View] = {"pull": _pulled, "models verify": _verified}
