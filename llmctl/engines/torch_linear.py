@@ -23,7 +23,7 @@ def quicken(model: Any) -> None:
 
     for parent in list(model.modules()):
         for name, linear in list(parent.named_children()):
-            if type(linear) is torch.nn.Linear:
+            if type(linear) is torch.nn.Linear and type(linear.weight.data) is torch.Tensor:  # a quantized one is not
                 quick = RowLinear(linear.in_features, linear.out_features, bias=False, device="meta")
                 quick.weight, quick.bias = linear.weight, linear.bias
                 setattr(parent, name, quick.train(linear.training))

@@ -67,7 +67,7 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = pick_device(spec.device)
-    dtype = pick_dtype(spec.dtype, checkpoint.dtype, device)
+    dtype = checkpoint.dtype if quantized(checkpoint) else pick_dtype(spec.dtype, checkpoint.dtype, device)
     straight = device != "cpu" and find_spec("accelerate") is not None  # no copy in host memory on the way
     read_ahead(checkpoint.weights, progress)
     try:
@@ -94,6 +94,11 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
         quicken(model)
     progress("weights", checkpoint.bytes, checkpoint.bytes)
     return model, config
+
+
+def quantized(checkpoint: Checkpoint) -> bool:
+    """Whether torchao quantized its weights: they compute in the type they were quantized from."""
+    return (checkpoint.config.get("quantization_config") or {}).get("quant_method") == "torchao"
 
 
 def pick_device(wanted: str) -> str:
