@@ -207,7 +207,7 @@ def test_models_list_has_the_shape_others_read(run: Run, home: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "m.gguf").touch()
     rows = envelope(run("models", "list", "--json"))["data"]["models"]
-    assert all(set(row) == {"id", "aliases", "present", "artifacts"} for row in rows)
+    assert all(set(row) == {"id", "aliases", "tier", "present", "artifacts"} for row in rows)
     assert all(set(a) == {"format", "quantization", "path", "bytes"} for row in rows for a in row["artifacts"])
     here = {row["id"]: [a["path"] for a in row["artifacts"] if a["path"]] for row in rows if row["present"]}
     assert here == {"gpt-oss-20b": [str(folder / "m.gguf")]}

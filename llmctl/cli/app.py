@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llmctl.cli import ask, convert, init, jobs, keys, models, profiles, pull, registry, serve, slots, verify
+from llmctl.cli import artifacts, ask, convert, init, jobs, keys, models, profiles, pull, registry, serve, slots, verify
 from llmctl.cli.options import EVERYWHERE
 from llmctl.cli.session import Session
 

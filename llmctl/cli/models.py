@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from llmctl.catalog import Model
+from llmctl.catalog import Artifact, Model
 from llmctl.cli import options as o
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
@@ -25,21 +26,23 @@ def list_models(ctx: typer.Context) -> Answer:
 
 @app.command()
 def show(ctx: typer.Context, model: o.Model) -> Answer:
-    """One model: its artifacts, probe and licence, and what its files say."""
-    from llmctl.models.checkpoint import inspect
+    """One model: what the catalog says, and of each artifact here how it came and what its files say."""
+    from llmctl.models.about import about
 
     session: Session = ctx.obj
     found = session.catalog.resolve(model)
-    here = {str(path): inspect(path) for artifact, path in _present(found, session) if artifact.format != "script"}
+    row = _row(found, session)
+    here = {str(path): about(path, artifact.format) for artifact, path in _present(found, session)}
     data = {
-        **_row(found, session),
-        "context": found.context,
-        "licence": found.licence,
+        **row,
+        **asdict(found.traits()),
+        "tier": found.tier,
         "parameters": found.parameters,
         "probe": asdict(found.probe),
         "allow_code": found.allow_code,
-        "sources": [artifact.source for artifact in found.artifacts],
-        "architectures": {path: checkpoint.architecture for path, checkpoint in here.items()},
+        "env": dict(found.env),
+        "sources": [artifact.source for artifact in _artifacts(found, session)],
+        "local": [asdict(here[a["path"]]) if a["path"] else None for a in row["artifacts"]],
     }
     return Answer(data)
 
@@ -65,8 +68,14 @@ def fit(
     return Answer(data, exit_code=0 if any(row.fits for row in rows) else 1)
 
 
-def _present(model: Model, session: Session) -> list[Any]:
+def _present(model: Model, session: Session) -> list[tuple[Artifact, Path]]:
     return store.present(model, session.host().models(session.home))
+
+
+def _artifacts(model: Model, session: Session) -> list[Artifact]:
+    """The catalog's, then those that were made or brought here."""
+    here = [artifact for artifact, _ in _present(model, session)]
+    return [*model.artifacts, *(artifact for artifact in here if artifact not in model.artifacts)]
 
 
 def _row(model: Model, session: Session) -> dict[str, Any]:
@@ -75,6 +84,7 @@ def _row(model: Model, session: Session) -> dict[str, Any]:
     return {
         "id": model.id,
         "aliases": list(model.aliases),
+        "tier": model.tier,
         "present": bool(here),
         "artifacts": [
             {
@@ -83,6 +93,6 @@ def _row(model: Model, session: Session) -> dict[str, Any]:
                 "path": str(here[artifact]) if artifact in here else None,
                 "bytes": artifact.bytes,
             }
-            for artifact in model.artifacts
+            for artifact in _artifacts(model, session)
         ],
     }

@@ -1,10 +1,14 @@
-"""Where in huggingface-hub's cache a path lies: `models--org--name/snapshots/<commit>/…`."""
+"""Paths in huggingface-hub's cache: `models--org--name/snapshots/<commit>/<file>` links to `blobs/<etag>`."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from llmctl.errors import Busy
+from llmctl.models.cache import RepoCache
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,56 @@ def snapshot_of(path: Path) -> Snapshot | None:
             continue
         parts = path.relative_to(folder).parts
         commit = parts[1] if len(parts) > 1 and parts[0] == "snapshots" else None if parts else _main(folder)
-        return Snapshot(folder, "/".join(folder.name.split("--")[1:]), commit) if commit else None
+        return Snapshot(folder, repo_of(folder), commit) if commit else None
     return None
+
+
+def repo_of(folder: Path) -> str:
+    """The repository whose folder in the cache this is."""
+    return "/".join(folder.name.split("--")[1:])
+
+
+def is_blob(path: Path) -> bool:
+    """Whether it is where the cache keeps a file's bytes."""
+    return path.parent.name == "blobs" and path.parent.parent.name.startswith("models--")
+
+
+def links_to(blob: Path) -> dict[str, list[Path]]:
+    """The links in the snapshots that lead to `blob`, by commit."""
+    found: dict[str, list[Path]] = {}
+    snapshots = blob.parent.parent / "snapshots"
+    for path in snapshots.rglob("*"):
+        if path.is_symlink() and Path(os.readlink(path)).name == blob.name:
+            found.setdefault(path.relative_to(snapshots).parts[0], []).append(path)
+    return found
+
+
+def drop(blob: Path) -> bool:
+    """Remove a blob and the links to it, then what that leaves empty; False when it is being downloaded just now."""
+    folder = blob.parent.parent
+    try:
+        with RepoCache(folder.parent, repo_of(folder)).locked(blob.name, wait=False):
+            for links in links_to(blob).values():
+                for link in links:
+                    link.unlink(missing_ok=True)
+            blob.unlink(missing_ok=True)
+    except Busy:
+        return False
+    prune(folder)
+    return True
+
+
+def prune(folder: Path) -> None:
+    """Remove the empty folders of a repository, the references to snapshots that are gone, and at last itself."""
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir() and not p.is_symlink()), reverse=True):
+        with contextlib.suppress(OSError):  # not empty
+            path.rmdir()
+    for ref in [p for p in (folder / "refs").rglob("*") if p.is_file()]:
+        if not (folder / "snapshots" / ref.read_text().strip()).is_dir():
+            ref.unlink()
+    for path in (folder / "refs", folder):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _main(folder: Path) -> str | None:

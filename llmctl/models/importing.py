@@ -27,6 +27,7 @@ from llmctl.models.manifest import FileEntry, Manifest
 from llmctl.models.registry import naming
 
 BLOCK = 2**20
+HINT = "name a model's folder, or a .gguf file"
 NAMELESS = ("model", "ggml-model")
 SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 ODD = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"))
@@ -96,7 +97,7 @@ def look(path: Path, models_dir: Path) -> Path:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise BadCheckpoint(f"{path}: {why}", hint="name a model's folder, or a .gguf file") from None
+        raise BadCheckpoint(f"{path}: {why}", hint=HINT) from None
     if not stat.S_ISDIR(mode):
         _regular(path, mode)
     if path.resolve().is_relative_to(models_dir.resolve()):
@@ -135,7 +136,10 @@ def survey(path: Path, snapshot: Snapshot | None, model: Model) -> Found:
     names = sorted(os.listdir(folder)) if path.is_dir() else [shard.name for shard in shards(path)]
     root = (snapshot.folder if snapshot else folder).resolve()
     sizes = {name: _size(folder / name, root) for name in names if not (folder / name).is_dir()}
-    checkpoint = trusted(inspect(path), model.id, model.allow_code)
+    try:
+        checkpoint = trusted(inspect(path), model.id, model.allow_code)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(error.message, hint=error.hint or HINT) from error
     listing = Listing(
         str(path), "", tuple(RepoFile(name, size, "") for name, size in sizes.items()), mlx=checkpoint.format == "mlx"
     )
@@ -187,7 +191,7 @@ def _size(path: Path, root: Path) -> int:
 def _regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in ODD if test(mode)), "no regular file")
-        raise BadCheckpoint(f"{path} is {kind}, not a file of a model", hint="name a model's folder, or a .gguf file")
+        raise BadCheckpoint(f"{path} is {kind}, not a file of a model", hint=HINT)
 
 
 def _linked(staged: Path, files: Mapping[str, Path], job: Context) -> tuple[FileEntry, ...]:

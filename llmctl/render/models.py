@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,30 +14,81 @@ def _models(data: Mapping[str, Any]) -> Table:
     for model in data["models"]:
         kinds = [_kind(artifact) for artifact in model["artifacts"]]
         here = [_kind(artifact) for artifact in model["artifacts"] if artifact["path"]]
-        rows.append((model["id"], ", ".join(here) or "-", ", ".join(kinds)))
-    return Table(("MODEL", "HERE", "ARTIFACTS"), rows)
+        rows.append((model["id"], model["tier"] or "-", ", ".join(here) or "-", ", ".join(kinds)))
+    return Table(("MODEL", "TIER", "HERE", "ARTIFACTS"), rows)
 
 
 def _kind(artifact: Mapping[str, Any]) -> str:
     return f"{artifact['format']} {artifact['quantization'] or ''}".strip()
 
 
+FACTS = (
+    "aliases", "tier", "parameters", "context", "max_output", "licence", "chat_template", "chat_template_args",
+    "stop_ids", "tool_parser", "reasoning_parser", "load_timeout", "env", "allow_code",
+)  # fmt: skip
+
+
 def _model(data: Mapping[str, Any]) -> str:
-    lines = [data["id"]]
-    for key in ("aliases", "context", "parameters", "licence"):
-        value = data[key]
-        if value:
-            lines.append(f"  {key:<11} {', '.join(value) if isinstance(value, list) else value}")
+    lines = [data["id"], *(f"  {key:<18}{_words(data[key])}" for key in FACTS if data[key])]
     probe = data["probe"]
     expected = f" → {probe['expect']}" if probe["expect"] else ""
-    lines.append(f"  {'probe':<11} {probe['prompt']}{expected}")
-    for artifact, source in zip(data["artifacts"], data["sources"], strict=True):
-        place = artifact["path"] or f"not here; {source or 'made by scripts/tiny-models'}"
-        architecture = data["architectures"].get(artifact["path"])
-        about = [size(artifact["bytes"])] if artifact["bytes"] else []
-        about += [architecture] if architecture else []
-        lines.append(f"  {_kind(artifact)}: {' · '.join([place, *about])}")
+    lines.append(f"  {'probe':<18}{probe['prompt']}{expected}")
+    for artifact, source, local in zip(data["artifacts"], data["sources"], data["local"], strict=True):
+        lines.append(f"{_kind(artifact)}: {artifact['path'] or 'not here'}")
+        lines += _local(local) if local else _elsewhere(artifact, source)
     return "\n".join(lines)
+
+
+def _elsewhere(artifact: Mapping[str, Any], source: str | None) -> list[str]:
+    about = [size(artifact["bytes"])] if artifact["bytes"] else []
+    return [f"  {' · '.join([*about, source or 'made by scripts/tiny-models'])}"]
+
+
+def _local(local: Mapping[str, Any]) -> list[str]:
+    """What an artifact of this host is, came from and lost."""
+    revision = f" at {local['revision'][:12]}" if local["revision"] else ""
+    facts = {
+        "source": f"{local['source']}{revision}" if local["source"] else None,
+        "licence": local["licence"],
+        "size": f"{size(local['bytes'])} in {local['files']} files" if local["files"] else None,
+        "files say": ", ".join(_words(f) for f in _said(local)) or None,
+        "origin": _origin(local["origin"]),
+        "quality": quality(local["quality"]) if local["quality"] else None,
+        "problem": "; ".join(local["problems"]) or None,
+    }
+    return [f"  {key:<18}{fact}" for key, fact in facts.items() if fact]
+
+
+def _said(local: Mapping[str, Any]) -> list[str]:
+    found = [local["architecture"]] if local["architecture"] else []
+    found += [f"{local['parameters']:,} parameters"] if local["parameters"] else []
+    return found + ([f"{local['context']} tokens"] if local["context"] else [])
+
+
+def _origin(origin: Mapping[str, Any]) -> str | None:
+    """How and when it came; of a conversion the tools and parameters too."""
+    if not origin:
+        return None
+    more = [f"{key} {_words(origin[key])}" for key in ("from", "parameters", "tools") if origin.get(key)]
+    return " · ".join([f"{origin.get('by', '?')} at {origin.get('at', '?')}", *more])
+
+
+def quality(report: Mapping[str, Any]) -> str:
+    """A report of the quality gate in one line."""
+    found = report["metrics"]
+    verdict = "passed" if report["passed"] else f"failed: {report['why']}"
+    if found["mean_kl"] is None:
+        return verdict
+    return (
+        f"{verdict} · mean KL {found['mean_kl']:.4g} nats, top-1 {found['top1']:.2%}, "
+        f"perplexity {found['source_perplexity']:.4g} → {found['target_perplexity']:.4g}"
+    )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner is not None)
+    return ", ".join(map(_words, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _fits(data: Mapping[str, Any]) -> str:
@@ -73,7 +125,38 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return f"{asked}does not fit, short by {size(row['short'])}{less}"
 
 
+def _removed(data: Mapping[str, Any]) -> str:
+    verb = "removed" if data["removed"] else "would remove"
+    lines = [f"{verb} {path}" for path in (*data["folders"], *data["blobs"])]
+    reasons = Counter(data["kept"].values())
+    lines += [f"{count} linked file{'s' * (count > 1)} kept: {why}" for why, count in reasons.items()]
+    return "\n".join([*lines, f"{'freed' if data['removed'] else 'would free'} {size(data['bytes'])}"])
+
+
+def _cleared(data: Mapping[str, Any]) -> str:
+    if not data["leftovers"]:
+        return "nothing to remove"
+    lines = []
+    for one in data["leftovers"]:
+        verb = "removed" if one["gone"] else "would remove" if not data["removed"] else "left"
+        if one["kind"] == "quarantine" and not one["gone"]:
+            verb = "in quarantine (--quarantine removes it)"
+        lines.append(f"{verb} {one['kind']} {one['path']}, {size(one['bytes'])}")
+    return "\n".join([*lines, f"{'freed' if data['removed'] else 'would free'} {size(data['bytes'])}"])
+
+
+def _imported(data: Mapping[str, Any]) -> str:
+    what = f"{data['model']} ({_kind(data)}), {size(data['bytes'])} in {data['files']} files"
+    where = f" · {data['source']} at {str(data['revision'])[:12]}" if data["source"] else ""
+    if data["already"]:
+        return f"{what} is there already, unchanged: {data['path']}{where}"
+    return f"imported {what} as links: {data['path']}{where}"
+
+
 VIEWS: dict[str, View] = {
+    "models gc": _cleared,
+    "models import": _imported,
+    "models rm": _removed,
     "models fit": _fits,
     "models list": _models,
     "models show": _model,

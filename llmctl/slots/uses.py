@@ -1,0 +1,35 @@
+"""Which files the slots of a host need: what they run, what they should run, and what they would go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmctl.errors import Busy, Refused
+from llmctl.slots import verbs
+from llmctl.slots.state import SlotFolder, slot_ports
+
+
+def used(home: Path) -> Mapping[int, tuple[Path, ...]]:
+    """Port → paths of its models. Busy while a slot changes: it may be loading what its state does not name yet.
+
+    The last-known-good model of a slot that was unloaded is not used: nothing goes back to it.
+    """
+    for slot in verbs.status(home):
+        if slot.operation:
+            raise Busy(f"port {slot.port} is changing its model", hint="llmctl status", port=slot.port)
+    found = {}
+    for port in slot_ports(home):
+        folder = SlotFolder(home, port)
+        desired = folder.read_desired().spec
+        good = folder.read_actual().last_known_good if desired else None
+        found[port] = tuple(Path(spec.engine.path) for spec in (desired, good) if spec)
+    return found
+
+
+def refuse(what: str, folder: Path, ports: Mapping[int, tuple[Path, ...]]) -> None:
+    """Refused when a slot uses something in `folder`; the hint ends that."""
+    real = folder.resolve()
+    for port, paths in ports.items():
+        if any(path.is_relative_to(folder) or path.resolve().is_relative_to(real) for path in paths):
+            raise Refused(f"port {port} uses {what}", hint=f"llmctl unload {port}", port=port)
