@@ -36,6 +36,14 @@ class FileEntry:
             return False
         return stat.st_size == self.bytes and stat.st_mtime_ns == self.mtime_ns
 
+    def damage(self, folder: Path) -> str | None:
+        """Why it cannot be the file it was: it is missing, or of another size; None when it may be."""
+        try:
+            size = os.stat(folder / self.path).st_size
+        except OSError:
+            return f"{self.path} is missing"
+        return None if size == self.bytes else f"{self.path} has {size} bytes instead of {self.bytes}"
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -13,7 +13,7 @@ from llmctl.catalog import Artifact, Model
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, Refused, Unsupported, UsageError
 from llmctl.models import store
-from llmctl.models.checkpoint import Checkpoint, inspect, trusted
+from llmctl.models.checkpoint import Checkpoint, inspect
 from llmctl.models.choice import choose_engine
 from llmctl.models.fit import PROCESS, Fit, Room, largest_context
 from llmctl.models.quality.report import bits_of
@@ -156,7 +156,7 @@ def _by_weights_alone(row: ArtifactFit, room: Room, model: Model, artifact: Arti
 def _checkpoint(model: Model, artifact: Artifact, path: Path | None, twin: Checkpoint | None) -> Checkpoint | None:
     """What is known of the artifact: its own files, else `twin` with the catalog's weights, else nothing."""
     if path:
-        return trusted(inspect(path), model.id, model.allow_code)
+        return resolve.readable(model, path)
     weights = _catalog_bytes(model, artifact)
     if twin is None or weights is None:
         return None

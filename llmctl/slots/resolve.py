@@ -11,8 +11,8 @@ from llmctl.backends import cpu
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
-from llmctl.errors import Refused, Unsupported, UsageError
-from llmctl.models import fit, pins, store
+from llmctl.errors import BadCheckpoint, Refused, Unsupported, UsageError
+from llmctl.models import fit, manifest, pins, store
 from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 from llmctl.models.choice import Choice, choose_engine, format_for
 
@@ -80,7 +80,7 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
             f"{model.id} needs {', '.join(unmet)}, and this version has one environment for all models",
             hint=f'install these packages here, or change env in [models."{model.id}"] of models.toml',
         )
-    found = trusted(inspect(path), model.id, model.allow_code)
+    found = readable(model, path)
     longest = longest_context(model, artifact, found)
     context = wish.context or min(longest, DEFAULT_CONTEXT)
     if context > longest:
@@ -92,6 +92,16 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
     )  # fmt: skip
     needed = needs(found, context, parallel, choice.engine, backend).total
     return _finish(model, engine, needed, wish)
+
+
+def readable(model: Model, path: Path) -> Checkpoint:
+    """The checkpoint at `path`, whole as far as sizes tell, and without code that its entry does not allow."""
+    folder = path if path.is_dir() else path.parent
+    kept = manifest.read(folder)
+    damage = [why for entry in (kept.files if kept else ()) if (why := entry.damage(folder))]
+    if damage:
+        raise BadCheckpoint(f"{folder}: {', '.join(damage[:3])}", hint=f"llmctl models verify {model.id} --repair")
+    return trusted(inspect(path), model.id, model.allow_code)
 
 
 def longest_context(model: Model, artifact: Artifact, found: Checkpoint) -> int:

@@ -11,7 +11,9 @@ import pytest
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import Probe
-from llmctl.errors import LlmctlError, UnknownName, Unsupported, UsageError
+from llmctl.errors import BadCheckpoint, LlmctlError, UnknownName, Unsupported, UsageError
+from llmctl.models import manifest
+from llmctl.models.manifest import FileEntry, Manifest
 from llmctl.slots.resolve import Wish, profile_slot, resolve
 
 HOST = Host("local", backend="cpu")
@@ -105,3 +107,44 @@ def test_a_model_that_pins_other_packages_is_refused_by_their_names(checkpoint: 
 def test_an_artifact_may_have_a_context_of_its_own(checkpoint: Path) -> None:
     artifacts = (Artifact("safetensors", "f32", path=checkpoint, context=256),)
     assert resolve(catalog(checkpoint, artifacts=artifacts), HOST, Wish("mine")).engine.context == 256
+
+
+def stored(home: Path, checkpoint: Path, folder: str = "models/my-model.v1") -> Path:
+    """The checkpoint in the store under `home`, by links, with its manifest."""
+    place = home / folder / "safetensors-f32"
+    place.mkdir(parents=True)
+    entries = []
+    for file in checkpoint.iterdir():
+        (place / file.name).symlink_to(file)
+        entries.append(FileEntry(file.name, file.stat().st_size, "", file.stat().st_mtime_ns))
+    manifest.write(place, Manifest("my-model.v1", "safetensors", "f32", tuple(entries)))
+    return place
+
+
+def damaged(place: Path, what: str) -> None:
+    weights = (place / "model.safetensors").resolve()
+    if what == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes() + b"more")
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [("missing", "model.safetensors is missing"), ("longer", "has 25683 bytes instead of 25679")]
+)
+def test_f07_an_artifact_that_is_not_whole_is_refused_with_its_repair(
+    home: Path, checkpoint: Path, what: str, why: str
+) -> None:
+    place = stored(home, checkpoint)
+    known = catalog(checkpoint, artifacts=(Artifact("safetensors", "f32"),))
+    assert resolve(known, HOST, Wish("mine")).engine.path == str(place)
+    damaged(place, what)
+    with pytest.raises(BadCheckpoint, match=why) as caught:
+        resolve(known, HOST, Wish("mine"))
+    assert caught.value.hint == "llmctl models verify my-model.v1 --repair"
+
+
+def test_what_is_in_quarantine_is_never_taken(home: Path, checkpoint: Path) -> None:
+    stored(home, checkpoint, "models/.quarantine/my-model.v1")
+    with pytest.raises(LlmctlError, match="is not on local"):
+        resolve(catalog(checkpoint, artifacts=(Artifact("safetensors", "f32", "org/repo"),)), HOST, Wish("mine"))
