@@ -77,8 +77,9 @@ def import_(
             files.write_text(plan.copy, data.decode("utf-8"))
         for path, text in plan.texts.items():
             files.write_text(path, text)
-        kept = _remember(session, plan.good)
-    return Answer({**shown, "last_known_good": kept, "changed": bool(plan.texts or kept)}, partial)
+        kept, as_it_was = _remember(session, plan.good)
+    changed = bool(plan.texts or kept)
+    return Answer({**shown, "last_known_good": kept, "as_it_was": as_it_was, "changed": changed}, partial)
 
 
 @app.command()
@@ -166,13 +167,13 @@ def _good(
     return good
 
 
-def _remember(session: Session, good: dict[int, SlotSpec]) -> dict[str, str]:
-    """The models that became the last-known-good of their port."""
+def _remember(session: Session, good: dict[int, SlotSpec]) -> tuple[dict[str, str], dict[str, str]]:
+    """The models that became the last-known-good of their port, and why those of the other ports stay."""
     from llmctl.slots import seed
 
-    return {
-        str(port): spec.model for port, spec in good.items() if seed.remember_good(session.home, port, spec) is None
-    }
+    why_not = {port: seed.remember_good(session.home, port, spec) for port, spec in good.items()}
+    kept = {str(port): good[port].model for port, why in why_not.items() if why is None}
+    return kept, {str(port): why for port, why in why_not.items() if why}
 
 
 def _copy(session: Session, data: bytes) -> Path:

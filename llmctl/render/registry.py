@@ -30,6 +30,7 @@ def _import(data: Mapping[str, Any]) -> str:
     if "texts" not in data and data["changed"]:
         lines += [f"wrote {path}" for path in data["written"]]
         lines += [f"port {port}: last known good is {model}" for port, model in data["last_known_good"].items()]
+        lines += [f"port {port}: {why}" for port, why in data["as_it_was"].items()]
         lines.append(f"the file itself is kept as {data['copy']}")
     elif not data["written"] and not any(finding["refused"] for finding in data["findings"]):
         lines.append("nothing to do")

@@ -15,7 +15,8 @@ from llmctl.models.registry import naming
 from llmctl.models.registry.shape import FORMATS, VERSION
 
 SERVING = (domain.READY, domain.SWAPPING, domain.SLEEPING)
-TRANSITIONING = (domain.STARTING, domain.SWAPPING, domain.STOPPING, domain.BACKOFF)
+STARTING = (domain.STARTING, domain.SWAPPING, domain.BACKOFF)
+FAILED = (domain.CRASH_LOOP, domain.DOWN)
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ class _Exporter:
             "actual_serving_target": self.target(port, port.actual) if serving else None,
             "last_known_good_target": self.target(port, port.good),
             "actual_served_model_identity": port.actual.model if serving and port.actual else None,
-            "health_state": "serving" if serving else "starting" if port.state in TRANSITIONING else "down",
+            "health_state": "serving" if serving else "starting" if port.state in STARTING else "down",
             "reconciliation_state": (
-                "transitioning" if port.state in TRANSITIONING else "converged" if converged else "failed"
+                "converged" if converged else "failed" if port.state in FAILED else "transitioning"
             ),
             "last_failure": None,
             "last_transition_time": since.isoformat(timespec="seconds") if since else None,

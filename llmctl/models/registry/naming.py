@@ -26,7 +26,7 @@ def quantization(name: str) -> str | None:
 
 def model_id(name: str) -> str:
     """The id of a model in no format: engine, format and quantization left out."""
-    last = name.rsplit("/", 1)[-1].lower()
+    last = name.rsplit("/", 1)[-1].lower().removesuffix(".gguf")
     bare = kebab(_QUANTIZATION.sub("", last))
     return re.sub(r"^(mlx|gguf|ov)-|-(mlx|gguf)(?=-|$)", "", bare).strip("-.") or kebab(name)
 

@@ -128,7 +128,7 @@ class _Reader:
         for key in ("format", "cache_path"):
             if data.get(key) is None:
                 self.wrong(path, f"has no {key}", f'add "{key}"')
-        return found if found.format else None
+        return found if found.format and found.cache_path else None
 
     def lane(self, name: str, data: Any, path: list[str]) -> Lane | None:
         if not isinstance(data, dict):
