@@ -81,7 +81,10 @@ class Hub:
         return self.listing(repo, revision).commit
 
     def read(self, repo: str, commit: str, file: RepoFile, start: int, stop: int) -> bytes:
-        """The bytes from `start` up to `stop` of a file."""
+        """The bytes from `start` up to `stop`, or the end, of a file."""
+        stop = min(stop, file.bytes)
+        if stop <= start:
+            return b""
 
         def read() -> bytes:
             with self.open(repo, commit, file.path, start, stop) as (at, chunks):
@@ -93,8 +96,8 @@ class Hub:
             return bytes(got[start - at : stop - at])
 
         got = self.patiently(f"{repo}/{file.path}", read)
-        if len(got) != min(stop, file.bytes) - start:
-            raise HubError(f"{repo}/{file.path} is shorter than the hub says", code="hub_answer")
+        if len(got) != stop - start:
+            raise _nonsense(f"{repo}/{file.path} is shorter than the hub says")
         return got
 
     @contextlib.contextmanager
@@ -111,7 +114,7 @@ class Hub:
             found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             at = int(found[1]) if found and response.status_code == 206 else 0
             if at not in (0, start):
-                raise HubError(f"{repo}/{path}: the hub sent another part of the file", code="hub_answer")
+                raise _nonsense(f"{repo}/{path}: the hub sent another part of the file")
             yield at, response.iter_bytes()
 
     def patiently(self, about: str, ask: Callable[[], T]) -> T:
@@ -174,15 +177,19 @@ def _listing(repo: str, info: Any) -> Listing:
     """The hub's answer, checked."""
     siblings = info.siblings or []
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha) or len(siblings) > FILES_LIMIT:
-        raise HubError(f"{repo}: the hub's answer names no commit", code="hub_answer")
+        raise _nonsense(f"{repo}: the hub's answer names no commit")
     files = []
     for sibling in siblings:
         path = check_path(str(sibling.rfilename))
         etag = str(sibling.lfs.sha256 if sibling.lfs else sibling.blob_id)
         size = sibling.lfs.size if sibling.lfs else sibling.size
         if not ETAG.fullmatch(etag) or type(size) is not int or not 0 <= size < SIZE_LIMIT:
-            raise HubError(f"{repo}/{path}: the hub gives no usable size and hash", code="hub_answer")
+            raise _nonsense(f"{repo}/{path}: the hub gives no usable size and hash")
         files.append(RepoFile(path, size, etag))
     tags = [str(tag) for tag in info.tags or ()]
     licence = next((match[1] for tag in tags if (match := LICENCE.fullmatch(tag))), None)
     return Listing(repo, info.sha, tuple(files), licence, "mlx" in tags or info.library_name == "mlx")
+
+
+def _nonsense(message: str) -> HubError:
+    return HubError(message, code="hub_answer", hint="check HF_ENDPOINT, or pull again later")

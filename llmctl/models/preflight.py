@@ -13,6 +13,7 @@ from pathlib import Path
 from llmctl.errors import BadCheckpoint, Refused, Unsupported
 from llmctl.models import architectures, checkpoint, checkpoint_folder, gguf_header, selection
 from llmctl.models.checkpoint import Checkpoint
+from llmctl.models.checkpoint_gguf import SHARD
 from llmctl.models.hub import RepoFile
 from llmctl.models.safetensors_header import HEADER_LIMIT, INDEX
 from llmctl.models.selection import Selection
@@ -102,18 +103,18 @@ def _lay_out(folder: Path, chosen: Selection, read: Read, repo: str) -> Selectio
     first = chosen.weights[0]
     head = b""
     if not chosen.pickled:
-        head = read(first, 0, min(SAFETENSORS_STEP, first.bytes))
-        needed = min(8 + int.from_bytes(head[:8], "little"), HEADER_LIMIT, first.bytes)
-        head += read(first, len(head), needed) if needed > len(head) else b""
+        head = read(first, 0, SAFETENSORS_STEP)
+        head += read(first, len(head), min(8 + int.from_bytes(head[:8], "little"), HEADER_LIMIT))
     _hole(folder / first.path, head, first.bytes)
     return chosen
 
 
 def _gguf(folder: Path, chosen: Selection, read: Read) -> Path:
     """The header of the first shard, under a name that asks for no other shards."""
-    path, file, head = folder / "model.gguf", chosen.weights[0], b""
+    file, head = chosen.weights[0], b""
+    path = folder / SHARD.sub(".gguf", file.name)
     for step in GGUF_STEPS:
-        head += read(file, len(head), min(step, file.bytes))
+        head += read(file, len(head), step)
         _hole(path, head, file.bytes)
         whole = len(head) == min(GGUF_STEPS[-1], file.bytes) or head[:4] != b"GGUF"
         try:
