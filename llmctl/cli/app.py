@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from llmctl.cli import artifacts, ask, convert, init, jobs, keys, models, profiles, pull, registry, serve, slots, verify
+from llmctl.cli import (
+    artifacts,
+    ask,
+    convert,
+    init,
+    jobs,
+    keys,
+    models,
+    profiles,
+    pull,
+    registry,
+    search,
+    serve,
+    slots,
+    verify,
+)
 from llmctl.cli.options import EVERYWHERE
 from llmctl.cli.session import Session
 
@@ -36,9 +51,10 @@ VERBS = (init, slots, ask, serve, pull, convert)
 NOUNS = {"models": models, "profile": profiles, "jobs": jobs, "registry": registry, "keys": keys}
 for verbs in VERBS:
     app.add_typer(verbs.app)
-models.app.add_typer(verify.app)
+for verbs in (verify, search):
+    models.app.add_typer(verbs.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
-for part in (*VERBS, *NOUNS.values(), verify):
+for part in (*VERBS, *NOUNS.values(), artifacts, verify, search):
     for command in part.app.registered_commands:
         command.epilog = EVERYWHERE

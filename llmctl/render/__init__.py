@@ -8,7 +8,7 @@ from typing import Any
 
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
-from llmctl.render import jobs, models, profiles, pull, registry, slots
+from llmctl.render import convert, jobs, models, profiles, pull, registry, search, slots
 from llmctl.render.text import Table, View, plain_table, rich_table, size
 
 
@@ -66,4 +66,6 @@ VIEWS: dict[str, View] = {
     **jobs.VIEWS,
     **registry.VIEWS,
     **pull.VIEWS,
+    **search.VIEWS,
+    **convert.VIEWS,
 }

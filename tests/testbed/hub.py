@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 PLAIN = (".json", ".md", ".txt", ".py", ".jinja")  # small text lies in git, the rest in LFS
 CHUNK = 2**16
@@ -194,8 +194,24 @@ class _Handler(BaseHTTPRequestHandler):
             repo, revision, name = match[1], match[2], match[3]
             if not self.refused(repo, revision, name):
                 self.resolve(repo, name)
+        elif path == "/api/models":
+            self.search(parse_qs(urlsplit(self.path).query))
         else:
             self.json({"error": "not found"}, 404)
+
+    def search(self, query: dict[str, list[str]]) -> None:
+        """The repositories with all these words in their name and with these tags, in pages of two."""
+        hub = self.server.hub
+        if fault := hub.take(("status", "nonsense"), "search"):
+            nonsense = fault.kind == "nonsense"
+            return self.json({"hello": 1} if nonsense else {}, 200 if nonsense else fault.status, fault.headers)
+        words, wanted = query.get("search", [""])[0].lower().split(), set(query.get("filter", []))
+        start = int(query.get("cursor", ["0"])[0])
+        repos = sorted(f"{path.parent.name}/{path.name}" for path in hub.root.glob("*/*/"))
+        found = [repo for repo in repos if all(w in repo.lower() for w in words) and wanted <= {*_tags(repo)}]
+        page = [{"id": repo, "tags": _tags(repo), "downloads": 7, "gated": False} for repo in found[start : start + 2]]
+        more = {"Link": f'<{hub.url}{self.path}&cursor={start + 2}>; rel="next"'} if found[start + 2 :] else {}
+        return self.json(page, headers=more)
 
     def refused(self, repo: str, revision: str, name: str) -> bool:
         """Whether an error was sent."""
@@ -225,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, meta in hub.listed(repo).items():
             lfs = {"lfs": {"size": meta.bytes, "sha256": meta.etag, "pointerSize": 130}} if meta.lfs else {}
             siblings.append({"rfilename": name, "size": meta.bytes, "blobId": meta.etag[:40], **lfs})
-        tags = ["license:apache-2.0", *(["mlx"] if "mlx" in repo else [])]
+        tags = _tags(repo)
         self.json(
             {"_id": "1", "id": repo, "modelId": repo, "sha": hub.commit(repo), "private": False, "gated": False}
             | {"tags": tags, "downloads": 0, "likes": 0, "siblings": siblings, "usedStorage": 0}
@@ -306,6 +322,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _tags(repo: str) -> list[str]:
+    return ["license:apache-2.0", *(tag for tag in ("mlx", "gguf") if tag in repo.lower())]
 
 
 def _chunks(file: Any, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
