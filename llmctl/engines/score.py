@@ -66,7 +66,7 @@ Told = Callable[[str, int, int], None]
 
 
 def score(task: Mapping[str, Any], out: Path, tell: Told) -> None:
-    """Do one task: `spec`, `skip`, and either `windows` (lists of ids) or `passages`, `chat`, `count` and `length`."""
+    """Do one task: `spec`, `skip`, and either `windows` (lists of ids) or `passages`, `chats`, `count` and `length`."""
     spec = build(EngineSpec, task["spec"])
     started = time.monotonic()
     engine = load(spec, tell, ids_given=task.get("windows") is not None)
@@ -117,20 +117,25 @@ def load(spec: EngineSpec, tell: Told, *, ids_given: bool) -> Scorer:
 
 
 def cut(task: Mapping[str, Any], engine: Scorer) -> list[list[int]]:
-    """The first `count` windows of `length` ids: a first one of every passage, then a second, the chat's before all.
+    """The first `count` windows of `length` ids: a first one of every chat and passage, then a second of each.
 
     Every window of a passage begins as a prompt does (BOS, where the model wants one).
     """
     tokenizer, length = engine.tokenizer, task["length"]
     bos = tokenizer.encode("", bos=True)
-    texts = [tokenizer.encode(passage, bos=False) for passage in task["passages"]]
-    if tokenizer.chats:
-        chat = tokenizer.chat([{"role": role, "content": content} for role, content in task["chat"]])
-    else:
-        chat = bos + tokenizer.encode("\n".join(content for _, content in task["chat"]), bos=False)
-    of_passages = [[bos + piece for piece in pieces(ids, length - len(bos))] for ids in texts]
-    turns = zip_longest(pieces(chat, length), *of_passages)
+    texts = [pieces(chat_ids(chat, tokenizer), length) for chat in task["chats"]]
+    for passage in task["passages"]:
+        texts.append([bos + piece for piece in pieces(tokenizer.encode(passage, bos=False), length - len(bos))])
+    turns = zip_longest(*texts)
     return list(islice((window for turn in turns for window in turn if window), task["count"]))
+
+
+def chat_ids(said: Sequence[str], tokenizer: Tokenizer) -> list[int]:
+    """What user and assistant say in turn, in the model's own template, or as lines where there is none."""
+    if not tokenizer.chats:
+        return tokenizer.encode("\n".join(said))
+    roles = ("user", "assistant")
+    return tokenizer.chat([{"role": roles[turn % 2], "content": text} for turn, text in enumerate(said)])
 
 
 def pieces(ids: list[int], length: int) -> list[list[int]]:

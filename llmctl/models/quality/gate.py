@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,17 @@ def check(
     length: int = LENGTH,
     scratch: Path | None = None,
 ) -> Report:
-    """Measure `target` against `source` on up to `windows` windows of at most `length` tokens.
+    """Measure `target` against `source` on up to `windows` windows of `length` tokens, or more of shorter ones.
 
     One model at a time is in memory; their logits lie in a temporary folder within `scratch` (None: the system's).
     LlmctlError when one of them cannot be scored at all; logits that are not finite are a failed report.
     """
     started = time.monotonic()
     both = inspect(source), inspect(target)
-    length = window_length(length, both)
-    passages = text.read()
-    task = {"passages": passages.passages, "chat": passages.chat, "count": windows, "length": length, "skip": SKIP}
+    tokens, length = windows * length, window_length(length, both)
+    task = {**asdict(text.read()), "count": tokens // length, "length": length, "skip": SKIP}
     with tempfile.TemporaryDirectory(prefix="llmctl-quality-", dir=scratch) as folder:
-        _check_disk(both, windows * length, Path(folder))
+        _check_disk(both, tokens, Path(folder))
         try:
             scores = _score_both(both, task, Path(folder), job, allow_code)
         except NotFinite as error:
@@ -88,6 +88,12 @@ def _score_both(
 
     def one(name: str, more: Mapping[str, Any]) -> Scores:
         checkpoint = both[name == "target"]
+        highest = max((id for window in more.get("windows", ()) for id in window), default=0)
+        if 0 < checkpoint.vocab <= highest:
+            raise Incomparable(
+                f"the models have different vocabularies: the text has the id {highest} in the other's, the {name} "
+                f"only {checkpoint.vocab} ids"
+            )
         try:
             return score(checkpoint, {**task, **more}, folder / name, job, name=name, allow_code=allow_code)
         except LlmctlError as error:
@@ -138,18 +144,24 @@ def _check_disk(both: Both, positions: int, folder: Path) -> None:
         )
 
 
-def _report(both: Both, scores: tuple[Scores, Scores], limit: QualityLimit, started: float) -> Report:
+def figures(source: Scores, target: Scores) -> Metrics:
+    """The figures of two models that were scored on the same windows."""
     import numpy as np
 
-    from llmctl.models.quality.metrics import compare
+    from llmctl.models.quality.metrics import measure, summary
 
-    windows = scores[0].windows
-    following = np.array([id for window in windows for id in window[1 + SKIP :]])
-    metrics = compare(scores[0].rows_of_logits(), scores[1].rows_of_logits(), following)
+    following = [np.array(window[1 + SKIP :]) for window in source.windows]
+    positions = measure(source.rows_of_logits(), target.rows_of_logits(), np.concatenate(following))
+    return summary(positions, [len(ids) for ids in following])
+
+
+def _report(both: Both, scores: tuple[Scores, Scores], limit: QualityLimit, started: float) -> Report:
+    metrics = figures(*scores)
     why = verdict(metrics, limit)
     source, target = (
         Side(s.identity["engine"], c.format, s.identity["dtype"], s.vocab, s.seconds)
         for c, s in zip(both, scores, strict=True)
     )
+    windows = scores[0].windows
     name = hashlib.sha256(json.dumps(windows).encode()).hexdigest()[:12]
     return Report(not why, why, metrics, limit, name, len(windows), source, target, time.monotonic() - started)

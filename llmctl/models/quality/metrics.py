@@ -7,7 +7,8 @@ source P is sum P(x) (ln P(x) - ln Q(x)), in nats. llama.cpp's perplexity tool r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,62 +16,73 @@ import numpy as np
 from llmctl.models.quality.report import Metrics
 
 Rows = Any  # a numpy array of shape [positions, vocab]
-BLOCK = 2**22  # numbers in memory at once; of float64, 32 MiB in each of a handful of arrays
+Numbers = Any  # a numpy array of shape [positions]
+BLOCK = 2**22  # numbers in memory at once; as float64 32 MiB in each of a handful of arrays
+KNOWN = 0.25
+"""The share of a window's tokens that the source must predict; below it the text is strange to it, its distributions
+are noise, and what a quantization does to noise says nothing."""
 
 
-@dataclass
-class Comparison:
-    """Collects positions block by block; `metrics` sums up."""
+@dataclass(frozen=True)
+class Positions:
+    """One number for each position. Where either model's logits are not finite, the others are NaN."""
 
-    _kl: list[Any] = field(default_factory=list)
-    _same: int = 0
-    _source_loss: float = 0.0
-    _target_loss: float = 0.0
-    _source_bad: int = 0
-    _target_bad: int = 0
-
-    def add(self, source: Rows, target: Rows, following: Any) -> None:
-        """Logits over the same ids at the same positions, and the id that follows each of them in the text."""
-        source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-        source_good, target_good = np.isfinite(source).all(axis=1), np.isfinite(target).all(axis=1)
-        self._source_bad += int((~source_good).sum())
-        self._target_bad += int((~target_good).sum())
-        good = source_good & target_good
-        if not good.any():
-            return
-        p, q, ids = log_softmax(source[good]), log_softmax(target[good]), np.asarray(following)[good]
-        self._kl.append(divergence(p, q))
-        self._same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
-        rows = np.arange(len(ids))
-        self._source_loss -= float(p[rows, ids].sum())
-        self._target_loss -= float(q[rows, ids].sum())
-
-    def metrics(self) -> Metrics:
-        kl = np.concatenate(self._kl) if self._kl else np.empty(0)
-        if not len(kl):
-            return Metrics(0, source_nonfinite=self._source_bad, target_nonfinite=self._target_bad)
-        return Metrics(
-            tokens=len(kl),
-            mean_kl=float(kl.mean()),
-            p99_kl=float(np.quantile(kl, 0.99)),
-            max_kl=float(kl.max()),
-            top1=self._same / len(kl),
-            source_perplexity=perplexity(self._source_loss / len(kl)),
-            target_perplexity=perplexity(self._target_loss / len(kl)),
-            source_nonfinite=self._source_bad,
-            target_nonfinite=self._target_bad,
-        )
+    kl: Numbers
+    same: Numbers
+    right: Numbers
+    source_loss: Numbers
+    target_loss: Numbers
+    source_finite: Numbers
+    target_finite: Numbers
 
 
-def compare(source: Rows, target: Rows, following: Any) -> Metrics:
-    """All positions, a block at a time; of vocabularies of different size the ids that both have."""
+def measure(source: Rows, target: Rows, following: Numbers) -> Positions:
+    """Compare logits at the same positions, a block at a time; `following` is the text's next id at each.
+
+    Of vocabularies of different size the ids count that both have.
+    """
     common = min(source.shape[1], target.shape[1])
     step = max(1, BLOCK // common)
-    comparison = Comparison()
-    for at in range(0, len(source), step):
-        block = slice(at, at + step)
-        comparison.add(source[block, :common], target[block, :common], following[block])
-    return comparison.metrics()
+    blocks = [slice(at, at + step) for at in range(0, len(source), step)]
+    parts = [_block(source[b, :common], target[b, :common], following[b]) for b in blocks]
+    return Positions(*(np.concatenate(numbers) for numbers in zip(*parts, strict=True)))
+
+
+def _block(source: Rows, target: Rows, following: Numbers) -> tuple[Numbers, ...]:
+    source, target = source.astype(np.float64), target.astype(np.float64)
+    finite = [np.isfinite(rows).all(axis=1) for rows in (source, target)]
+    bad = ~(finite[0] & finite[1])
+    source[bad], target[bad] = 0.0, 0.0
+    p, q, here = log_softmax(source), log_softmax(target), np.arange(len(source))
+    best = p.argmax(axis=1)
+    same, right = best == q.argmax(axis=1), best == following
+    numbers = [divergence(p, q), same, right, -p[here, following], -q[here, following]]
+    return *(np.where(bad, np.nan, n) for n in numbers), *finite
+
+
+def summary(positions: Positions, lengths: Sequence[int]) -> Metrics:
+    """Sum up the windows, of `lengths` positions each, that the source knows (KNOWN); all when it knows none."""
+    ends = np.cumsum(lengths)
+    right = [part.mean() for part in np.split(positions.right, ends[:-1])]
+    known = np.array([not share < KNOWN for share in right])  # NaN stays in
+    used = np.repeat(known if known.any() else np.ones_like(known), lengths)
+    lost = [int((~finite[used]).sum()) for finite in (positions.source_finite, positions.target_finite)]
+    good = used & positions.source_finite & positions.target_finite
+    counts = {"known_windows": int(known.sum()), "source_nonfinite": lost[0], "target_nonfinite": lost[1]}
+    tokens = int(good.sum())
+    if not tokens:
+        return Metrics(0, **counts)
+    kl = positions.kl[good]
+    return Metrics(
+        tokens,
+        mean_kl=float(kl.mean()),
+        p99_kl=float(np.quantile(kl, 0.99)),
+        max_kl=float(kl.max()),
+        top1=float(positions.same[good].mean()),
+        source_perplexity=perplexity(float(positions.source_loss[good].mean())),
+        target_perplexity=perplexity(float(positions.target_loss[good].mean())),
+        **counts,
+    )
 
 
 def log_softmax(logits: Rows) -> Rows:
@@ -79,11 +91,11 @@ def log_softmax(logits: Rows) -> Rows:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def divergence(p: Rows, q: Rows) -> Any:
+def divergence(p: Rows, q: Rows) -> Numbers:
     """KL(p‖q) in nats of each row of log-probabilities; rounding never makes it negative."""
     return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
 
 
 def perplexity(loss: float) -> float:
-    """e to the mean negative log-likelihood in nats; at most the largest float."""
+    """e to the mean negative log-likelihood in nats; at most about the largest float."""
     return math.exp(min(loss, 709.0))

@@ -13,7 +13,8 @@ from llmctl.errors import UsageError
 class Metrics:
     """`mean_kl`, `p99_kl` and `max_kl` in nats per token, `top1` the share of positions with the same likeliest token.
 
-    All are None when no position could be compared; the counts say how many positions had logits that are not finite.
+    All are None when no position could be compared. `tokens` positions count: those of the `known_windows` windows
+    whose text the source knows, or of all where it knows none; `*_nonfinite` had logits that are not finite.
     """
 
     tokens: int
@@ -23,6 +24,7 @@ class Metrics:
     top1: float | None = None
     source_perplexity: float | None = None
     target_perplexity: float | None = None
+    known_windows: int = 0
     source_nonfinite: int = 0
     target_nonfinite: int = 0
 
@@ -75,9 +77,14 @@ def bits_of(quantization: str) -> int:
     """The bits per weight that a quantization is judged by: the first number of its name, at most 16.
 
     q4_k_m, 4bit, mxfp4 and int4 are 4; bf16, f16 and f32 are 16. Mixed recipes (mixed-3-6: most weights in 3 bits, some
-    in 6) are judged by their lower number, which is what most of their weights have.
+    in 6) are judged by their lower number, which is what most weights have. 8-bit floats (mxfp8, fp8) have four
+    significant bits, lose about what 6-bit integers lose, and are judged as those.
     """
     number = re.search(r"\d+", quantization)
     if number is None or not 1 <= int(number[0]) <= 64:
-        raise UsageError(f"{quantization!r} does not say how many bits a weight has", hint="say --bits, or --max-kl")
-    return min(int(number[0]), 16)
+        raise UsageError(
+            f"{quantization[:40]!r} does not say how many bits a weight has",
+            hint="llmctl convert --help names them all",
+        )
+    bits = min(int(number[0]), 16)
+    return 6 if bits == 8 and "fp8" in quantization.lower() else bits

@@ -40,6 +40,11 @@ class Scores:
     identity: Mapping[str, Any]
     seconds: float
 
+    @staticmethod
+    def read(folder: Path) -> Scores:
+        """What `llmctl.engines.score` wrote into `folder`."""
+        return Scores(logits=folder / "logits.f32", **json.loads((folder / "score.json").read_text()))
+
     def rows_of_logits(self) -> Any:
         """float32 [rows, vocab], mapped from the file."""
         import numpy as np
@@ -83,8 +88,7 @@ def score(
             for pipe in (process.stdin, process.stdout):
                 if pipe:
                     pipe.close()
-    found = json.loads((folder / "score.json").read_text())
-    return Scores(logits=folder / "logits.f32", **found)
+    return Scores.read(folder)
 
 
 def _follow(process: subprocess.Popen[str], job: Context, name: str, log: IO[bytes]) -> None:

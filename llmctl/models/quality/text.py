@@ -1,4 +1,4 @@
-"""The fixed token set's text: prose in several languages, code, numbers, and a chat."""
+"""The fixed token set's text: prose in several languages, code, numbers, and chats."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ FILE = Path(__file__).with_name("passages.toml")
 
 @dataclass(frozen=True)
 class Text:
-    """`passages` are read on their own, `chat` is (role, content) for the model's template."""
+    """`passages` are read each on its own; a chat is what user and assistant say in turn, for the model's template."""
 
     passages: tuple[str, ...]
-    chat: tuple[tuple[str, str], ...]
+    chats: tuple[tuple[str, ...], ...]
 
 
 def read() -> Text:
     """passages.toml as it lies beside this file."""
     root = tables.read(FILE)
-    chat = tuple((turn.text("role", ""), turn.text("content", "")) for turn in root.tables("chat"))
-    return Text(tuple(passage.strip() for passage in root.texts("passages")), chat)
+    chats = tuple(tuple(chat) for chat in root.data["chats"])
+    return Text(tuple(passage.strip() for passage in root.texts("passages")), chats)
