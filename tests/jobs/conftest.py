@@ -78,6 +78,7 @@ def host(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobHost]:
     monkeypatch.setenv(TESTS, works.KINDS)
     monkeypatch.setenv("HF_TOKEN", "hf_canary0123456789")
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     found = JobHost(home)
     yield found
     found.end()
@@ -95,3 +96,8 @@ def kill(job: Job) -> None:
     """Kill -9 the job's own process."""
     assert job.process
     os.kill(job.process.pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """Those of a process, directly below it."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import stat
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from llmctl.jobs import attach, queue
 from llmctl.jobs.state import DONE, FAILED, LOST, QUEUED, RUNNING, Job
 from llmctl.processes import ProcessId
 from tests.conftest import eventually
-from tests.jobs.conftest import JobHost, gone, kill
+from tests.jobs.conftest import JobHost, children, gone, kill
 
 HERE = ProcessId.of(os.getpid())
 
@@ -84,8 +85,13 @@ def test_c03_the_same_work_twice_is_one_job(host: JobHost) -> None:
     assert (again.id, joined) == (first.id, True)
     other, joined = queue.submit(host.home, "sleep", {"seconds": 31}, "three", "network")
     assert (other.id, joined) == (2, False)
-    attach.cancel(host.home, first.id)
-    assert queue.submit(host.home, "sleep", {"seconds": 30, "paths": ["a", "b"]}, "four", "network")[0].id == 3
+    with host.jobs.lock():
+        host.jobs.write(replace(host.jobs.read(first.id), cancelled_by="me@here"))
+    third, joined = queue.submit(host.home, "sleep", {"seconds": 30, "paths": ["a", "b"]}, "four", "network")
+    assert (third.id, joined) == (3, False)  # the first is on its way out
+    for job in (first, third):
+        attach.cancel(host.home, job.id)
+    assert queue.submit(host.home, "sleep", {"seconds": 30, "paths": ["a", "b"]}, "five", "network")[0].id == 4
 
 
 def test_a_killed_worker_is_lost_with_all_its_processes_and_the_next_runs(host: JobHost, tmp_path: Path) -> None:
@@ -99,6 +105,16 @@ def test_a_killed_worker_is_lost_with_all_its_processes_and_the_next_runs(host: 
     assert found.state == LOST and found.error and found.error["code"] == "lost"
     assert found.error["hint"] == "run it again: llmctl children of the test"
     assert all(map(gone, map(int, record.read_text().split())))
+
+
+def test_the_work_ends_with_its_worker(host: JobHost) -> None:
+    job = host.running(host.submit("sleep", seconds=600))
+    assert job.process
+    below = children(job.process.pid)
+    assert len(below) == 1
+    kill(job)
+    eventually(lambda: gone(below[0]))  # though no command has looked after the job
+    assert host.jobs.read(job.id).state == RUNNING
 
 
 def test_a_killed_waiter_is_started_again_by_the_next_command(host: JobHost) -> None:
@@ -122,8 +138,9 @@ def test_a_dead_waiter_does_not_hold_up_the_others(host: JobHost) -> None:
     assert host.jobs.read(dead.id).state == QUEUED
 
 
-def test_a_process_that_never_starts_is_not_started_for_ever(host: JobHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = host.submit("sleep", seconds=30), host.submit("sleep", n=2)
+def test_a_process_that_never_starts_is_not_started_for_ever(host: JobHost) -> None:
+    first = host.running(host.submit("sleep", seconds=60))
+    host.submit("sleep", n=2)
     for _ in range(queue.STARTS + 1):
         if (found := host.jobs.read(2)).live:
             kill(found)
@@ -131,7 +148,7 @@ def test_a_process_that_never_starts_is_not_started_for_ever(host: JobHost, monk
             queue.overview(host.home)
     found = host.jobs.read(2)
     assert found.state == FAILED and found.error and "does not start" in found.error["message"]
-    assert host.jobs.read(blocked[0].id).state == RUNNING
+    assert host.jobs.read(first.id).state == RUNNING
 
 
 def test_f10_after_a_reboot_the_running_job_is_lost_and_the_queued_one_starts(
@@ -142,8 +159,7 @@ def test_f10_after_a_reboot_the_running_job_is_lost_and_the_queued_one_starts(
     for found in (running, waiting):
         kill(host.jobs.read(found.id))
     for found in map(host.jobs.read, (running.id, waiting.id)):
-        assert found.process
-        host.jobs.write(replace(found, process=replace(found.process, boot="another boot", pid=os.getpid())))
+        host.jobs.write(replace(found, process=replace(HERE, boot="another boot")))
     lost, again = queue.overview(host.home)[0]
     assert lost.state == LOST and lost.error and "rebooted" in lost.error["message"]
     assert lost.error["hint"] == "run it again: llmctl sleep of the test"
@@ -207,6 +223,14 @@ def test_f08_a_torn_state_comes_back_from_its_backup_or_is_left_alone(host: JobH
     assert queue.submit(host.home, "sleep", {"n": 5}, "", "network")[0].id == 5
 
 
+def test_a_job_that_cannot_be_started_leaves_nothing(host: JobHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(sys, "executable", "/nowhere/python")
+        host.submit("sleep")
+    assert host.jobs.ids() == []
+    assert host.ended(host.submit("sleep")).state == DONE
+
+
 def test_an_unknown_job_is_named(host: JobHost) -> None:
     with pytest.raises(UnknownName) as caught:
         queue.look(host.home, 7)
@@ -251,8 +275,6 @@ def test_s09_what_a_job_writes_is_private_and_has_no_secret(host: JobHost) -> No
     waiting = host.submit("sleep", seconds=60)
     host.running(waiting)
     assert waiting.process
-    below = Path(f"/proc/{waiting.process.pid}/task/{waiting.process.pid}/children").read_text().split()
-    assert len(below) == 1
-    for pid in (waiting.process.pid, *below):
+    for pid in (waiting.process.pid, *children(waiting.process.pid)):
         assert secret not in Path(f"/proc/{pid}/cmdline").read_text()
         assert secret in Path(f"/proc/{pid}/environ").read_text()  # the work needs it

@@ -33,6 +33,7 @@ def sleep(arguments: Arguments, job: Context) -> Arguments:
             job.progress(
                 "sleep", done, int(seconds * 10**7), {"one.safetensors": (done // 2, int(seconds * 5 * 10**6))}
             )
+            sys.stdout.write(arguments.get("chatter", ""))
             time.sleep(0.02)
     finally:
         with open(record, "a") as file:
