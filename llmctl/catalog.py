@@ -15,6 +15,13 @@ from typing import Any
 from llmctl.domain import Probe
 from llmctl.errors import UnknownName, nearest
 
+TEMPLATE_ARGUMENTS = (
+    "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize", "padding",
+    "continue_final_message", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs", "self",
+    "return_assistant_tokens_mask", "bos_token", "eos_token",
+)  # fmt: skip
+"""What a chat template is given by llmctl and the libraries themselves, and an entry may not set."""
+
 TIERS = (("small", 50), ("fast", 90), ("balanced", 140), ("high", 170))
 """A tier, and the GB (10^9 bytes) of weights that it stays below; "high" includes its 170, what is more is "beyond"."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import paths, tables
-from llmctl.catalog import Artifact, Catalog, Model, QualityLimit, Traits, normal
+from llmctl.catalog import TEMPLATE_ARGUMENTS, Artifact, Catalog, Model, QualityLimit, Traits, normal
 from llmctl.domain import FORMATS, Probe
 from llmctl.errors import LlmctlError
 from llmctl.tables import Table
@@ -98,7 +98,7 @@ def _traits(table: Table) -> dict[str, Any]:
         "max_output": table.integer("max_output"),
         "licence": table.text("licence"),
         "chat_template": _template(table),
-        "chat_template_args": table.table("chat_template_args").data,
+        "chat_template_args": _arguments(table.table("chat_template_args")),
         "stop_ids": _stop_ids(table),
         "tool_parser": table.text("tool_parser"),
         "reasoning_parser": table.text("reasoning_parser"),
@@ -115,6 +115,13 @@ def _template(table: Table) -> str | None:
     if not path.is_file():
         raise table.mistake("chat_template", f"there is no file {path}")
     return str(path)
+
+
+def _arguments(table: Table) -> dict[str, Any]:
+    for name in table.data:
+        if name in TEMPLATE_ARGUMENTS or not name.isidentifier():
+            raise table.mistake(name, "is not a variable that an entry may set", "one of the model's own template")
+    return dict(table.data)
 
 
 def _stop_ids(table: Table) -> tuple[int, ...]:

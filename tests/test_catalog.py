@@ -222,6 +222,8 @@ def test_a_template_is_a_file_beside_the_toml_or_a_name(tmp_path: Path) -> None:
         ("[models.a]\naliases = ['gpt_oss_20b']\n", 2, "the id of another model"),
         ("[models.a]\nenv = { torch = 'new' }\n", 2, "no pin"),
         ("[models.a]\nstop_ids = [-1]\n", 2, "token ids"),
+        ("[models.a]\n[models.a.chat_template_args]\nthink = true\nmessages = 1\n", 4, "may set"),
+        ("[models.a.chat_template_args]\n'a b' = 1\n", 2, "may set"),
         ("[models.a]\nstop_ids = [true]\n", 2, "token ids"),
         ("[models.a]\nchat_template = 'none.jinja'\n", 2, "there is no file"),
         ("[models.a]\n[[models.a.artifacts]]\nformat = 'mlx'\nsource = '../x'\n", 4, "no source"),

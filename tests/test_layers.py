@@ -9,7 +9,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "llmctl"
 
-CORE = {"domain", "errors", "paths", "tables", "files", "processes", "logs", "catalog", "config", "strict_json"}
+CORE = {
+    "domain", "errors", "paths", "tables", "files", "processes", "logs", "catalog", "catalog_file", "config", "strict_json",
+}  # fmt: skip
 MAY_IMPORT = {
     "domain": set(),
     "errors": set(),
@@ -30,6 +32,7 @@ MAY_IMPORT = {
     "backends": {"backends", *CORE},
     "decoding": {"decoding", "domain", "errors"},
     "engines": {"engines", "decoding", "backends", "domain", "errors"},
+    "models.convert.processes": {"models", "engines", *CORE},
     "models": {"models", "jobs", "environments", "backends", *CORE},
     "slots": {"slots", "models", "backends", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "keys", *CORE},

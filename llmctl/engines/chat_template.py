@@ -15,8 +15,8 @@ from llmctl.errors import RequestError, Unsupported
 LARGEST = 16 * 2**20  # characters of a rendered conversation
 
 
-def compile_template(source: str, tokens: Mapping[str, str]) -> Callable[[list[dict[str, Any]]], str]:
-    """A function messages → prompt text; `tokens` are the names a template may write (`bos_token`, `eos_token`)."""
+def compile_template(source: str, variables: Mapping[str, Any]) -> Callable[[list[dict[str, Any]]], str]:
+    """A function messages → prompt text; `variables` are what it may name (`bos_token`, `eos_token`, …)."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -51,7 +51,7 @@ def compile_template(source: str, tokens: Mapping[str, str]) -> Callable[[list[d
     def render(messages: list[dict[str, Any]]) -> str:
         try:
             text = ""
-            for piece in template.generate(messages=messages, add_generation_prompt=True, tools=None, **tokens):
+            for piece in template.generate(messages=messages, add_generation_prompt=True, tools=None, **variables):
                 text += piece
                 if len(text) > LARGEST:
                     raise RequestError("the conversation is too long", param="messages")

@@ -15,6 +15,7 @@ from llmctl.engines.checkpoint import read_ahead
 from llmctl.engines.llamacpp_library import BATCH, Library, open_library
 from llmctl.engines.llamacpp_steps import LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
+from llmctl.engines.talk import Talk
 from llmctl.errors import LoadFailed, Unsupported
 
 GPUS = ("cuda", "metal")
@@ -76,7 +77,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
         raise load_error(spec, library)
     threads = spec.threads or cpu.physical_cores()
     library.set_n_threads(context, threads, threads)
-    tokenizer = GGUFTokenizer(library, model)
+    tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
     size = sum(file.stat().st_size for file in files)
     progress("weights", size, size)
     return LlamaEngine(library, model, context, tokenizer, identify(spec, library, model, tokenizer))

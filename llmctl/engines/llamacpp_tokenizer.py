@@ -13,23 +13,28 @@ from typing import Any
 
 from llmctl.engines.chat_template import compile_template
 from llmctl.engines.llamacpp_library import Library
+from llmctl.engines.talk import OWN, Talk
 from llmctl.engines.tokenizer import PRIVATE_USE, replaced, strings
-from llmctl.errors import RequestError
+from llmctl.errors import RequestError, Unsupported
 
 
 class GGUFTokenizer:
     """The `Tokenizer` of the engine protocol over a loaded llama.cpp model."""
 
-    def __init__(self, library: Library, model: int) -> None:
+    def __init__(self, library: Library, model: int, talk: Talk = OWN) -> None:
         self._lib = library
         self._vocab = library.model_get_vocab(model)
         self.vocab: int = library.vocab_n_tokens(self._vocab)
         ids = range(self.vocab)
-        self.eos_ids = frozenset(i for i in ids if library.vocab_is_eog(self._vocab, i))
+        self.eos_ids = frozenset(i for i in ids if i in talk.stop_ids or library.vocab_is_eog(self._vocab, i))
         self._control = {i: self._text(i) for i in ids if library.vocab_is_control(self._vocab, i)}
         bos = library.vocab_bos(self._vocab)
         self._bos = [bos] if library.vocab_get_add_bos(self._vocab) and bos >= 0 else []
-        self._render = self._template(library.model_chat_template(model, None))
+        name = talk.template_name.encode() if talk.template_name else None
+        own = talk.template.encode() if talk.template else library.model_chat_template(model, name)
+        if name and not own:
+            raise Unsupported(f"the model has no chat template named {talk.template_name!r}")
+        self._render = self._template(own, talk.arguments)
         self.chats = self._render is not None
         self._pieces: dict[int, bytes] = {}
 
@@ -115,10 +120,11 @@ class GGUFTokenizer:
     def _text(self, id: int) -> str:
         return (self._lib.vocab_get_text(self._vocab, id) or b"").decode("utf-8", "replace")
 
-    def _template(self, source: bytes | None) -> Callable[[list[dict[str, Any]]], str] | None:
+    def _template(
+        self, source: bytes | None, arguments: Mapping[str, Any]
+    ) -> Callable[[list[dict[str, Any]]], str] | None:
         if not source:
             return None
         names = {"bos_token": self._lib.vocab_bos(self._vocab), "eos_token": self._lib.vocab_eos(self._vocab)}
-        return compile_template(
-            source.decode("utf-8", "replace"), {name: self._text(id) if id >= 0 else "" for name, id in names.items()}
-        )
+        tokens = {name: self._text(id) if id >= 0 else "" for name, id in names.items()}
+        return compile_template(source.decode("utf-8", "replace"), {**arguments, **tokens})

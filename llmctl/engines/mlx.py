@@ -15,6 +15,7 @@ from typing import Any
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
+from llmctl.engines.talk import Talk
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
@@ -54,7 +55,7 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
-    tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
+    tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     read_ahead(checkpoint.weights, progress)
     try:
         changes = {"model_type": model_type(checkpoint)}

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmctl.engines.talk import OWN, Talk
 from llmctl.engines.token_bytes import byte_table
 from llmctl.errors import RequestError, Unsupported
 
 PRIVATE_USE = range(0xE000, 0xF8FF)  # characters that stand for special tokens while a template is rendered
 
 
-def load_tokenizer(path: str | Path, *, allow_code: bool = False) -> CheckpointTokenizer:
+def load_tokenizer(path: str | Path, *, allow_code: bool = False, talk: Talk = OWN) -> CheckpointTokenizer:
     """The tokenizer of a checkpoint folder; Unsupported when there is none, or only one that needs code not allowed."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -33,7 +34,12 @@ def load_tokenizer(path: str | Path, *, allow_code: bool = False) -> CheckpointT
         raise Unsupported(f"{folder.name}: its tokenizer cannot be read: {error}") from error
     if not getattr(loaded, "is_fast", False):
         raise Unsupported(f"{folder.name}: a {type(loaded).__name__} has no fast tokenizer")
-    return CheckpointTokenizer(loaded, declared_eos(folder))
+    named = loaded.chat_template if isinstance(loaded.chat_template, dict) else {}
+    if talk.template_name and talk.template_name not in named:
+        raise Unsupported(f"{folder.name}: it has no chat template named {talk.template_name!r}")
+    if template := talk.template or named.get(talk.template_name):
+        loaded.chat_template = template
+    return CheckpointTokenizer(loaded, declared_eos(folder) | talk.stop_ids, talk.arguments)
 
 
 def declared_eos(folder: Path) -> frozenset[int]:
@@ -51,8 +57,9 @@ def declared_eos(folder: Path) -> frozenset[int]:
 class CheckpointTokenizer:
     """The `Tokenizer` of the engine protocol over a transformers fast tokenizer."""
 
-    def __init__(self, loaded: Any, declared_eos: Iterable[int] = ()) -> None:
+    def __init__(self, loaded: Any, declared_eos: Iterable[int] = (), arguments: Mapping[str, Any] = {}) -> None:
         self._loaded = loaded
+        self._arguments = dict(arguments)
         self._backend = loaded.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -122,7 +129,10 @@ class CheckpointTokenizer:
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
         try:  # the template runs in transformers' sandbox; what it raises depends on the messages
-            return str(self._loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            text = self._loaded.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._arguments
+            )
+            return str(text)
         except Exception as error:
             why = f"the model's chat template rejects these messages: {error}"
             raise RequestError(why, param="messages") from error

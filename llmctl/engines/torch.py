@@ -13,6 +13,7 @@ from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, 
 from llmctl.engines import torch_load
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import read_checkpoint
+from llmctl.engines.talk import Talk
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.engines.torch_attention import Pass
 from llmctl.engines.torch_cache import KVCache
@@ -33,7 +34,7 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
 def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> TorchEngine:
     """The StepEngine alone; `tokenizer` in place of the checkpoint's own."""
     checkpoint = read_checkpoint(spec)
-    tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
+    tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     model, config = torch_load.load_model(spec, checkpoint, progress)
     identity = Identity(
         model=spec.model,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmctl import backends, paths
 from llmctl.backends import cpu
-from llmctl.catalog import Artifact, Catalog, Model
+from llmctl.catalog import Artifact, Catalog, Model, Traits
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
-from llmctl.errors import BadCheckpoint, Refused, Unsupported, UsageError
+from llmctl.errors import BadCheckpoint, ConfigError, Refused, Unsupported, UsageError
 from llmctl.models import fit, manifest, pins, store
 from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 from llmctl.models.choice import Choice, choose_engine, format_for
@@ -88,10 +89,10 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
     parallel = wish.parallel or DEFAULT_PARALLEL
     engine = EngineSpec(
         engine=choice.engine, model=model.id, path=str(path), format=artifact.format, context=context,
-        parallel=parallel, allow_code=model.allow_code,
+        parallel=parallel, allow_code=model.allow_code, options=talk(model.traits(artifact)),
     )  # fmt: skip
     needed = needs(found, context, parallel, choice.engine, backend).total
-    return _finish(model, engine, needed, wish)
+    return _finish(model, engine, needed, wish, artifact)
 
 
 def readable(model: Model, path: Path) -> Checkpoint:
@@ -120,7 +121,7 @@ def _script(model: Model, path: Path, wish: Wish) -> SlotSpec:
         engine="scripted", model=model.id, path=str(path), format="script", context=wish.context or 1024,
         parallel=wish.parallel or DEFAULT_PARALLEL,
     )  # fmt: skip
-    return _finish(model, engine, script_bytes(path), wish)
+    return _finish(model, engine, script_bytes(path), wish, None)
 
 
 def script_bytes(path: Path) -> int:
@@ -131,9 +132,26 @@ def script_bytes(path: Path) -> int:
         return SCRIPT_BYTES
 
 
-def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish) -> SlotSpec:
+def talk(traits: Traits) -> dict[str, Any]:
+    """How the engine is to speak with the model, as its options; the text of a template's file goes with them."""
+    template = traits.chat_template
+    try:
+        text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_absolute() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{template}: the chat template cannot be read: {error}") from None
+    options = {
+        "chat_template": text,
+        "chat_template_name": None if text else template,
+        "chat_template_args": dict(traits.chat_template_args),
+        "stop_ids": list(traits.stop_ids),
+    }
+    return {key: value for key, value in options.items() if value}
+
+
+def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish, artifact: Artifact | None) -> SlotSpec:
+    timeout = model.traits(artifact).load_timeout
     names = dict.fromkeys([*model.aliases, model.id.replace(".", "-"), *wish.names])
     return SlotSpec(
         engine=engine, names=tuple(n for n in names if n != model.id), probe=model.probe, needed_bytes=needed,
-        idle_unload=wish.idle_unload,
+        idle_unload=wish.idle_unload, load_timeout=timeout or SlotSpec.load_timeout,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl.catalog import Artifact, Catalog, Model, normal
+from llmctl.catalog import TEMPLATE_ARGUMENTS, Artifact, Catalog, Model, normal
 from llmctl.config import ProfileSlot
 from llmctl.errors import LlmctlError, UnknownName
 from llmctl.models.checkpoint import Checkpoint, inspect
@@ -158,9 +158,13 @@ class _Bringer:
         return str(path)
 
     def arguments(self, entry: Entry) -> dict[str, Any]:
-        kept = {key: value for key, value in entry.chat_template_args.items() if not _has_null(value)}
-        if len(kept) < len(entry.chat_template_args):
-            self.note(entry, "chat_template_args", "what is null in it is left out", None)
+        kept = {}
+        for key, value in entry.chat_template_args.items():
+            if _has_null(value) or key in TEMPLATE_ARGUMENTS or not key.isidentifier():
+                what = f"{key[:100]!r} is left out: it is null, or no variable that an entry may set"
+                self.note(entry, "chat_template_args", what, None)
+            else:
+                kept[key] = value
         return kept
 
     def slot(self, port: int, key: str, target: Target | None) -> ProfileSlot | None:
