@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "llmctl"
 
 CORE = {
-    "domain", "errors", "paths", "tables", "files", "processes", "logs", "catalog", "catalog_file", "config", "strict_json",
+    "domain", "errors", "paths", "tables", "files", "processes", "logs", "strict_json", "catalog", "catalog_file",
+    "config",
 }  # fmt: skip
 MAY_IMPORT = {
     "domain": set(),
