@@ -93,13 +93,19 @@ def test_two_watchers_see_the_same_end_as_the_caller(host: JobHost) -> None:
     assert host.jobs.ids() == [1]
 
 
-def test_a_failure_reads_the_same_for_all_and_has_the_works_exit_code(host: JobHost) -> None:
-    caller = host.caller("ends", '{"how": "refused"}', "--json")
+@pytest.mark.parametrize(
+    ("how", "code", "exit_code"),
+    [("refused", "does_not_fit", 1), ("unknown", "unknown_name", 2), ("away", "unreachable", 4)],
+)
+def test_a_failure_reads_the_same_for_all_and_has_the_works_exit_code(
+    host: JobHost, how: str, code: str, exit_code: int
+) -> None:
+    caller = host.caller("ends", json.dumps({"how": how}), "--json")
     first = json.loads(caller.communicate(timeout=60)[0])
     again = host.llmctl("--json", "jobs", "attach", 1)
     second = json.loads(again.communicate(timeout=60)[0])
-    assert first["errors"] == second["errors"] and first["errors"][0]["code"] == "does_not_fit"
-    assert caller.returncode == again.returncode == first["exit_code"] == 1
+    assert first["errors"] == second["errors"] and first["errors"][0]["code"] == code
+    assert caller.returncode == again.returncode == first["exit_code"] == exit_code
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmctl.errors import BadCheckpoint, DoesNotFit
+from llmctl.errors import BadCheckpoint, DoesNotFit, UnknownName, Unreachable
 from llmctl.jobs.context import Context
 
 KINDS = ",".join(
@@ -60,6 +60,8 @@ def _kill() -> None:
 
 ENDS: dict[str, Callable[[], Any]] = {
     "refused": _raise(DoesNotFit("too big", hint="llmctl models fit", details={"needed": 7})),
+    "unknown": _raise(UnknownName("no such model")),
+    "away": _raise(Unreachable("the hub does not answer")),
     "checkpoint": _raise(BadCheckpoint("torn.gguf is torn")),
     "details": _raise(DoesNotFit("odd details", details={"path": Path("/x")})),
     "os": _raise(FileNotFoundError(2, "No such file or directory", "/nowhere")),

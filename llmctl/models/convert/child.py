@@ -22,7 +22,7 @@ from llmctl.jobs.context import Context
 
 PACKAGE_ROOT = Path(__file__).parents[3]
 PROCESSES = "llmctl.models.convert.processes"
-KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH")
+KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH", "LLMCTL_JOB")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 LOG_LINES = 20
 EVERY = 0.1  # seconds between two looks at it
