@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmctl.render.models import quality
 from llmctl.render.text import View, duration, size
 
 
@@ -19,12 +20,7 @@ def _converted(data: Mapping[str, Any]) -> str:
         f"  {data['path']}",
     ]
     if data["quality"]:
-        found, limit = data["quality"]["metrics"], data["quality"]["limit"]
-        lines.append(
-            f"  quality: mean KL divergence {found['mean_kl']:.4g} nats (limit {limit['max_kl']:.4g}), "
-            f"top-1 agreement {found['top1']:.1%}, perplexity {found['source_perplexity']:.4g} → "
-            f"{found['target_perplexity']:.4g}"
-        )
+        lines.append(f"  {quality(data['quality'])}")
     return "\n".join(lines)
 
 

@@ -63,8 +63,8 @@ def run(arguments: Mapping[str, Any], job: Context) -> Mapping[str, Any]:
     request = build(Request, arguments)
     source = Source(record.artifact(request.source), inspect(Path(request.source["path"])))
     check(request, source)
-    lock = request.store / store.STAGING / f"{request.model}.{request.folder.name}.convert-lock"
-    with locked(lock, what=f"the conversion of {request.model} to {request.folder.name}"):
+    lock = request.store / store.STAGING / f"{request.model}.convert-lock"
+    with locked(lock, what=f"the conversion of {request.model}"):
         if not request.force and (kept := intact(request.folder)):
             job.note(f"{request.folder} is there and unchanged: nothing to do")
             return record.result(request, source, kept, made=False)
@@ -77,6 +77,11 @@ def check(request: Request, source: Source) -> None:
     """Everything that can be refused before anything is read: code, what is not possible, what must not be replaced."""
     if error := plan.refused_code(source.checkpoint, request.allow_code):
         raise error
+    if changed := unlike_manifest(source):
+        raise Refused(
+            f"{changed[0]} is not as it came here ({len(changed)} files changed or gone)",
+            hint=f"llmctl models verify {request.model} --repair",
+        )
     if why := plan.why_not(source, request.wanted):
         raise Unsupported(f"{source.path} {why}", hint="llmctl convert --help")
     target = request.folder
@@ -88,6 +93,13 @@ def check(request: Request, source: Source) -> None:
             f"{target} was not made by a conversion, and is not replaced by one",
             hint=f"llmctl models rm {request.model} {request.wanted.artifact.format}/{request.quantization}",
         )
+
+
+def unlike_manifest(source: Source) -> list[Path]:
+    """The source's files that changed since they came here; none where there is no manifest."""
+    folder = source.path if source.path.is_dir() else source.path.parent
+    kept = manifests.read(folder)
+    return [folder / entry.path for entry in kept.files if not entry.unchanged(folder)] if kept else []
 
 
 def intact(folder: Path) -> manifests.Manifest | None:

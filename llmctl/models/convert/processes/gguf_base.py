@@ -23,10 +23,10 @@ def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
     source, tree = Path(request["source"]), request["converter"]
     sys.path[:0] = [tree, f"{tree}/gguf-py"]
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    name_the_split(config, request["pre"] or guessed(source), insist=bool(request["pre"]))
+    name_the_split(config, request["pre"] or gguf_pre.name(tokenizer_json(source)), insist=bool(request["pre"]))
     script = f"{tree}/convert_hf_to_gguf.py"
     sys.argv = [script, str(source), "--outfile", request["target"], "--outtype", request["type"]]
-    sys.argv += ["--model-name", request["model"]]
+    sys.argv += ["--model-name", model_name(request["model"], tokenizer_json(source))]
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as error:
@@ -41,10 +41,17 @@ def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def guessed(source: Path) -> str | None:
-    """The split by tokenizer.json; None when there is none or it is not known."""
+def tokenizer_json(source: Path) -> dict[str, Any]:
+    """The tokenizer.json of a checkpoint; empty when it has none."""
     path = source / "tokenizer.json"
-    return gguf_pre.name(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def model_name(id: str, tokenizer: Mapping[str, Any]) -> str:
+    """What the file calls the model. By the word phi-3 in it llama.cpp knows that specials swallow spaces after them."""
+    stripping = any(token.get("special") and token.get("rstrip") for token in tokenizer.get("added_tokens") or ())
+    return f"{id} (phi-3)" if stripping and not any(word in id for word in ("phi-3", "phi3")) else id
 
 
 def name_the_split(config: Mapping[str, Any], pre: str | None, *, insist: bool) -> None:

@@ -22,6 +22,7 @@ PLAIN = ("F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64")
 def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """`source` file → `target` file as `quantization`; memory for about one tensor."""
     import gguf
+    import numpy as np
 
     reader = gguf.GGUFReader(request["source"])
     types = chosen(reader, request["quantization"])
@@ -32,7 +33,8 @@ def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
         kind = gguf.GGMLQuantizationType[types[name]]
         shape = tuple(int(length) for length in reversed(tensor.shape))
         block, size = gguf.GGML_QUANT_SIZES[kind]
-        writer.add_tensor_info(name, shape, tensor.data.dtype, tensor.n_elements // block * size, kind)
+        # the shape in elements, whatever the data's own type: bytes (BF16) would be taken for packed ones
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), tensor.n_elements // block * size, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
