@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,14 @@ class JobHost:
     def running(self, job: Job) -> Job:
         """The job once its work has told something."""
         eventually((self.jobs.folder(job.id) / "progress.json").exists)
+        return self.jobs.read(job.id)
+
+    def waiting(self, job: Job) -> Job:
+        """The job once its process waits for its turn: it handles SIGTERM, which it does from then on."""
+        assert job.process
+        status = Path(f"/proc/{job.process.pid}/status")
+        eventually(lambda: int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) >> (signal.SIGTERM - 1) & 1)
+        time.sleep(0.2)
         return self.jobs.read(job.id)
 
     def log(self, job: Job) -> str:

@@ -55,6 +55,18 @@ def test_a_speed_gives_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest
     reporter.close()
 
 
+def test_a_new_stage_has_a_speed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SETTLED", 0.1)
+    path = tmp_path / "progress.json"
+    reporter = Reporter(path, lambda message: None)
+    reporter.progress("copy", 1, 10**10)
+    eventually(path.exists)
+    reporter.progress("check", 10**9, 10**10)
+    found = eventually(lambda: (event := report.read(path)) and event["speed"] is not None and event)
+    assert (found["stage"], found["speed"], found["eta"]) == ("check", 0.0, None)
+    reporter.close()
+
+
 def test_parts_that_are_no_numbers_fail_where_they_are_said(tmp_path: Path) -> None:
     reporter = Reporter(tmp_path / "progress.json", lambda message: None)
     with pytest.raises(ValueError):

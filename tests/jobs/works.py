@@ -36,6 +36,7 @@ def sleep(arguments: Arguments, job: Context) -> Arguments:
             sys.stdout.write(arguments.get("chatter", ""))
             time.sleep(0.02)
     finally:
+        time.sleep(arguments.get("cleanup", 0))
         with open(record, "a") as file:
             file.write(f"{began} {time.monotonic()}\n")
     return {"slept": seconds}
