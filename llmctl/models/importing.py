@@ -203,7 +203,7 @@ def _linked(staged: Path, files: Mapping[str, Path], job: Context) -> tuple[File
         before, digest = real.stat(), hashlib.sha256()
         try:
             with open(real, "rb", buffering=0) as file:
-                while block := file.read(BLOCK):
+                while file.tell() <= before.st_size and (block := file.read(BLOCK)):
                     digest.update(block)
                     done += len(block)
                     job.progress("hashing", done, total)
