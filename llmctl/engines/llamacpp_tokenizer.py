@@ -3,11 +3,15 @@
 What a client writes never becomes a control token: `encode` takes special tokens in a text literally unless told
 otherwise, and `chat` keeps apart those that the template wrote and those that stand in a message. User-defined tokens
 (`<think>` in some vocabularies) are ordinary text to llama.cpp and stay what they are.
+
+A GGUF file does not say how a tokenizer normalizes text, and llama.cpp does not: that is done here where it is known.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +20,8 @@ from llmctl.engines.llamacpp_library import Library
 from llmctl.engines.talk import OWN, Talk
 from llmctl.engines.tokenizer import PRIVATE_USE, replaced, strings
 from llmctl.errors import RequestError, Unsupported
+
+COMPOSING = ("qwen2",)  # pre-tokenizers whose originals bring text into normal form C first
 
 
 class GGUFTokenizer:
@@ -28,6 +34,9 @@ class GGUFTokenizer:
         ids = range(self.vocab)
         self.eos_ids = frozenset(i for i in ids if i in talk.stop_ids or library.vocab_is_eog(self._vocab, i))
         self._control = {i: self._text(i) for i in ids if library.vocab_is_control(self._vocab, i)}
+        self._composes = library.metadata(model, "tokenizer.ggml.pre") in COMPOSING
+        controls = sorted(filter(None, self._control.values()), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, controls)) or "(?!)")
         bos = library.vocab_bos(self._vocab)
         self._bos = [bos] if library.vocab_get_add_bos(self._vocab) and bos >= 0 else []
         name = talk.template_name.encode() if talk.template_name else None
@@ -99,6 +108,7 @@ class GGUFTokenizer:
         return self._literal(text[: at + 1]) + self._continuation(text[at + 1 :], special=False)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
+        text = self._normal(text, special) if self._composes else text
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 16
         while True:
@@ -107,6 +117,14 @@ class GGUFTokenizer:
             if count >= 0:
                 return list(buffer[:count])
             room = -count
+
+    def _normal(self, text: str, special: bool) -> str:
+        """`text` composed; a character after a special token never becomes one with the token's last."""
+        if unicodedata.is_normalized("NFC", text) or not special:
+            return unicodedata.normalize("NFC", text)
+        marks = self._marks.findall(text)
+        others = (unicodedata.normalize("NFC", part) for part in self._marks.split(text))
+        return "".join(part for pair in zip(others, [*marks, ""], strict=True) for part in pair)
 
     def _piece(self, id: int) -> bytes:
         size = 64

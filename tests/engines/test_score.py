@@ -78,7 +78,8 @@ def test_the_text_is_what_the_tiny_models_know_and_more():
 @pytest.mark.models
 @pytest.mark.parametrize(
     ("engine", "model", "format"),
-    [("torch", "tiny-mistral", "safetensors"), ("mlx", "tiny-phi3", "safetensors"), ("llamacpp", "tiny-qwen2-gguf", "gguf")],
+    [("torch", "tiny-mistral", "safetensors"), ("mlx", "tiny-phi3", "safetensors"),
+     ("llamacpp", "tiny-qwen2-gguf", "gguf")],
 )  # fmt: skip
 def test_all_logits_equal_those_of_single_steps(tiny_models, engine, model, format):
     """In pieces of CHUNK, and the same as when the engine serves."""
