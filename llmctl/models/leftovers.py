@@ -96,20 +96,22 @@ def _superseded(models_dir: Path, cache: Path, used: Collection[Path]) -> Iterat
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    needed = {path for folder in removing.artifact_folders(models_dir) for path in removing.linked(folder)}
-    needed |= {path.resolve() for path in used}
+    folders = list(removing.artifact_folders(models_dir))
+    linked = {path for folder in folders for path in removing.linked(folder)}
+    revisions = {removing.origin(folder)[1] for folder in folders}
     try:
         scanned = scan_cache_dir(cache)
     except CacheNotFound:
         return
     for repo in sorted(scanned.repos, key=lambda repo: str(repo.repo_path)):
-        mine = [one for one in repo.revisions if any(file.blob_path.resolve() in needed for file in one.files)]
+        mine = [one for one in repo.revisions if one.commit_hash in revisions]
         newest = max((one.last_modified for one in mine), default=0.0)
         for old in sorted(repo.revisions - set(mine), key=lambda one: one.commit_hash):
-            inside = any(path.is_relative_to(old.snapshot_path) for path in used)
-            if old.last_modified < newest and not old.refs and not inside:
-                freed = scanned.delete_revisions(old.commit_hash).expected_freed_size
-                yield Leftover(SUPERSEDED, Path(old.snapshot_path), freed)
+            strategy = scanned.delete_revisions(old.commit_hash)
+            needed = any(blob.resolve() in linked for blob in strategy.blobs)
+            needed = needed or any(path.is_relative_to(old.snapshot_path) for path in used)
+            if old.last_modified < newest and not old.refs and not needed:
+                yield Leftover(SUPERSEDED, Path(old.snapshot_path), strategy.expected_freed_size)
 
 
 def _clear_superseded(path: Path, models_dir: Path, used: Collection[Path]) -> bool:

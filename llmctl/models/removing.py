@@ -32,7 +32,7 @@ def plan(folders: Sequence[Path], models_dir: Path) -> Removal:
     blobs: list[Path] = []
     kept: dict[Path, str] = {}
     for folder in folders:
-        by, revision = _origin(folder)
+        by, revision = origin(folder)
         for path in linked(folder):
             if by != "pull" or not hf_cache.is_blob(path):
                 kept[path] = "llmctl did not bring it here"
@@ -86,7 +86,7 @@ def own_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _origin(folder: Path) -> tuple[str, str | None]:
+def origin(folder: Path) -> tuple[str, str | None]:
     """How the artifact came here, and its revision; nothing when its manifest cannot be read."""
     with contextlib.suppress(LlmctlError):
         if kept := manifests.read(folder):
