@@ -91,7 +91,7 @@ class Table:
     def size(self, key: str) -> int | None:
         """Bytes from 123 or "24GB" (10^9) or "24GiB" (2^30); None when absent."""
         value = self._typed(key, (int, str), 'a size like "24GB"', None)
-        return None if value is None else int(self._scaled(key, str(value), _BYTES))
+        return None if value is None else round(self._scaled(key, str(value), _BYTES))
 
     def seconds(self, key: str) -> float | None:
         """Seconds from 90 or "15m"; None when absent."""

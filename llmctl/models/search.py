@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from llmctl.catalog import Catalog, Model
@@ -56,7 +55,7 @@ def on_hub(text: str, format: str | None, limit: int) -> list[Repo]:
         found = HfApi(endpoint=endpoint).list_models(
             search=text, filter=TAGS[format] if format else None, sort="downloads", limit=limit
         )
-        return list(islice(found, limit))
+        return list(found)
 
     try:
         listed = Hub(endpoint, once).patiently(f"the search for {text[:100]!r}", ask)
@@ -64,10 +63,11 @@ def on_hub(text: str, format: str | None, limit: int) -> list[Repo]:
         wait = error.details.get("retry_after")
         error.hint = f"sleep {wait:.0f}, then search again" if wait else "search without --hub, or check HF_ENDPOINT"
         raise
-    return [_repo(info) for info in listed if REPO.fullmatch(str(info.id))]
+    return [repository(info) for info in listed if REPO.fullmatch(str(info.id))]
 
 
-def _repo(info: Any) -> Repo:
+def repository(info: Any) -> Repo:
+    """One of the hub's answers, of which nothing is trusted."""
     tags = [str(tag) for tag in info.tags or ()]
     licence = next((tag.removeprefix(LICENCE) for tag in tags if tag.startswith(LICENCE)), None)
     formats = tuple(name for name, tag in TAGS.items() if tag in tags)

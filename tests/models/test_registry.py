@@ -226,6 +226,71 @@ def test_files_that_are_not_whole_are_named_with_the_pull(
     assert catalog.load(folder).resolve(QWEN).artifacts[0].path
 
 
+def test_files_that_would_run_code_come_over_and_are_named(
+    run: Run, registry: Callable[..., Path], folder: Path, cache: Path
+) -> None:
+    owl = cache / "models--someone--Night-Owl-12B-v2-6bit" / "snapshots" / ("4" * 40)
+    config_of = json.loads((owl / "config.json").read_text())
+    (owl / "config.json").write_text(json.dumps({**config_of, "auto_map": {"AutoModel": "x.Y"}}))
+    code, answer = run("import", registry())
+    found = [f for f in answer["data"]["findings"] if "run code" in f["message"]]
+    assert code == 3 and found[0]["hint"].endswith('allow_code = true in [models."night-owl-12b-v2"]')
+    assert catalog.load(folder).resolve(OWL).artifacts[0].path == owl
+
+
+def test_what_may_run_code_gets_no_source_without_a_commit(
+    run: Run, registry: Callable[..., Path], folder: Path, cache: Path
+) -> None:
+    (folder / "models.toml").write_text("[models.night-owl-12b-v2]\nallow_code = true\n")
+    make_mlx(cache / "plain")
+    code, _ = run("import", registry("v2", change(f"models.{OWL}.cache_path", str(cache / "plain"))))
+    artifact = catalog.load(folder).resolve(OWL).artifacts[0]
+    assert (code, artifact.source, artifact.path) == (0, None, cache / "plain")
+
+
+def test_a_slot_gets_no_more_context_than_the_files_have(run: Run, registry: Callable[..., Path], folder: Path) -> None:
+    assert run("import", registry("v2", change(f"models.{OWL}.context_length", 2**20)))[0] == 0
+    found = config.profile(config.load(folder), catalog.load(folder), "imported")
+    assert [slot.context for slot in found.slots if slot.port == 8102] == [262144]
+
+
+def test_a_slug_that_is_the_id_of_another_model_is_refused(
+    run: Run, registry: Callable[..., Path], folder: Path
+) -> None:
+    def rename(data: Any) -> None:
+        data["models"]["gpt-oss-20b"] = {**data["models"].pop(GGUF), "model_id": "gpt-oss-20b"}
+
+    code, answer = run("import", registry("v2", rename))
+    assert code == 1 and any("id of another model, gpt-oss-20b" in f["message"] for f in answer["data"]["findings"])
+    assert not (folder / "models.toml").exists()
+
+
+def test_two_models_that_a_repository_may_be_are_both_named(
+    run: Run, registry: Callable[..., Path], folder: Path
+) -> None:
+    (folder / "models.toml").write_text(
+        '[models.one]\naliases = ["night-owl-12b-v2-6bit"]\n[models.two]\naliases = ["Night_Owl-12b-v2-6bit"]\n'
+    )
+    code, answer = run("import", registry())
+    assert code == 1 and any("may be one, two" in f["message"] for f in answer["data"]["findings"])
+
+
+def test_an_entry_that_has_the_files_without_the_slug_is_not_guessed_at(
+    run: Run, registry: Callable[..., Path], folder: Path
+) -> None:
+    run("import", registry())
+    own = folder / "models.toml"
+    own.write_text(own.read_text().replace(f'names = ["{OWL}"]\n', ""))
+    code, answer = run("import", registry())
+    assert code == 1 and "or without the name" in next(f for f in answer["data"]["findings"] if f["refused"])["message"]
+
+
+def test_odd_text_survives_the_way_through_toml(run: Run, registry: Callable[..., Path], folder: Path) -> None:
+    odd = {"say": 'a\x7f"\\\n\u2028\U0001f600', "deep": {"x": [1, 2.5, True, {"y": "z"}]}}
+    assert run("import", registry("v2", change(f"models.{OWL}.chat_template_args", odd)))[0] == 0
+    assert catalog.load(folder).resolve(OWL).artifacts[0].chat_template_args == odd
+
+
 def test_nothing_is_lost_of_the_file_itself(run: Run, registry: Callable[..., Path], home: Path) -> None:
     path = registry()
     copy = Path(run("import", path)[1]["data"]["copy"])
@@ -245,6 +310,12 @@ CONFLICTS: dict[str, tuple[str, str, int, str]] = {
         '[models.night-owl-12b-v2]\nartifacts = [{ format = "gguf", path = "x" }]\n',
         2,
         "tables of their own",
+    ),
+    "slots in one line": (
+        "profiles/imported.toml",
+        'slots = [{ port = 8105, model = "phi-2" }]\n',
+        0,
+        "not written as [[slots]]",
     ),
     "the port of another": (
         "profiles/imported.toml",

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,6 +83,19 @@ def test_the_hub_is_asked_for_all_its_pages_up_to_the_limit(call: Call, small_hu
     assert len(small_hub.log) == 1
     assert [r["repo"] for r in call("owl", "--hub", "--format", "gguf")[1]["data"]["hub"]] == ["b/owl-7b-gguf"]
     assert call("owl", "--hub", "--limit", "0")[0] == 2
+
+
+def test_names_of_the_hub_that_are_none_are_left_out(call: Call, small_hub: Hub) -> None:
+    (small_hub.root / "owl" / "-rf ; owl").mkdir(parents=True)
+    (small_hub.root / "owl" / "owl\x1b[2J").mkdir(parents=True)
+    assert not {repo["repo"] for repo in call("owl", "--hub")[1]["data"]["hub"]} & {"owl/-rf ; owl", "owl/owl\x1b[2J"}
+
+
+def test_a_licence_from_the_hub_is_printable_and_short() -> None:
+    found = search.repository(
+        SimpleNamespace(id="a/b", tags=["license:a\x1b[2J" + "x" * 90], gated="auto", downloads=True)
+    )
+    assert found == search.Repo("a/b", (), "a[2J" + "x" * 35, True, None)
 
 
 @pytest.mark.parametrize(
