@@ -19,11 +19,12 @@ def byte_table(backend: Any, silent: Collection[int]) -> Callable[[int], bytes]:
         token = backend.id_to_token(id) if id >= 0 else None
         if token is None or id in silent:
             return b""
-        if id in added:
-            return str(added[id].content).encode()
+        spaced = bool(kinds & {"ByteFallback", "Metaspace"}) and "ByteLevel" not in kinds
+        if id in added:  # Gemma's runs of spaces are added tokens
+            return str(added[id].content).replace("▁", " " if spaced else "▁").encode()
         if "ByteLevel" in kinds:
             return b"".join(bytes([alphabet[c]]) if c in alphabet else c.encode() for c in token)
-        if kinds & {"ByteFallback", "Metaspace"}:
+        if spaced:
             if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
                 return bytes([int(token[3:5], 16)])
             return str(token).replace("▁", " ").encode()

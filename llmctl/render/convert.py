@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.render.models import quality
+from llmctl.render import quality
 from llmctl.render.text import View, duration, size
 
 
@@ -20,7 +20,7 @@ def _converted(data: Mapping[str, Any]) -> str:
         f"  {data['path']}",
     ]
     if data["quality"]:
-        lines.append(f"  {quality(data['quality'])}")
+        lines += [f"  {line}" for line in quality.lines(data["quality"])]
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     sides = (f"{side['format']} {side['dtype']} on {side['engine']}" for side in (report["source"], report["target"]))
     known = f"{found['known_windows'] or 'none'} of {report['windows']} windows known to the source"
     measured = f"{found['tokens']} tokens, {known}; {' → '.join(sides)}; {duration(report['seconds'])}"
-    table = plain_table(Table(("", "FOUND", "LIMIT"), rows))
+    table = plain_table(Table(("", "FOUND", "LIMIT"), rows, right=("FOUND", "LIMIT")))
     return [verdict, *(f"  {line}" for line in table.splitlines()), f"  {measured}"]
 
 

@@ -11,6 +11,7 @@ Where llama.cpp differs for a reason of its own, a rule says for which strings, 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import unicodedata
@@ -183,3 +184,26 @@ def test_a_composing_character_does_not_swallow_a_special_token(tiny_models):
     for tokenizer in (load_tokenizer(tiny_models["tiny-qwen2"]), gguf_tokenizer(tiny_models["tiny-qwen2-gguf"])):
         assert tokenizer.encode(text, special=True) == expected
         assert tokenizer.encode("a\u0338>\u0338") == tokenizer.encode("a\u0338\u226f")
+
+
+@pytest.mark.parametrize("name", ["tiny-gemma3", "tiny-llama", "tiny-qwen2"])
+def test_added_tokens_that_are_not_special_are_text(tiny_models, tmp_path, name):
+    """Gemma's vocabulary has runs of spaces among them, others words like <think>."""
+    folder = tmp_path / name
+    shutil.copytree(tiny_models[name], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    tokens = config.setdefault("added_tokens_decoder", {})
+    known = load_tokenizer(folder)
+    texts = ("▁▁▁▁▁", "<think>", "dé jà")
+    for number, text in enumerate(texts):
+        plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        tokens[str(known.vocab + number)] = {"content": text, **plain}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    ours, theirs = load_tokenizer(folder), transformers_tokenizer(folder)
+    for text in ("a<think>b", "x dé jà y", "▁▁▁▁▁q", "a      b"):
+        ids = theirs(text, split_special_tokens=True)["input_ids"]
+        assert ours.encode(text) == ids
+        assert ours.decode(ids).removeprefix(" " if name in PREFIXED else "") == theirs.decode(
+            ids, skip_special_tokens=True
+        )
+    assert {known.vocab, known.vocab + 1} <= {i for t in texts for i in ours.encode(t)}
