@@ -42,9 +42,7 @@ class Download:
     def __init__(self, hub: Hub, cache: RepoCache, commit: str, job: Context, proven: Mapping[str, str] = {}) -> None:
         self.cache, self.commit, self.job, self.proven = cache, commit, job, proven
         self.stop = threading.Event()
-        # In the middle of a long download, an outage of a minute is waited for.
-        patience = replace(hub.patience, tries=8, connects=8, note=job.note, stop=self.stop)
-        self.hub = replace(hub, patience=patience)
+        self.hub = replace(hub, patience=replace(hub.patience, note=job.note, stop=self.stop))
         self.done: dict[str, int] = {}
         self.working: set[str] = set()
         self.fetched: dict[str, Fetched] = {}

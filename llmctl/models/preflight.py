@@ -5,8 +5,9 @@ They are laid out in a folder of their own, the rest of the weights as a hole, a
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,17 +44,12 @@ def examine(repo: str, chosen: Selection, read: Read, backend: str, allow_code: 
     """
     with tempfile.TemporaryDirectory(prefix="llmctl-") as made:
         folder = Path(made)
-        try:
+        with called(repo, folder):
             if chosen.format == "gguf":
                 found = checkpoint.inspect(_gguf(folder, chosen, read))
             else:
                 chosen = _lay_out(folder, chosen, read, repo)
                 found = checkpoint.inspect(folder)
-        except BadCheckpoint as error:
-            raise BadCheckpoint(
-                error.message.replace(f"{folder}/", f"{repo}/").replace(str(folder), repo),
-                hint="pull the model from another repository or revision",
-            ) from error
     if found.needs_code and not allow_code:
         raise Refused(
             f"{repo} runs code of its author ({', '.join(found.needs_code)})",
@@ -61,6 +57,18 @@ def examine(repo: str, chosen: Selection, read: Read, backend: str, allow_code: 
         )
     chosen = _labelled(repo, chosen, found)
     return Examined(chosen, found, _engines(repo, chosen, found, backend))
+
+
+@contextlib.contextmanager
+def called(repo: str, folder: Path) -> Iterator[None]:
+    """Within, a BadCheckpoint about `folder` is one about `repo`."""
+    try:
+        yield
+    except BadCheckpoint as error:
+        raise BadCheckpoint(
+            error.message.replace(f"{folder}/", f"{repo}/").replace(str(folder), repo),
+            hint="pull the model from another repository or revision",
+        ) from error
 
 
 def _labelled(repo: str, chosen: Selection, found: Checkpoint) -> Selection:

@@ -9,12 +9,12 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmctl.catalog import Artifact
-from llmctl.errors import BadCheckpoint, Busy, HubError, LlmctlError, NoSpace, Refused, Unreachable
+from llmctl.errors import BadCheckpoint, Busy, HubError, LlmctlError, NoSpace, Refused
 from llmctl.jobs.context import Context
 from llmctl.models import checkpoint, preflight, selection, store
 from llmctl.models import manifest as manifests
@@ -24,21 +24,24 @@ from llmctl.models.download import NO_ROOM, Download, Fetched, check_room
 from llmctl.models.hub import Hub, Listing, RepoFile
 from llmctl.models.hub_errors import Patience
 from llmctl.models.manifest import FileEntry, Manifest
-from llmctl.models.preflight import Examined
+from llmctl.models.preflight import Examined, Read
 from llmctl.models.wanted import AUTO, Wanted
 
 MANIFEST_ROOM = 2**20  # bytes; a manifest of a thousand files has 200 kB, and its backup as much
+BRIEF = Patience(tries=2, longest=0)  # for a question that can be left open
+LASTING = Patience(tries=8, connects=8)  # in the middle of a long download, an outage of a minute is waited for
 AWAY = ("unreachable", "hub_down", "rate_limited")  # the hub cannot be asked now
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a pull will do. `folder` is where the artifact will lie."""
+    """What a pull will do. `folder` is where the artifact will lie; `away`: the hub was not there, the cache lists."""
 
     wanted: Wanted
     listing: Listing
     examined: Examined
     folder: Path
+    away: bool = False
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
@@ -102,7 +105,7 @@ def settled(wanted: Wanted, job: Context) -> Mapping[str, Any] | None:
         if not _meant(wanted, kept) or not all(entry.unchanged(folder) for entry in kept.files):
             continue
         try:
-            if _hub(wanted, job).commit(wanted.repo, wanted.revision) != kept.revision:
+            if Hub(wanted.endpoint, BRIEF).commit(wanted.repo, wanted.revision) != kept.revision:
                 return None
         except LlmctlError as error:
             if error.code not in AWAY:
@@ -114,17 +117,19 @@ def settled(wanted: Wanted, job: Context) -> Mapping[str, Any] | None:
 
 def plan(wanted: Wanted, job: Context) -> Plan:
     """Look at the repository without fetching weights; an LlmctlError when the pull would be in vain."""
-    hub, cache = _hub(wanted, job), cache_of(wanted)
+    hub, cache = Hub(wanted.endpoint, Patience(note=job.note)), cache_of(wanted)
     job.progress("looking")
     try:
-        return _plan(wanted, hub.listing(wanted.repo, wanted.revision), hub)
+        listing = hub.listing(wanted.repo, wanted.revision)
+        # Not from the cache, whose bytes are not proven yet: what is damaged there is to be healed, not refused.
+        return _plan(wanted, listing, lambda *part: hub.read(wanted.repo, listing.commit, *part))
     except LlmctlError as error:
-        listing = cache.listing(wanted.revision) if error.code in AWAY else None
-        if listing is None:
+        kept = cache.listing(wanted.revision) if error.code in AWAY else None
+        if kept is None:
             raise
-        job.note(f"{error.message}: {listing.commit[:12]} is taken as it lies in the cache")
-        with contextlib.suppress(BadCheckpoint, HubError, Unreachable):  # it is not all there
-            return _plan(wanted, listing, hub)
+        job.note(f"{error.message}: {kept.commit[:12]} is taken as it lies in the cache")
+        with contextlib.suppress(BadCheckpoint, HubError):  # it is not all there
+            return replace(_plan(wanted, kept, cache.read), away=True)
         raise
 
 
@@ -133,21 +138,7 @@ def cache_of(wanted: Wanted) -> RepoCache:
     return RepoCache(Path(wanted.cache), wanted.repo)
 
 
-def _hub(wanted: Wanted, job: Context) -> Hub:
-    return Hub(wanted.endpoint, Patience(note=job.note))
-
-
-def _plan(wanted: Wanted, listing: Listing, hub: Hub) -> Plan:
-    cache = cache_of(wanted)
-
-    def read(file: RepoFile, start: int, stop: int) -> bytes:
-        blob = cache.blob(file)
-        if not blob.exists():
-            return hub.read(wanted.repo, listing.commit, file, start, stop)
-        with open(blob, "rb") as kept:
-            kept.seek(start)
-            return kept.read(stop - start)
-
+def _plan(wanted: Wanted, listing: Listing, read: Read) -> Plan:
     format = _format(wanted, listing)
     chosen = selection.select(
         listing, format, file=wanted.file, quantization=wanted.quantization, code=wanted.allow_code
@@ -198,8 +189,8 @@ def _alone(wanted: Wanted, job: Context) -> Iterator[None]:
 def _pull(wanted: Wanted, job: Context) -> Mapping[str, Any]:
     found = plan(wanted, job)
     check_room(found.cache, found.files)
-    download = Download(_hub(wanted, job), found.cache, found.listing.commit, job, _proven(wanted))
-    fetched = download.run(found.files)
+    hub = Hub(wanted.endpoint, BRIEF if found.away else LASTING)
+    fetched = Download(hub, found.cache, found.listing.commit, job, _proven(wanted)).run(found.files)
     found.cache.remember(wanted.revision, found.listing.commit)
     kept = _publish(found, fetched)
     found.cache.sweep([file.etag for file in found.listing.files])
@@ -228,7 +219,8 @@ def _publish(found: Plan, fetched: Mapping[str, Fetched]) -> Manifest:
     with store.staging(Path(wanted.models_dir)) as staged:
         for file in found.files:
             os.symlink(fetched[file.path].blob.absolute(), staged / file.name)
-        checkpoint.inspect(store.content(staged, chosen.format) or staged)
+        with preflight.called(wanted.repo, staged):
+            checkpoint.inspect(store.content(staged, chosen.format) or staged)
         manifests.write(staged, kept)
         store.publish(staged, found.folder)
     return kept
