@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -33,7 +34,7 @@ def artifact(model: str, one: Artifact) -> str:
 def value(item: Any) -> str:
     """A TOML value on one line; TypeError for what TOML has not (null)."""
     if isinstance(item, Mapping):
-        return "{ " + ", ".join(f"{_text(key)} = {value(inner)}" for key, inner in item.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {value(inner)}" for key, inner in item.items()) + " }"
     if isinstance(item, str | Path):
         return _text(str(item))
     if isinstance(item, bool | int | float):
@@ -47,6 +48,10 @@ def _lines(noun: Any, keys: Iterable[str]) -> list[str]:
     """`key = value` of all that is said."""
     found = ((key, getattr(noun, key)) for key in keys)
     return [f"{key} = {value(item)}" for key, item in found if item not in (None, (), {}, False)]
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else _text(key)
 
 
 def _text(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmctl import backends, paths
 from llmctl.backends import cpu
-from llmctl.catalog import Artifact, Catalog, Model, Traits
+from llmctl.catalog import Artifact, Catalog, Model, Traits, normal
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import BadCheckpoint, ConfigError, Refused, Unsupported, UsageError
@@ -53,6 +53,8 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
     present = store.present(model, host.models(paths.home()))
     if wish.quantization:
         present = [(a, p) for a, p in present if (a.quantization or "").casefold() == wish.quantization.casefold()]
+    named = [(a, p) for a, p in present if normal(wish.model) in map(normal, a.names)]
+    present = named or present
     if not present:
         raise _absent(model, host, wish)
     backend = backend_of(host)
@@ -150,7 +152,8 @@ def talk(traits: Traits) -> dict[str, Any]:
 
 def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish, artifact: Artifact | None) -> SlotSpec:
     timeout = model.traits(artifact).load_timeout
-    names = dict.fromkeys([*model.aliases, model.id.replace(".", "-"), *wish.names])
+    own = artifact.names if artifact else ()
+    names = dict.fromkeys([*model.aliases, *own, model.id.replace(".", "-"), *wish.names])
     return SlotSpec(
         engine=engine, names=tuple(n for n in names if n != model.id), probe=model.probe, needed_bytes=needed,
         idle_unload=wish.idle_unload, load_timeout=timeout or SlotSpec.load_timeout,

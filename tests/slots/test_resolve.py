@@ -148,3 +148,14 @@ def test_what_is_in_quarantine_is_never_taken(home: Path, checkpoint: Path) -> N
     stored(home, checkpoint, "models/.quarantine/my-model.v1")
     with pytest.raises(LlmctlError, match="is not on local"):
         resolve(catalog(checkpoint, artifacts=(Artifact("safetensors", "f32", "org/repo"),)), HOST, Wish("mine"))
+
+
+def test_the_name_of_an_artifact_takes_that_artifact_and_is_answered_to(checkpoint: Path) -> None:
+    artifacts = (
+        Artifact("safetensors", "f32", path=checkpoint),
+        Artifact("safetensors", "bf16", path=checkpoint, names=("my-model-bf16",), context=77),
+    )
+    known = catalog(checkpoint, artifacts=artifacts)
+    named, usual = resolve(known, HOST, Wish("My_Model-BF16")), resolve(known, HOST, Wish("mine"))
+    assert (named.engine.context, usual.engine.context) == (77, 1024)
+    assert "my-model-bf16" in named.names and "my-model-bf16" not in usual.names
