@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.errors import BadCheckpoint
-from llmctl.models import safetensors_header
+from llmctl.models import bounded_json, safetensors_header
 from llmctl.models.checkpoint import FULL, RECURRENT, SLIDING, Checkpoint, layer_count, layer_types, number
 from llmctl.models.safetensors_header import SafetensorsHeader
 
-JSON_LIMIT = 64 * 2**20  # the largest tokenizer_config.json seen has 10 MB
+JSON_LIMIT, TOKENIZER_LIMIT = 4 * 2**20, 16 * 2**20  # bytes; the largest tokenizer_config.json seen has 10 MB
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WITHOUT_KEYS = ("linear_attention", "conv", "mamba", "recurrent", "moe", "mlp")  # among `layer_types`
 NESTED = ("text_config", "llm_config", "language_config")
@@ -28,7 +27,7 @@ def inspect(path: Path) -> Checkpoint:
     top = read_json(path / "config.json")
     nested: Mapping[str, Any] = next((top[name] for name in NESTED if isinstance(top.get(name), dict)), {})
     config = {**top, **nested}
-    tokenizer_config = _optional(path / "tokenizer_config.json")
+    tokenizer_config = _optional(path / "tokenizer_config.json", TOKENIZER_LIMIT)
     generation = _optional(path / "generation_config.json")
     headers = safetensors_header.read_folder(path)
     pickles = [] if headers else [f for p in PICKLES for f in path.glob(p) if f.name != "training_args.bin"]
@@ -71,23 +70,23 @@ def inspect(path: Path) -> Checkpoint:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
     """A JSON object from an untrusted file; BadCheckpoint names the file."""
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise BadCheckpoint(f"{path}: larger than {JSON_LIMIT >> 20} MiB")
-        data = json.loads(path.read_bytes())
+        if path.stat().st_size > limit:
+            raise BadCheckpoint(f"{path}: larger than {limit >> 20} MiB")
+        data = bounded_json.loads(path.read_bytes())
     except OSError as error:
         raise BadCheckpoint(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path}: not JSON: {error}") from error
+    except ValueError as error:
+        raise BadCheckpoint(f"{path}: not JSON: {error}"[:500]) from error
     if not isinstance(data, dict):
         raise BadCheckpoint(f"{path}: not a JSON object")
     return data
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _optional(path: Path, limit: int = JSON_LIMIT) -> dict[str, Any]:
+    return read_json(path, limit) if path.is_file() else {}
 
 
 def _first(config: Mapping[str, Any], *names: str) -> Any:

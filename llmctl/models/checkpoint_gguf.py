@@ -11,6 +11,7 @@ from llmctl.errors import BadCheckpoint
 from llmctl.models import gguf_header
 from llmctl.models.checkpoint import Checkpoint, layer_count, layer_types, number
 
+HEADERS_LIMIT = 48 * 2**20
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 # llama.cpp's file types (`general.file_type`): the name of the quantization.
@@ -55,7 +56,7 @@ def shards(path: Path) -> tuple[Path, ...]:
 
 def inspect(path: Path) -> Checkpoint:
     """Read the header of `path` (and of its other shards)."""
-    headers = [gguf_header.read(shard) for shard in shards(path)]
+    headers = _headers(shards(path))
     header, metadata = headers[0], headers[0].metadata
     tensors = [tensor for h in headers for tensor in h.tensors]
     if not header.architecture:
@@ -100,6 +101,17 @@ def inspect(path: Path) -> Checkpoint:
         has_chat_template="tokenizer.chat_template" in metadata,
         eos_ids=tuple(dict.fromkeys(i for i in eos if type(i) is int)),
     )
+
+
+def _headers(paths: tuple[Path, ...]) -> list[gguf_header.GGUFHeader]:
+    """Of all shards, no more than HEADERS_LIMIT bytes and one more of them."""
+    headers, size = [], 0
+    for path in paths:
+        if size > HEADERS_LIMIT:
+            raise BadCheckpoint(f"{path}: the headers of this model's shards have more than {size} bytes")
+        headers.append(gguf_header.read(path))
+        size += headers[-1].read_bytes
+    return headers
 
 
 def _weights_bytes(header: gguf_header.GGUFHeader) -> int:

@@ -15,12 +15,13 @@ from typing import Any, BinaryIO
 
 from llmctl.errors import BadCheckpoint
 
-HEADER_LIMIT = 64 * 2**20
+HEADER_LIMIT = 40 * 2**20  # a vocabulary of 256,000 with its merges takes some 14 MB
 STRING_LIMIT = 2**20  # the longest real one is a chat template of some 20 kB
 KEPT_ARRAY = 2048  # per-layer numbers are kept, vocabularies are not
-STRINGS_LIMIT = 2_000_000  # in all arrays together; the largest vocabulary with its merges has 0.8 million
+KEPT_LIMIT = 200_000  # numbers in kept arrays, all together
+STRINGS_LIMIT = 1_500_000  # in all arrays together; the largest vocabulary with its merges has 0.8 million
 KEYS_LIMIT = 10_000
-TENSORS_LIMIT = 100_000
+TENSORS_LIMIT = 50_000  # converters join experts: the largest models have some 2,000
 CHUNK = 2**18
 
 STRING, ARRAY = 8, 9
@@ -113,7 +114,7 @@ class _Reader:
         self.size = os.fstat(file.fileno()).st_size
         self.buffer, self.at, self.read_bytes = b"", 0, 0
         self.order = "<"
-        self.strings = 0
+        self.strings = self.kept = 0
 
     def bad(self, what: str) -> BadCheckpoint:
         return BadCheckpoint(f"{self.path}: not a usable GGUF file: {what}")
@@ -176,7 +177,9 @@ class _Reader:
         if kind not in SCALARS:
             raise self.bad(f"an array of type {kind}")
         size = struct.calcsize(self.order + SCALARS[kind]) * count
-        if count > KEPT_ARRAY:
+        if count <= KEPT_ARRAY:
+            self.kept += count
+        if count > KEPT_ARRAY or self.kept > KEPT_LIMIT:
             if self.position + size > min(self.size, HEADER_LIMIT):
                 raise self.bad(f"an array of {count} numbers does not fit")
             for _ in range(size // CHUNK):

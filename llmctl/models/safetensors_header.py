@@ -6,17 +6,19 @@ length is checked before it is read, and every offset against shape, type and fi
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from llmctl.errors import BadCheckpoint
+from llmctl.models import bounded_json
 
-HEADER_LIMIT = 100_000_000  # the format's own limit
-INDEX_LIMIT = 32 * 2**20
+# Bytes. The format allows headers of 100 MB; the 163 files of a model of 91,000 tensors have 12 MB in all.
+HEADER_LIMIT, HEADERS_LIMIT = 30_000_000, 24_000_000
+INDEX_LIMIT = 16 * 2**20
 INDEX = "model.safetensors.index.json"
 
 BITS = {
@@ -78,9 +80,9 @@ def read(path: str | os.PathLike[str]) -> SafetensorsHeader:
     except OSError as error:
         raise BadCheckpoint(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise bad("its header is not JSON") from error
+        table = bounded_json.loads(text)
+    except ValueError as error:
+        raise bad(f"its header is not JSON: {error}"[:300]) from error
     if not isinstance(table, dict):
         raise bad("its header is not a JSON object")
     metadata = table.pop("__metadata__", None) or {}
@@ -122,17 +124,28 @@ def read_folder(folder: str | os.PathLike[str]) -> tuple[SafetensorsHeader, ...]
     folder = Path(folder)
     index = folder / INDEX
     if not index.is_file():
-        return tuple(read(path) for path in sorted(folder.glob("*.safetensors")))
+        return _read_all(sorted(folder.glob("*.safetensors")))
     weight_map = _weight_map(index)
-    headers = []
-    for name in sorted(set(weight_map.values())):
-        if not (folder / name).is_file():
-            raise BadCheckpoint(f"{index}: the shard {name} it names is missing")
-        headers.append(read(folder / name))
+    shards = [folder / name for name in sorted(set(weight_map.values()))]
+    for path in shards:
+        if not path.is_file():
+            raise BadCheckpoint(f"{index}: the shard {path.name} it names is missing")
+    headers = _read_all(shards)
     held = {header.path.name: header.tensors for header in headers}
     for tensor, name in weight_map.items():
         if tensor not in held[name]:
             raise BadCheckpoint(f"{folder / name}: the tensor {tensor[:80]!r} that the index places in it is missing")
+    return headers
+
+
+def _read_all(paths: Iterable[Path]) -> tuple[SafetensorsHeader, ...]:
+    """The headers of all these files, no more than HEADERS_LIMIT bytes and one more of them."""
+    headers, size = [], 0
+    for path in paths:
+        if size > HEADERS_LIMIT:
+            raise BadCheckpoint(f"{path.parent}: the headers of its safetensors files have more than {size} bytes")
+        headers.append(read(path))
+        size += headers[-1].data_offset
     return tuple(headers)
 
 
@@ -140,10 +153,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         if index.stat().st_size > INDEX_LIMIT:
             raise BadCheckpoint(f"{index}: larger than {INDEX_LIMIT >> 20} MiB")
-        weight_map = json.loads(index.read_bytes())["weight_map"]
+        weight_map = bounded_json.loads(index.read_bytes())["weight_map"]
     except OSError as error:
         raise BadCheckpoint(f"{index}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise BadCheckpoint(f"{index}: no JSON with a weight_map") from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadCheckpoint(f"{index}: an empty weight_map")
