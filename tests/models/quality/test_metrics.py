@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,6 +169,12 @@ FINE = Metrics(100, 0.01, 0.1, 0.2, 0.99, 5.0, 5.1, 4)
 )  # fmt: skip
 def test_verdict(limit, why):
     assert verdict(FINE, limit) == why
+
+
+def test_the_likeliest_token_of_a_source_that_knows_nothing_does_not_count():
+    strange = replace(FINE, known_windows=0)
+    assert verdict(strange, QualityLimit(8, 0.01, 1.0)) == ""
+    assert verdict(strange, QualityLimit(8, 0.001, 0.0))
 
 
 def test_bits():
