@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from scripts.benchmarks import cli, engines, fit, report, streams, swap
+from scripts.benchmarks import cli, engines, fit, pull, report, streams, swap
 from scripts.benchmarks.report import Row
 
 ALL: dict[str, Callable[[], Iterator[Row]]] = {
@@ -14,6 +14,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "swap": swap.measure,
     "engines": engines.measure,
     "fit": fit.measure,
+    "pull": pull.measure,
 }
 
 
