@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -103,7 +104,7 @@ def _replace(value: Any, rng: random.Random) -> None:
             continue
         roll = rng.random()
         if roll < 0.7:
-            value[key] = rng.choice(VALUES)
+            value[key] = copy.deepcopy(rng.choice(VALUES))
         elif roll < 0.85 and isinstance(value, dict):
             del value[key]
         else:
