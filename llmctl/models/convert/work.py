@@ -23,6 +23,7 @@ from llmctl.models.convert import gate, plan, record
 from llmctl.models.convert.plan import Source, Target
 from llmctl.models.convert.steps import Steps
 
+FULL = 2**20  # a disk with less room than this is full
 VIEWED = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
@@ -69,8 +70,7 @@ def run(arguments: Mapping[str, Any], job: Context) -> Mapping[str, Any]:
             job.note(f"{request.folder} is there and unchanged: nothing to do")
             return record.result(request, source, kept, made=False)
         check_disk(request, source)
-        with _disk_errors(request, source):
-            return _convert(request, source, job)
+        return _convert(request, source, job)
 
 
 def check(request: Request, source: Source) -> None:
@@ -126,22 +126,25 @@ def _no_room(request: Request, what: str, needed: int, free: int) -> DoesNotFit:
 
 @contextlib.contextmanager
 def _disk_errors(request: Request, source: Source) -> Iterator[None]:
-    """A disk that fills up within is an error with numbers."""
-    needed = plan.needed_bytes(source, request.wanted)
+    """A disk that fills up within is an error with numbers; not every library says that this was it."""
     try:
         yield
     except (OSError, ConversionFailed) as error:
-        full = error.errno == errno.ENOSPC if isinstance(error, OSError) else error.details.get("disk_full")
-        if not full:
-            raise
         free = shutil.disk_usage(request.store).free
+        if free > FULL and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        needed = plan.needed_bytes(source, request.wanted)
         what = f"filled the disk of {request.store}: it takes about {needed / 1e9:.2f} GB, and nothing of it was kept"
         raise _no_room(request, what, needed, free) from error
 
 
 def _convert(request: Request, source: Source, job: Context) -> Mapping[str, Any]:
     began = time.monotonic()
-    with store.staging(request.store) as scratch, store.staging(request.store) as staged:
+    with (
+        store.staging(request.store) as scratch,
+        store.staging(request.store) as staged,
+        _disk_errors(request, source),  # innermost: what fills the disk is still there
+    ):
         view = source.path
         if source.path.is_dir():
             view = _view(source.path, scratch / "source", request.allow_code)

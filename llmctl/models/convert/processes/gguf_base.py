@@ -49,7 +49,7 @@ def tokenizer_json(source: Path) -> dict[str, Any]:
 
 
 def model_name(id: str, tokenizer: Mapping[str, Any]) -> str:
-    """What the file calls the model. By the word phi-3 in it llama.cpp knows that specials swallow spaces after them."""
+    """What the file calls the model; by the word phi-3 llama.cpp knows that specials swallow spaces after them."""
     stripping = any(token.get("special") and token.get("rstrip") for token in tokenizer.get("added_tokens") or ())
     return f"{id} (phi-3)" if stripping and not any(word in id for word in ("phi-3", "phi3")) else id
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from llmctl.errors import ConversionFailed, LlmctlError
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
-NO_SPACE = re.compile(r"no space left on device|os error 28", re.IGNORECASE)
 
 
 def serve(work: Work) -> NoReturn:
@@ -52,9 +50,6 @@ def failure(error: Exception) -> LlmctlError:
     """A library's exception as one of ours."""
     said = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {said[0][:300] if said else 'without a message'}"
-    full = getattr(error, "errno", None) == errno.ENOSPC or NO_SPACE.search(str(error))
-    if full:
-        return ConversionFailed(f"the disk is full: {line}", details={"disk_full": True, "log": []})
     return ConversionFailed(line)
 
 
