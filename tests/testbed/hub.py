@@ -34,7 +34,7 @@ class Fault:
     """What goes wrong with files that match `path` (a glob; "" is the listing), `times` times (None: always).
 
     `kind`: cut (the connection ends after `after` bytes), slow (`seconds` a chunk), corrupt (the bit at byte `after`
-    is flipped), short (the file ends at byte `after`), no_range, status (with `status` and `headers`), gated, no_repo,
+    is flipped), short (the file ends at byte `after`), no_range, shift (a range comes from its second byte on), status (with `status` and `headers`), gated, no_repo,
     unauthorized, nonsense (an answer that is not a hub's).
     """
 
@@ -78,6 +78,8 @@ class Hub:
         self.extra: dict[str, tuple[str, ...]] = {}  # repo → names that are listed besides its files
         self.lies: dict[str, str] = {}  # path → a wrong hash to list
         self.tags: dict[str, str] = {}  # revision → commit
+        self.licence = "apache-2.0"
+        self.false_commit: str | None = None
         self.gate: str | None = None  # the token that opens gated repositories
         self._meta: dict[tuple[Path, int, int], Meta] = {}
         self._lock = threading.Lock()
@@ -206,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             nonsense = fault.kind == "nonsense"
             return self.json({"hello": 1} if nonsense else {}, 200 if nonsense else fault.status, fault.headers)
         words, wanted = query.get("search", [""])[0].lower().split(), set(query.get("filter", []))
-        start = int(query.get("cursor", ["0"])[0])
+        start = int(query.get("cursor", ["0"])[-1])
         repos = sorted(f"{path.parent.name}/{path.name}" for path in hub.root.glob("*/*/"))
         found = [repo for repo in repos if all(w in repo.lower() for w in words) and wanted <= {*_tags(repo)}]
         page = [{"id": repo, "tags": _tags(repo), "downloads": 7, "gated": False} for repo in found[start : start + 2]]
@@ -243,7 +245,14 @@ class _Handler(BaseHTTPRequestHandler):
             siblings.append({"rfilename": name, "size": meta.bytes, "blobId": meta.etag[:40], **lfs})
         tags = _tags(repo)
         self.json(
-            {"_id": "1", "id": repo, "modelId": repo, "sha": hub.commit(repo), "private": False, "gated": False}
+            {
+                "_id": "1",
+                "id": repo,
+                "modelId": repo,
+                "sha": hub.false_commit or hub.commit(repo),
+                "private": False,
+                "gated": False,
+            }
             | {"tags": tags, "downloads": 0, "likes": 0, "siblings": siblings, "usedStorage": 0}
         )
 
@@ -273,6 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
             start, stop = int(asked[1]), min(int(asked[2]) + 1 if asked[2] else size, size)
             if start >= size:
                 return self.json({}, 416, {"Content-Range": f"bytes */{size}"})
+            start += bool(hub.take(("shift",), name))
             status, headers = 206, {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(stop - start)}.items():
