@@ -177,6 +177,26 @@ def test_a_hash_that_is_no_hash_is_refused(hub: Hub, repo: Path) -> None:
     assert caught(hub).code == "hub_answer"
 
 
+@pytest.mark.parametrize("commit", ["../../evil", "main", "A" * 40, ""])
+def test_s05_a_commit_that_is_none_is_refused(hub: Hub, repo: Path, commit: str) -> None:
+    hub.false_commit = commit or "a" * 41
+    assert caught(hub).code == "hub_answer"
+
+
+def test_a_licence_that_is_no_word_is_not_shown(hub: Hub, repo: Path) -> None:
+    hub.licence = "\x1b[2Jfree\n"
+    assert client(hub).listing("org/model", None).licence is None
+
+
+def test_a_hub_that_sends_another_part_is_refused(hub: Hub, repo: Path) -> None:
+    found = client(hub).listing("org/model", None)
+    file = found.file("model.safetensors")
+    assert file
+    hub.fault("shift", "model.safetensors")
+    with pytest.raises(HubError, match="another part"):
+        client(hub).read("org/model", found.commit, file, 100, 200)
+
+
 @pytest.mark.parametrize(
     "name",
     ["x", "../x", "a/b/c", "org/..", "org/a..b", "org/.x", "org/-x", "org/a--b", "org/a\0", "org/a\n", "org/%2e%2e",

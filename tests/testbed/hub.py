@@ -34,8 +34,8 @@ class Fault:
     """What goes wrong with files that match `path` (a glob; "" is the listing), `times` times (None: always).
 
     `kind`: cut (the connection ends after `after` bytes), slow (`seconds` a chunk), corrupt (the bit at byte `after`
-    is flipped), short (the file ends at byte `after`), no_range, shift (a range comes from its second byte on), status (with `status` and `headers`), gated, no_repo,
-    unauthorized, nonsense (an answer that is not a hub's).
+    is flipped), short (the file ends at byte `after`), no_range, shift (a range comes from its second byte on), status
+    (with `status` and `headers`), gated, no_repo, unauthorized, nonsense (an answer that is not a hub's).
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Hub:
         self.lies: dict[str, str] = {}  # path → a wrong hash to list
         self.tags: dict[str, str] = {}  # revision → commit
         self.licence = "apache-2.0"
-        self.false_commit: str | None = None
+        self.false_commit: str | None = None  # is listed instead of the right one
         self.gate: str | None = None  # the token that opens gated repositories
         self._meta: dict[tuple[Path, int, int], Meta] = {}
         self._lock = threading.Lock()
@@ -243,16 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, meta in hub.listed(repo).items():
             lfs = {"lfs": {"size": meta.bytes, "sha256": meta.etag, "pointerSize": 130}} if meta.lfs else {}
             siblings.append({"rfilename": name, "size": meta.bytes, "blobId": meta.etag[:40], **lfs})
-        tags = _tags(repo)
+        tags, sha = [f"license:{hub.licence}", *_tags(repo)[1:]], hub.false_commit or hub.commit(repo)
         self.json(
-            {
-                "_id": "1",
-                "id": repo,
-                "modelId": repo,
-                "sha": hub.false_commit or hub.commit(repo),
-                "private": False,
-                "gated": False,
-            }
+            {"_id": "1", "id": repo, "modelId": repo, "sha": sha, "private": False, "gated": False}
             | {"tags": tags, "downloads": 0, "likes": 0, "siblings": siblings, "usedStorage": 0}
         )
 
