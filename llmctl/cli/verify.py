@@ -11,6 +11,7 @@ from llmctl.cli import options as o
 from llmctl.cli.foreground import Foreground
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
+from llmctl.errors import LlmctlError
 
 if TYPE_CHECKING:
     from llmctl.jobs.context import Context
@@ -31,7 +32,7 @@ def verify(
 
     session: Session = ctx.obj
     found = [session.catalog.resolve(model)] if model else list(session.catalog.models.values())
-    rows, skipped = [], []
+    rows, skipped, errors = [], [], []
     with session.progress() as on_event:
         job = Foreground(on_event)
         for entry in found:
@@ -40,10 +41,16 @@ def verify(
                 if not (folder / "manifest.json").is_file():
                     skipped.append(str(folder))
                     continue
-                report = check(folder, job)
-                rows.append(_row(_repaired(report, job) if repair else report))
-    bad = any(row["bad"] for row in rows)
-    return Answer({"artifacts": rows, "without_manifest": skipped}, exit_code=1 if bad else 0)
+                try:
+                    report = check(folder, job)
+                    rows.append(_row(report))
+                    if repair:
+                        rows[-1] = _row(_repaired(report, job))
+                except LlmctlError as error:  # the others are looked at all the same
+                    errors.append(error)
+    bad = errors or any(row["bad"] for row in rows)
+    data = {"artifacts": rows, "without_manifest": skipped}
+    return Answer(data, exit_code=1 if bad else 0, errors=tuple(errors))
 
 
 def _repaired(report: VerifyReport, job: Context) -> VerifyReport:

@@ -27,9 +27,11 @@ def work_through(
     def labour() -> None:
         while not stop.is_set():
             try:
-                work(waiting.popleft())
+                item = waiting.popleft()
             except IndexError:
                 return
+            try:
+                work(item)
             except BaseException as error:
                 if not isinstance(error, Stopped):
                     errors.append(error)

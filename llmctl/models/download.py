@@ -95,6 +95,7 @@ class Download:
     def _receive(self, file: RepoFile, blob: Path) -> tuple[str, int]:
         """Fetch what is missing of a file, a second time from its start when the bytes prove wrong; its sha256."""
         with Incoming(file, self.cache.partial(file), lambda at: self._at(file, at)) as incoming:
+            incoming.resume()
             for left in (1, 0):
                 self._complete(incoming)
                 if incoming.digest.right:

@@ -47,7 +47,7 @@ class Digest:
 
 
 class Incoming:
-    """The partial file at `path`, open at its end. `received` counts what came now, `furthest` the end it ever had."""
+    """The partial file at `path`. `received` counts what came now, `furthest` the end it ever had."""
 
     def __init__(self, file: RepoFile, path: Path, on_bytes: Callable[[int], None]) -> None:
         self.file, self.path, self.on_bytes = file, path, on_bytes
@@ -55,10 +55,6 @@ class Incoming:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self.digest = Digest(file)
-        if os.fstat(self.fd).st_size > file.bytes:
-            self.restart()
-        self.digest.read(self.fd, on_bytes)
-        self.furthest = self.at
 
     def __enter__(self) -> Incoming:
         return self
@@ -70,6 +66,13 @@ class Incoming:
     def at(self) -> int:
         """How many bytes there are."""
         return self.digest.bytes
+
+    def resume(self) -> None:
+        """Go on with what an earlier download left: hash it."""
+        if os.fstat(self.fd).st_size > self.file.bytes:
+            self.restart()
+        self.digest.read(self.fd, self.on_bytes)
+        self.furthest = self.at
 
     def restart(self) -> None:
         """Forget what has come."""
