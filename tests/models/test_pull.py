@@ -248,6 +248,19 @@ PULL = (
 )
 
 
+@contextlib.contextmanager
+def library(place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """huggingface-hub's own download into the same cache."""
+    code = "from huggingface_hub import snapshot_download as get; get('org/model')"
+    env = {**os.environ, "HF_HUB_CACHE": str(place.cache), "HF_ENDPOINT": place.hub.url, "HF_HUB_DISABLE_XET": "1"}
+    running = subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.DEVNULL)
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.wait()
+
+
 def process(place: Place, **more: Any) -> subprocess.Popen[str]:
     """The same pull in a process of its own."""
     argv = [sys.executable, "-c", PULL, json.dumps(place.wanted(**more).to_dict())]
@@ -307,6 +320,15 @@ def test_c03_rm_during_a_pull_is_refused_and_a_pull_during_rm_waits(place: Place
     assert ended[0]["received"] == 0 and same(folder, repo)
 
 
+def test_c03_a_pull_and_the_librarys_own_download_fetch_a_file_once(place: Place, repo: Path, hub: Hub) -> None:
+    hub.fault("slow", "model-*", seconds=0.01)
+    with library(place) as running:
+        eventually(lambda: hub.sent("model-*") > MB)
+        done = place.pull()
+        assert running.wait(60) == 0
+    assert hub.sent("model-*") <= SIZE + 1000 + HEADER and same(Path(done["path"]), repo)
+
+
 # ── interrupted ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -362,6 +384,15 @@ def test_a_cancelled_pull_leaves_no_artifact_and_goes_on_later(place: Place, rep
     assert done["received"] <= done["bytes"] - 3 * MB and same(Path(done["path"]), repo)
 
 
+def test_a_gate_before_the_files_is_met_before_the_weights(place: Place, repo: Path, hub: Hub) -> None:
+    """The public hub lists a gated repository for everybody, and refuses its files."""
+    hub.fault("gated", "*.json")
+    with pytest.raises(HubError) as caught:
+        place.pull()
+    assert caught.value.code == "gated" and f"{hub.url}/org/model, then" in str(caught.value.hint)
+    assert hub.sent() == 0 and not place.blobs()
+
+
 def test_a_repository_with_a_hostile_name_brings_nothing(place: Place, repo: Path, hub: Hub, tmp_path: Path) -> None:
     before = {path for path in tmp_path.rglob("*") if place.models not in (path, *path.parents)}
     hub.extra["org/model"] = ("../../../../evil.json",)
@@ -372,9 +403,8 @@ def test_a_repository_with_a_hostile_name_brings_nothing(place: Place, repo: Pat
 
 def test_the_cache_of_another_tool_is_used(place: Place, repo: Path, hub: Hub) -> None:
     """What `hf download` has brought is found by its hash, and hashed once."""
-    code = "from huggingface_hub import snapshot_download as get; get('org/model')"
-    env = {**os.environ, "HF_HUB_CACHE": str(place.cache), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True)
+    with library(place) as running:
+        assert running.wait(60) == 0
     hub.log.clear()
     done = place.pull()
     assert done["received"] == 0 and hub.sent("model-*") <= HEADER and same(Path(done["path"]), repo)
