@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -93,6 +94,7 @@ def test_all_logits_equal_those_of_single_steps(tiny_models, engine, model, form
     assert rows.shape == (len(tokens), steps.identity.vocab)
     assert rows.dtype == np.float32
     assert abs(rows - np.array(served)).max() < 5e-3 * abs(rows).max()  # llama.cpp keeps keys and values in float16
+    steps.free(seq)  # its tokens stay in llama.cpp's slot, and must not be taken over
     skipped = np.concatenate(list(score.positions(steps, tokens, 4)))
     assert (skipped == rows[4:]).all()
     steps.close()
@@ -120,9 +122,25 @@ def test_windows_beyond_the_context_are_refused(tmp_path):
         scored(tmp_path, make_gguf(tmp_path / "m.gguf"), windows=[[65] * 65])
 
 
+def test_f05_the_process_ends_with_the_one_that_started_it(tmp_path):
+    """Whatever it waits for: here for a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "m.gguf")
+    spec = EngineSpec("llamacpp", "m", str(tmp_path), "gguf")
+    (tmp_path / "task.json").write_text(json.dumps({"spec": asdict(spec)}))
+    argv = [sys.executable, "-m", "llmctl.engines.score", str(tmp_path / "task.json"), str(tmp_path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=2)
+            out, _ = process.communicate(timeout=20)  # closes its stdin, as the end of the parent does
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (1, b"")
+
+
 def test_the_process_answers_in_json_whatever_libraries_print(tmp_path):
-    (tmp_path / "task.json").write_text(json.dumps({"spec": {"engine": "llamacpp", "model": "m", "path": str(tmp_path),
-                                                             "format": "gguf"}}))  # fmt: skip
+    spec = EngineSpec("llamacpp", "m", str(tmp_path), "gguf")
+    (tmp_path / "task.json").write_text(json.dumps({"spec": asdict(spec)}))
     argv = [sys.executable, "-m", "llmctl.engines.score", str(tmp_path / "task.json"), str(tmp_path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         told = [json.loads(line) for line in process.stdout]

@@ -15,8 +15,10 @@ FOUND = Metrics(480, 0.0314, 0.25, 1.5, 0.925, 182.6, 185.04, 4)
 
 def shown(**fields):
     """The lines for a report that went through JSON, as the view gets it."""
-    whole = {"passed": True, "why": "", "metrics": FOUND, "limit": QualityLimit(4, 0.3, 0.75), "text": "abc", "windows": 16,
-             "source": SOURCE, "target": TARGET, "seconds": 12.3}  # fmt: skip
+    whole = {
+        "passed": True, "why": "", "metrics": FOUND, "limit": QualityLimit(4, 0.3, 0.75), "text": "abc", "windows": 16,
+        "source": SOURCE, "target": TARGET, "seconds": 12.3,
+    }  # fmt: skip
     return quality.lines(json.loads(json.dumps(asdict(Report(**{**whole, **fields})))))
 
 
