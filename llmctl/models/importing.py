@@ -200,10 +200,10 @@ def _linked(staged: Path, files: Mapping[str, Path], job: Context) -> tuple[File
     entries = []
     for name, path in files.items():
         real = path.resolve()
-        before, digest = real.stat(), hashlib.sha256()
+        before, digest, start = real.stat(), hashlib.sha256(), done
         try:
             with open(real, "rb", buffering=0) as file:
-                while file.tell() <= before.st_size and (block := file.read(BLOCK)):
+                while done - start <= before.st_size and (block := file.read(BLOCK)):
                     digest.update(block)
                     done += len(block)
                     job.progress("hashing", done, total)

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmctl.models.checkpoint import inspect
-from llmctl.models.fit import Fit, estimate
+from llmctl.models.fit import Fit
+from llmctl.slots import resolve
 from scripts.benchmarks import testbed
 from scripts.benchmarks.report import Row, row
 
@@ -27,14 +28,14 @@ def measure() -> Iterator[Row]:
     for engine, model, settings in CASES:
         for context, parallel in settings:
             seen = [once(engine, paths[model], context, parallel) for _ in range(RUNS)]
-            fit = estimate(inspect(paths[model]), context, parallel, engine)
+            fit = resolve.needs(inspect(paths[model]), context, parallel, engine, "cpu")
             grown = [run["full"] - run["imported"] for run in seen]
             yield row(
                 f"{engine}, {context} tokens × {parallel}: memory measured ÷ estimated",
                 [size / (fit.total - fit.process) for size in grown],
                 "0.85 – 1.15",
-                f"{said(fit)}; Rss with every context full, less the same process before it read a weight"
-                f" ({mb(seen[0]['imported'])} of libraries, estimated {mb(fit.process)})",
+                f"Rss with every context full, less the same process before it read a weight ({said(fit, grown[0])}); "
+                f"that process alone: measured {mb(seen[0]['imported'])}, estimated {mb(fit.process)}",
             )
 
 
@@ -46,8 +47,10 @@ def once(engine: str, path: Path, context: int, parallel: int) -> dict[str, int]
     return found
 
 
-def said(fit: Fit) -> str:
-    return f"estimated weights {mb(fit.weights)}, keys and values {mb(fit.kv)}, compute {mb(fit.compute)}"
+def said(fit: Fit, grown: int) -> str:
+    """The parts, and what is left of the measurement beside the weights."""
+    beside = f"beside these measured {mb(grown - fit.weights)}, estimated {mb(fit.kv)} of keys and values"
+    return f"weights {mb(fit.weights)}, {beside} and {mb(fit.compute)} of compute"
 
 
 def mb(size: int) -> str:

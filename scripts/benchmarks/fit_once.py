@@ -2,8 +2,8 @@
 
 Bytes are `Rss` of /proc/self/smaps_rollup: anonymous memory and every page of a mapped file that this process has
 touched, so llama.cpp's mapped weights count as soon as they were read through the mapping. `imported` is taken when
-the engine's libraries are in memory and it has checked the model, `loaded` after the load, `full` while `parallel`
-sequences fill their context, `peak` is VmHWM, the highest the whole process ever was.
+the engine's libraries are in memory and it has checked the model, `full` is the most that was seen while `parallel`
+sequences filled their context.
 """
 
 from __future__ import annotations
@@ -27,11 +27,6 @@ def resident() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
 
 
-def peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
 def measure(engine_name: str, path: str, context: int, parallel: int) -> dict[str, int]:
     found = inspect(path)
     spec = EngineSpec(engine_name, "m", path, found.format, context=context, parallel=parallel, device="cpu")
@@ -42,7 +37,6 @@ def measure(engine_name: str, path: str, context: int, parallel: int) -> dict[st
     imported = resident()
     events: list[Event] = []
     engine = adapter.load(spec, lambda stage, done, total: None, events.append)
-    loaded = resident()
     prompt = context - NEW
     for i in range(parallel):
         ids = tuple((7919 * (i + 1) + 31 * n) % min(found.vocab, 30_000) for n in range(prompt))
@@ -54,7 +48,7 @@ def measure(engine_name: str, path: str, context: int, parallel: int) -> dict[st
         full = max(full, resident())
     if failed := [event for event in events if isinstance(event, Failure)]:
         raise RuntimeError(str(failed[0].error))
-    return {"imported": imported, "loaded": loaded, "full": full, "peak": peak()}
+    return {"imported": imported, "full": full}
 
 
 def main(argv: list[str]) -> None:
