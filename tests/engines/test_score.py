@@ -122,7 +122,7 @@ def test_windows_beyond_the_context_are_refused(tmp_path):
         scored(tmp_path, make_gguf(tmp_path / "m.gguf"), windows=[[65] * 65])
 
 
-def test_f05_the_process_ends_with_the_one_that_started_it(tmp_path):
+def test_the_process_ends_with_the_one_that_started_it(tmp_path):
     """Whatever it waits for: here for a pipe that nobody writes to."""
     os.mkfifo(tmp_path / "m.gguf")
     spec = EngineSpec("llamacpp", "m", str(tmp_path), "gguf")

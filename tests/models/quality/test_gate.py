@@ -214,7 +214,7 @@ class Meddling(Silent):
         self.act(stage)
 
 
-def test_f05_a_killed_scoring_process_is_an_error_with_its_log(check, tiny_models, tmp_path):
+def test_a_killed_scoring_process_is_an_error_with_its_log(check, tiny_models, tmp_path):
     def kill(stage):
         for pid in processes(tmp_path):
             os.kill(pid, signal.SIGKILL)
