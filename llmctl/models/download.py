@@ -129,8 +129,6 @@ class Download:
             except (LlmctlError, Stopped):
                 raise
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
-                    raise
                 attempt = 1 if incoming.furthest > furthest else attempt + 1
                 self._check()
                 self.hub.pause(about, error, attempt)

@@ -72,7 +72,10 @@ class Hub:
         info = self.patiently(
             about, lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=timeout())
         )
-        return _listing(repo, info)
+        found = _listing(repo, info)
+        if revision and COMMIT.fullmatch(revision) and found.commit != revision:
+            raise _nonsense(f"{about}: the hub answers with {found.commit}")
+        return found
 
     def commit(self, repo: str, revision: str | None) -> str:
         """The commit that `revision` is now."""

@@ -183,6 +183,12 @@ def test_s05_a_commit_that_is_none_is_refused(hub: Hub, repo: Path, commit: str)
     assert caught(hub).code == "hub_answer"
 
 
+def test_another_commit_than_the_one_asked_for_is_refused(hub: Hub, repo: Path) -> None:
+    asked = hub.commit("org/model")
+    hub.false_commit = "b" * 40
+    assert caught(hub, revision=asked).code == "hub_answer"
+
+
 def test_a_licence_that_is_no_word_is_not_shown(hub: Hub, repo: Path) -> None:
     hub.licence = "\x1b[2Jfree\n"
     assert client(hub).listing("org/model", None).licence is None

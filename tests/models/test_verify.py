@@ -101,13 +101,18 @@ def test_several_bad_files_are_all_named(place: Place, artifact: Path) -> None:
     assert repaired(place, report).passed
 
 
-def test_it_is_healed_from_the_commit_it_came_from(place: Place, artifact: Path, repo: Path, hub: Hub) -> None:
+@pytest.mark.parametrize("lies", [False, True])
+def test_it_is_healed_from_the_commit_it_came_from_only(place, artifact, repo, hub, lies) -> None:
     flip(artifact / FIRST)
-    (repo / FIRST).write_bytes((repo / "model-00002-of-00002.safetensors").read_bytes())  # main has moved on
+    revision = hub.commit("org/model")
+    (repo / FIRST).write_bytes(bytes(10))  # main has moved on
+    if lies:  # and is given out as what it was
+        hub.tags["old"] = hub.false_commit = revision
     before = artifact.joinpath(FIRST).read_bytes()
     with pytest.raises(HubError) as caught:
         repaired(place, verify.verify(artifact, place.job))
-    assert caught.value.code in ("no_revision", "no_file") and artifact.joinpath(FIRST).read_bytes() == before
+    assert caught.value.code == ("no_file" if lies else "no_revision")
+    assert artifact.joinpath(FIRST).read_bytes() == before
 
 
 def test_a_hub_that_is_away_leaves_the_bad_file_as_it_is(place: Place, artifact: Path) -> None:

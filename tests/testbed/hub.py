@@ -295,11 +295,8 @@ class _Handler(BaseHTTPRequestHandler):
             file.seek(start)
             if not any(faults.values()):
                 self.connection.settimeout(None)
-                while start < stop and (
-                    sent := os.sendfile(self.connection.fileno(), file.fileno(), start, stop - start)
-                ):
-                    self.seen.sent += sent
-                    start += sent
+                while start < stop:
+                    start += self.counted(min(stop - start, 2**20), file, start)
                 return
             for at, chunk in _chunks(file, start, stop):
                 if corrupt and at <= corrupt.after < at + len(chunk):
@@ -307,14 +304,21 @@ class _Handler(BaseHTTPRequestHandler):
                     chunk = chunk[:index] + bytes([chunk[index] ^ 1]) + chunk[index + 1 :]
                 if cut and self.seen.sent + len(chunk) > cut.after:
                     chunk = chunk[: cut.after - self.seen.sent]
+                self.seen.sent += len(chunk)  # before: the client may be done before this thread goes on
                 self.connection.sendall(chunk)
-                self.seen.sent += len(chunk)
                 if cut and self.seen.sent >= cut.after:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
                 if slow:
                     time.sleep(slow.seconds)
+
+    def counted(self, size: int, file: Any, start: int) -> int:
+        """Send up to `size` bytes, counted before the client can have them; how many went."""
+        self.seen.sent += size
+        sent = os.sendfile(self.connection.fileno(), file.fileno(), start, size)
+        self.seen.sent -= size - sent
+        return sent
 
     def json(self, data: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(data).encode()
