@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from llmctl.models.manifest import FileEntry, Manifest
 from llmctl.models.quality.report import Metrics, Report
 from llmctl.processes import ProcessId
 from llmctl.slots.state import Actual, Desired, SlotFolder
+from tests.conftest import RunningSlot, eventually
 from tests.models.making import make_folder, make_gguf
 
 Run = Callable[..., tuple[int, dict[str, Any], list[dict[str, Any]]]]
@@ -146,6 +148,14 @@ def test_fit_beyond_the_models_context_names_both_numbers(run: Run, imported: st
     )  # fmt: skip
 
 
+def test_fit_of_an_artifact_with_a_shorter_context(run: Run, tmp_path: Path, imported: str) -> None:
+    assert run("models", "import", make_gguf(tmp_path / "x-Q4_0.gguf", context=512), "--as", "plain")[0] == 0
+    code, data, _ = run("models", "fit", "plain", "--context", 1024)
+    rows = {row["format"]: row for row in data["fits"]}
+    assert code == 0 and rows["safetensors"]["fits"]
+    assert (rows["gguf"]["fits"], rows["gguf"]["problem"]) == (False, "its context ends at 512 tokens")
+
+
 def test_fit_says_why_an_artifact_cannot_be_run(run: Run, tmp_path: Path, imported: str) -> None:
     (tmp_path / "plain" / "model.safetensors").unlink()
     code, data, _ = run("models", "fit", "plain")
@@ -245,6 +255,19 @@ def test_rm_is_refused_for_what_a_slot_would_go_back_to(run: Run, home: Path, tm
     use(home, 8101, imported)
     SlotFolder(home, 8101).write_desired(Desired(SlotSpec(EngineSpec("torch", "b", str(tmp_path), "safetensors"))))
     assert run("models", "rm", "plain", "--yes")[0] == 1 and Path(imported).exists()
+
+
+def test_rm_waits_for_no_slot_that_is_changing(
+    run: Run, imported: str, slots: Callable[..., RunningSlot], script: Callable[..., SlotSpec]
+) -> None:
+    slot = slots(None)
+    loading = threading.Thread(target=slot.change, args=("load", script("alpha", load=3.0)))
+    loading.start()
+    eventually(lambda: slot.status().operation)
+    code, _, (error,) = run("models", "rm", "plain", "--yes")
+    loading.join()
+    assert (code, error["code"], error["port"]) == (1, "busy", slot.port) and Path(imported).exists()
+    assert run("models", "rm", "plain", "--yes")[0] == 0
 
 
 def test_rm_leaves_what_lies_outside_of_the_store(run: Run, config: Path, tmp_path: Path) -> None:
