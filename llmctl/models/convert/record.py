@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import platform
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +66,13 @@ def _origin(source: Source) -> dict[str, Any]:
 
 
 def _entry(folder: Path, path: Path) -> FileEntry:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+    """Reads the file while the system writes it out, which publishing waits for."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(BLOCK))
+    with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as writer:
+        written = writer.submit(os.fsync, file.fileno())
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+        written.result()
     stat = path.stat()
     return FileEntry(str(path.relative_to(folder)), stat.st_size, digest.hexdigest(), stat.st_mtime_ns)
 

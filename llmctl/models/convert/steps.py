@@ -58,18 +58,23 @@ class Steps:
 
     def _gguf(self, common: Mapping[str, Any]) -> None:
         result, name = self.staged / f"{self.model}.gguf", self.wanted.quantization
-        base = self.view
-        if self.source.artifact.format != "gguf":
-            direct = name in CONVERTER_MAKES
-            base = result if direct else self.scratch / "base.gguf"
-            kind = name if direct else plan.base_type(self.source.checkpoint)
-            tree = fetch.converter(self.home, self.job)
-            about = {"type": kind, "converter": str(tree), "version": fetch.VERSION, "target": str(base)}
-            self._step("gguf_base", {**common, **about}, base, Target("gguf", kind))
-        if base != result:
-            self._step("gguf_quantize", {"source": str(base), "target": str(result), "quantization": name}, result)
-        if self.source.artifact.format != "gguf":
-            self._step("gguf_tokens", {**common, "target": str(result)}, result)
+        if self.source.artifact.format == "gguf":
+            self._quantize(self.view, result)
+            return
+        direct = name in CONVERTER_MAKES
+        base = result if direct else self.scratch / "base.gguf"
+        kind = name if direct else plan.base_type(self.source.checkpoint)
+        expected = str(self.scratch / "expected.json")
+        about = {"type": kind, "converter": str(fetch.converter(self.home, self.job)), "version": fetch.VERSION}
+        request = {**common, **about, "target": str(base), "expected": expected}
+        self._step("gguf_base", request, base, Target("gguf", kind))
+        if not direct:
+            self._quantize(base, result)
+        self._step("gguf_tokens", {"target": str(result), "expected": expected}, result)
+
+    def _quantize(self, base: Path, result: Path) -> None:
+        request = {"source": str(base), "target": str(result), "quantization": self.wanted.quantization}
+        self._step("gguf_quantize", request, result)
 
     def _step(self, module: str, request: Mapping[str, Any], grows: Path, makes: Target | None = None) -> None:
         size = plan.expected_bytes(self.source.checkpoint, makes or self.wanted) - plan.SLACK

@@ -231,11 +231,14 @@ def test_chats_are_among_the_texts_that_prove_a_file(
 ) -> None:
     """llama.cpp strips spaces after Phi-3's special tokens by the model's name alone."""
     from llmctl.models.convert import child
+    from llmctl.models.convert.processes import gguf_tokens
 
     file = tmp_path / "nameless.gguf"
     data = tiny_models["tiny-phi3-gguf"].read_bytes()
     assert data.count(b"Tiny Phi3") == 1
-    request = {"source": str(tiny_models["tiny-phi3"]), "target": str(file), "allow_code": False}
+    ids = tmp_path / "expected.json"
+    ids.write_text(json.dumps(gguf_tokens.expected(tiny_models["tiny-phi3"], allow_code=False)))
+    request = {"target": str(file), "expected": str(ids)}
     step = child.Step("compare", "gguf_tokens", request, file, 1)
     file.write_bytes(data)
     child.run(step, tmp_path, Silent())

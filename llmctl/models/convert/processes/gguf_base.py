@@ -15,11 +15,15 @@ from typing import Any
 
 from llmctl.errors import ConversionFailed, Unsupported
 from llmctl.models.convert import gguf_pre
+from llmctl.models.convert.processes import gguf_tokens
 from llmctl.models.convert.processes.serving import serve
 
 
 def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`source` folder → `target` file of `type`; `pre` names the split, None leaves it to the converter and to us."""
+    """`source` folder → `target` file of `type`, and the file `expected` of ids to prove it by.
+
+    `pre` names the split; None leaves it to the converter and to us.
+    """
     source, tree = Path(request["source"]), request["converter"]
     sys.path[:0] = [tree, f"{tree}/gguf-py"]
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -32,6 +36,8 @@ def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
     except SystemExit as error:
         if error.code:
             raise ConversionFailed(f"llama.cpp's converter ended with {error.code}") from None
+    ids = gguf_tokens.expected(source, request["allow_code"])
+    Path(request["expected"]).write_text(json.dumps(ids), encoding="utf-8")
     import gguf
     import transformers
 

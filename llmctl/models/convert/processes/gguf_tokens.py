@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,28 @@ CHATS = (
 )
 
 
-def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Encode every text by `source` folder's and by `target` file's tokenizer; Unsupported names one that differs."""
-    from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
+def expected(source: Path, allow_code: bool) -> dict[str, Any]:
+    """The ids of all texts and chats by the checkpoint's own tokenizer; JSON, since another process compares them."""
     from llmctl.engines.tokenizer import load_tokenizer
 
-    theirs = load_tokenizer(Path(request["source"]), allow_code=request["allow_code"])
+    tokenizer = load_tokenizer(source, allow_code=allow_code)
+    texts = [tokenizer.encode(text) for text in (*TEXTS, *SPACED)]
+    return {"texts": texts, "chats": [chatted(tokenizer, chat) for chat in CHATS] if tokenizer.chats else []}
+
+
+def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Encode all of it by `target` file's tokenizer; Unsupported names what is not as in the file `expected`."""
+    from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
+
+    theirs = json.loads(Path(request["expected"]).read_text(encoding="utf-8"))
     library, model = opened(request["target"])
     try:
         ours = GGUFTokenizer(library, model)
         texts = (*TEXTS, *SPACED) if library.metadata(model, "tokenizer.ggml.model") == "gpt2" else TEXTS
-        for text in texts:
-            compare(text, theirs.encode(text), ours.encode(text))
-        for chat in CHATS if theirs.chats else ():
-            compare(chat, chatted(theirs, chat), chatted(ours, chat))
+        for text, ids in zip(texts, theirs["texts"], strict=False):
+            compare(text, ids, ours.encode(text))
+        for chat, ids in zip(CHATS, theirs["chats"], strict=False):
+            compare(chat, ids, chatted(ours, chat))
     finally:
         library.model_free(model)
     return {"texts": len(texts)}

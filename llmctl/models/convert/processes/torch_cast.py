@@ -12,6 +12,7 @@ from llmctl.models.convert.processes import folders
 from llmctl.models.convert.processes.serving import serve
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+HALF_LIMIT = 65520.0  # from here on a value becomes infinity
 WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
@@ -55,10 +56,11 @@ def _described(tensor: Any, name: str, dtype: str, shard: Path) -> folders.Descr
 
 
 def _cast(tensor: Any, wanted: Any, name: str, dtype: str) -> Any:
-    cast = tensor.to(wanted)
-    if dtype == "float16" and not cast.isfinite().all() and tensor.isfinite().all():
-        raise Unsupported(f"{name} holds values that {dtype} cannot ({tensor.abs().max().item():g})", hint="use bf16")
-    return cast
+    if dtype == "float16" and tensor.numel():
+        most = max(abs(end.item()) for end in tensor.aminmax())
+        if HALF_LIMIT <= most < float("inf"):
+            raise Unsupported(f"{name} holds values that float16 cannot ({most:g})", hint="use bf16")
+    return tensor.to(wanted)
 
 
 def _bytes(tensor: Any) -> memoryview:
