@@ -12,7 +12,7 @@ from llmctl import backends
 from llmctl.catalog import Artifact, Model
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, Refused, Unsupported, UsageError
-from llmctl.models import store
+from llmctl.models import architectures, store
 from llmctl.models.checkpoint import Checkpoint, inspect
 from llmctl.models.choice import choose_engine
 from llmctl.models.fit import PROCESS, Fit, Room, largest_context
@@ -124,6 +124,8 @@ def _row(
         return replace(row, problem=error.message)
     if found is None:
         return _by_weights_alone(row, room, question.model, artifact)
+    if path and architectures.takes(choice.engine, found.architecture) is False:
+        return replace(row, problem=f"{choice.engine} does not know the architecture {found.architecture!r}")
     longest = resolve.longest_context(question.model, artifact, found)
     context = question.context or min(longest, resolve.DEFAULT_CONTEXT)
     row = replace(row, context=context, longest=longest)

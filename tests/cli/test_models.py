@@ -163,6 +163,12 @@ def test_fit_says_why_an_artifact_cannot_be_run(run: Run, tmp_path: Path, import
     assert "model.safetensors is missing" in data["fits"][0]["problem"]
 
 
+def test_fit_of_an_architecture_that_the_engine_does_not_know(run: Run, tmp_path: Path) -> None:
+    assert run("models", "import", make_folder(tmp_path / "odd", {"model_type": "nonesuch"}))[0] == 0
+    code, data, _ = run("models", "fit", "odd")
+    assert (code, data["fits"][0]["problem"]) == (1, "torch does not know the architecture 'nonesuch'")
+
+
 def test_fit_with_the_engine_that_was_asked_for(run: Run, imported: str) -> None:
     assert run("models", "fit", "plain", "--engine", "mlx")[1]["fits"][0]["engine"] == "mlx"
     code, data, _ = run("models", "fit", "plain", "--engine", "llamacpp")
