@@ -17,7 +17,7 @@ from llmctl import paths
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.domain import FORMATS
 from llmctl.errors import LlmctlError, Refused
-from llmctl.files import locked
+from llmctl.files import locked, take_lock
 from llmctl.models import manifest as manifests
 
 STAGING, QUARANTINE = ".staging", ".quarantine"
@@ -71,14 +71,16 @@ def staging(models_dir: Path) -> Iterator[Path]:
     """An empty folder on the store's own file system, removed at the end unless it was published."""
     base = models_dir / STAGING
     base.mkdir(parents=True, exist_ok=True)
-    with _swept(base):
+    with locked(base / "sweep.lock"):
+        _sweep(base)
         made = Path(tempfile.mkdtemp(dir=base))
+        mine = take_lock(made.with_suffix(".lock"), wait=False, what="a new staging folder")
     try:
-        with locked(made.with_suffix(".lock")):
-            yield made
+        yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
         made.with_suffix(".lock").unlink(missing_ok=True)
+        os.close(mine)
 
 
 def publish(staged: Path, target: Path) -> None:
@@ -87,12 +89,14 @@ def publish(staged: Path, target: Path) -> None:
     for path in sorted(staged.rglob("*")):
         if path.is_file() and not path.is_symlink():
             _sync(path)
-    old = staged.with_suffix(".old")
+    old, place = staged.with_suffix(".old"), staged.with_suffix(".target")
     if target.exists():
+        place.write_text(str(target))  # killed between the two renames, the next sweep puts the old one back
         os.rename(target, old)
     os.rename(staged, target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+    place.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -103,15 +107,16 @@ def changing(model: str, models_dir: Path, *, wait: bool = True) -> Iterator[Non
         yield
 
 
-@contextlib.contextmanager
-def _swept(base: Path) -> Iterator[None]:
-    """Within: no staging folder is made by others. Before: those whose maker is gone are removed."""
-    with locked(base / "sweep.lock"):
-        for path in [p for p in base.iterdir() if p.is_dir()]:
-            with contextlib.suppress(LlmctlError), locked(path.with_suffix(".lock"), wait=False):
-                shutil.rmtree(path, ignore_errors=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
-        yield
+def _sweep(base: Path) -> None:
+    """Remove the folders whose maker is gone, but put back an artifact that was on its way out. Under sweep.lock."""
+    for path in sorted((p for p in base.iterdir() if p.is_dir()), key=lambda p: p.suffix != ".old"):
+        with contextlib.suppress(LlmctlError), locked(path.with_suffix(".lock"), wait=False):
+            place = path.with_suffix(".target")
+            if path.suffix == ".old" and place.is_file() and not (target := Path(place.read_text())).exists():
+                os.rename(path, target)
+            shutil.rmtree(path, ignore_errors=True)
+            for left in (place, path.with_suffix(".lock")):
+                left.unlink(missing_ok=True)
 
 
 def _made(model: str, models_dir: Path) -> list[tuple[Artifact, Path]]:
