@@ -69,7 +69,10 @@ def _origin(origin: Mapping[str, Any]) -> str | None:
     """How and when it came; of a conversion the tools and parameters too."""
     if not origin:
         return None
-    more = [f"{key} {_words(origin[key])}" for key in ("from", "parameters", "tools") if origin.get(key)]
+    facts = {key: origin.get(key) for key in ("from", "parameters", "tools")}
+    if isinstance(made_of := facts["from"], Mapping):
+        facts["from"] = {key: made_of.get(key) for key in ("path", "dtype")}  # its hashes are for programs
+    more = [f"{key} {_words(fact)}" for key, fact in facts.items() if fact]
     return " · ".join([f"{origin.get('by', '?')} at {origin.get('at', '?')}", *more])
 
 
