@@ -85,10 +85,8 @@ def check(request: Request, source: Source) -> None:
     if why := plan.why_not(source, request.wanted):
         raise Unsupported(f"{source.path} {why}", hint="llmctl convert --help")
     target = request.folder
-    place = source.path.resolve()
     kept = manifests.read(target) if target.is_dir() else None
-    foreign = target.exists() and (kept is None or kept.origin.get("by") != "convert")
-    if foreign or target.resolve() in (place, *place.parents):
+    if target.exists() and (kept is None or kept.origin.get("by") != "convert"):
         raise Refused(
             f"{target} was not made by a conversion, and is not replaced by one",
             hint=f"llmctl models rm {request.model} {request.wanted.artifact.format}/{request.quantization}",

@@ -112,6 +112,49 @@ def test_f01_kill_9_at_any_moment_leaves_nothing_half_made_and_the_next_run_swee
     assert artifacts(store) == ["it/safetensors-bf16"]
 
 
+@pytest.fixture
+def sleeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> child.Step:
+    """A converter that takes an hour, and says that it has begun by a file."""
+    package = tmp_path / "others"
+    package.mkdir()
+    (package / "sleeping.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom llmctl.models.convert.processes.serving import serve\n"
+        "serve(lambda request: (Path(request['begun']).touch(), time.sleep(3600)))\n"
+    )
+    monkeypatch.setattr(child, "PROCESSES", "others")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    begun = tmp_path / "begun"
+    return child.Step("sleep", "sleeping", {"begun": str(begun)}, begun, 1)
+
+
+def test_c03_cancelling_kills_a_converter_in_the_midst(sleeper: child.Step, tmp_path: Path) -> None:
+    class Cancelling(Silent):
+        def progress(self, stage: str, done: int = 0, total: int = 0, parts: Mapping[str, Any] = {}) -> None:
+            if sleeper.grows.exists():
+                self.children = converters_of(os.getpid())
+                raise Cancelled
+
+    job = Cancelling()
+    with pytest.raises(Cancelled):
+        child.run(sleeper, tmp_path, job)
+    assert job.children and not any(map(alive, job.children))
+
+
+def test_f01_a_converter_ends_with_a_job_that_was_killed(sleeper: child.Step, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from llmctl.jobs.context import Silent\n"
+        "from llmctl.models.convert import child; child.PROCESSES = 'others'; begun = Path(sys.argv[1])\n"
+        "child.run(child.Step('sleep', 'sleeping', {'begun': str(begun)}, begun, 1), begun.parent, Silent())"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPO}"}
+    job = subprocess.Popen([sys.executable, "-c", script, str(sleeper.grows)], cwd=tmp_path, env=environment)
+    eventually(sleeper.grows.exists)
+    (own,) = converters_of(job.pid)
+    job.kill()
+    job.wait()
+    eventually(lambda: not alive(own), within=10)
+
+
 def test_a_converter_that_is_killed_is_an_error_that_says_so(
     tiny_models: dict[str, Path], convert: Convert, tmp_path: Path
 ) -> None:

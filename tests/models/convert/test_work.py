@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,6 @@ def test_a_source_is_never_overwritten(source: Path, convert: Convert, tmp_path:
     with pytest.raises(Refused, match="not made by a conversion"):
         convert(source, "torch", "bf16", force=True)
     assert (target / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
-
-
-def test_a_result_is_not_made_of_itself(source: Path, convert: Convert) -> None:
-    made = Path(convert(source, "torch", "bf16")["path"])
-    change(made / "config.json", torch_dtype="float32")  # it does not even say what it is
-    with pytest.raises(Refused):
-        convert(made, "torch", "bf16", force=True)
 
 
 def test_f06_no_room_is_said_before_with_numbers(
@@ -245,3 +239,65 @@ def test_chats_are_among_the_texts_that_prove_a_file(
     file.write_bytes(data.replace(b"Tiny Phi3", b"Tiny Four"))
     with pytest.raises(Unsupported, match="role"):
         child.run(step, tmp_path, Silent())
+
+
+@pytest.mark.parametrize("asked", [None, "float32", "bfloat16"])
+def test_int8_of_bfloat16_runs_in_the_torch_engine_in_its_own_type(
+    source: Path, convert: Convert, tmp_path: Path, asked: str | None
+) -> None:
+    from llmctl.domain import EngineSpec
+    from llmctl.engines import adapter
+
+    half = Path(convert(source, "torch", "bf16")["path"])
+    made = convert(half, "torch", "int8")["path"]
+    spec = EngineSpec("torch", "it", made, "safetensors", context=64, parallel=1, device="cpu", dtype=asked)
+    engine = adapter("torch").load_steps(spec, lambda *_: None)
+    assert engine.identity.dtype == "bfloat16"
+    row = engine.step({_filled(engine, [1, 2, 3]): 4}).row(0)  # one row is what the quick linear layers are for
+    reference = adapter("torch").load_steps(replace(spec, path=str(half), dtype=None), lambda *_: None)
+    other = reference.step({_filled(reference, [1, 2, 3]): 4}).row(0)
+    assert abs(row - other).mean() < 0.1 * abs(other).mean()
+
+
+def _filled(engine: Any, tokens: list[int]) -> int:
+    sequence = int(engine.open())
+    engine.prefill(sequence, tokens)
+    return sequence
+
+
+def test_a_model_of_experts_is_not_called_quantized_when_hardly_any_of_it_would_be() -> None:
+    from llmctl.models.convert.processes import torch_quantize
+
+    shapes = {"experts.gate_up_proj": [8, 64, 64], "q_proj.weight": [64, 64], "embed_tokens.weight": [1000, 64]}
+    with pytest.raises(Unsupported, match="only 11% of its weights") as error:
+        torch_quantize.check(shapes, {"q_proj.weight"}, "int8")
+    assert "--to gguf" in (error.value.hint or "")
+    torch_quantize.check({"q_proj.weight": [64, 64], "embed_tokens.weight": [1000, 64]}, {"q_proj.weight"}, "int8")
+
+
+def test_bfloat16_gguf_is_quantized_too(source: Path, convert: Convert) -> None:
+    """Its data are bytes, which the gguf package would take for packed blocks."""
+    base = next(Path(convert(source, "gguf", "bf16")["path"]).glob("*.gguf"))
+    assert inspect(base).quantization == "bf16"
+    made = inspect(Path(convert(base, "gguf", "q4_0")["path"]))
+    assert made.quantization == "q4_0" and made.parameters == inspect(base).parameters
+
+
+def test_phi_3_is_recognized_by_its_tokens_whatever_it_is_called(
+    tiny_models: dict[str, Path], convert: Convert
+) -> None:
+    from llmctl.models.gguf_header import read
+
+    made = convert(tiny_models["tiny-phi3"], "gguf", "f16")  # the proof of its chats would fail
+    assert read(next(Path(made["path"]).glob("*.gguf"))).metadata["general.name"] == "it (phi-3)"
+
+
+def test_what_transformers_5_calls_otherwise_is_written_as_plain_mlx_reads_it(
+    tiny_models: dict[str, Path], convert: Convert, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_models["tiny-phi"], tmp_path / "five"))
+    config = json.loads((folder / "config.json").read_text())
+    rope = {"rope_theta": config.pop("rope_theta"), "partial_rotary_factor": config.pop("partial_rotary_factor")}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": {**rope, "rope_type": "default"}}))
+    made = json.loads((Path(convert(folder, "mlx", "bf16")["path"]) / "config.json").read_text())
+    assert {key: made[key] for key in rope} == rope
