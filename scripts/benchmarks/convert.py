@@ -47,7 +47,7 @@ def measure() -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="llm-", dir=source.parent) as temp:
         folder = Path(temp)
         copy = _without_chat(source, folder / "half-b")
-        environment = _prepare(folder, copy, source.parents[1] / "llama.cpp" / fetch.ARCHIVE)
+        environment = _prepare(folder, copy, source.parents[1] / "converters" / fetch.ARCHIVE)
         for case in _cases(copy, folder / "bare"):
             ratios, peaks = [], []
             for _ in range(PAIRS):
@@ -68,7 +68,7 @@ def measure() -> Iterator[Row]:
 def _cases(source: Path, out: Path) -> list[Case]:
     python, here, there = sys.executable, str(source), str(out)
     mlx = [python, "-m", "mlx_lm", "convert", "--hf-path", here, "--mlx-path", f"{there}/mlx"]
-    gguf = [python, "-m", "tiny.gguf_process", "qwen2", here, "--outfile", f"{there}/it.gguf", "--outtype"]
+    gguf = [python, "-m", "scripts.benchmarks.bare_gguf", "qwen2", here, "--outfile", f"{there}/it.gguf", "--outtype"]
     return [
         Case("mlx", "4bit", "mlx_lm convert", [*mlx, "-q"]),
         Case("mlx", "bf16", "mlx_lm convert", mlx),
@@ -103,7 +103,7 @@ def _prepare(folder: Path, source: Path, archive: Path) -> dict[str, str]:
     tree = fetch.converter(home, Silent())
     return {
         **os.environ, "LLMCTL_CONFIG": str(folder), "LLMCTL_HOME": str(home), "LLAMA_CPP": str(tree),
-        "PYTHONPATH": f"{testbed.REPO}{os.pathsep}{testbed.REPO / 'scripts'}",
+        "PYTHONPATH": str(testbed.REPO),
     }  # fmt: skip
 
 

@@ -28,7 +28,8 @@ def main() -> int:
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         with store.locked(folder):
-            _make_all(folder, missing, arguments.out / "llama.cpp")
+            _make_all(folder, missing, arguments.out)
+    store.forget(arguments.out, folder)
     paths = {name: folder / name / RECIPES[name].file for name in names}
     if arguments.toml:
         catalog.write(arguments.toml, paths)
@@ -36,16 +37,16 @@ def main() -> int:
     return 0
 
 
-def _make_all(folder: Path, names: Sequence[str], downloads: Path) -> None:
+def _make_all(folder: Path, names: Sequence[str], home: Path) -> None:
     """First the models that need no other, then those made from them; side by side."""
     processes = min(PROCESSES, os.cpu_count() or 1)
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for derived in (False, True):
             now = [name for name in names if bool(RECIPES[name].needs) == derived]
-            list(pool.map(partial(_make, folder, downloads), now))
+            list(pool.map(partial(_make, folder, home), now))
 
 
-def _make(folder: Path, downloads: Path, name: str) -> None:
+def _make(folder: Path, home: Path, name: str) -> None:
     if (folder / name).is_dir():
         return
     started = time.monotonic()
@@ -53,7 +54,7 @@ def _make(folder: Path, downloads: Path, name: str) -> None:
     def log(line: str) -> None:
         print(f"{name}: {line}", file=sys.stderr, flush=True)
 
-    store.put(folder / name, lambda unfinished: RECIPES[name].make(Job(folder, unfinished, downloads, log)))
+    store.put(folder / name, lambda unfinished: RECIPES[name].make(Job(folder, unfinished, home, log)))
     log(f"done in {time.monotonic() - started:.1f} s")
 
 

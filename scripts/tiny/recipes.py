@@ -8,16 +8,19 @@ from functools import partial
 from pathlib import Path
 
 from . import converting
-from .families import FAMILIES, QWEN2, Family
+from .families import FAMILIES, Family
 
 
 @dataclass(frozen=True)
 class Job:
-    """One making: `made` holds the finished models, `folder` is the empty one to fill, `log` takes a line."""
+    """One making: `made` holds the finished models, `folder` is the empty one to fill.
+
+    What is fetched stays in `home`; `log` takes a line.
+    """
 
     made: Path
     folder: Path
-    downloads: Path
+    home: Path
     log: Callable[[str], None]
 
 
@@ -74,8 +77,7 @@ def _random(job: Job) -> None:
 
 
 def _convert(source: str, quantization: str, job: Job) -> None:
-    pre = FAMILIES.get(source, QWEN2).vocabulary.pre
-    converting.convert(job.made / source, job.folder, quantization, pre, job.downloads)
+    converting.convert(job.made / source, job.folder, quantization, job.home)
     if source in FAMILIES:
         converting.check(job.folder / converting.FILE)
 

@@ -7,12 +7,16 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece")
 UNFINISHED = ".making-"
+CONVERSION = Path(__file__).parents[2] / "llmctl" / "models" / "convert"
+FORGET = 7 * 86400.0
+"""Seconds without use after which an edition of older sources is removed; each has up to 2.5 GB."""
 
 
 def default() -> Path:
@@ -23,9 +27,9 @@ def default() -> Path:
 def edition(root: Path) -> Path:
     """The folder for what these sources would make with these libraries."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.*")):
-        if source.suffix in (".py", ".toml"):
-            digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    sources = [path for path in Path(__file__).parent.glob("*.*") if path.suffix in (".py", ".toml")]
+    for source in sorted([*sources, *(CONVERSION / name for name in ("fetch.py", "processes/gguf_base.py"))]):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
     for library in LIBRARIES:
         digest.update(f"{library} {_version(library)}\n".encode())
     return root / digest.hexdigest()[:8]
@@ -40,6 +44,14 @@ def locked(folder: Path) -> Iterator[None]:
         for litter in folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(litter)
         yield
+
+
+def forget(root: Path, used: Path) -> None:
+    """Mark the edition `used`, and remove the others that nobody has used for long."""
+    (used / ".lock").touch()
+    for lock in root.glob("????????/.lock"):
+        if time.time() - lock.stat().st_mtime > FORGET:
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def put(folder: Path, make: Callable[[Path], None]) -> None:

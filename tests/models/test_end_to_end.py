@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llmctl.models.convert import fetch
 from llmctl.slots.state import Launch
 from tests.conftest import RunningSlot, free_port
 from tests.testbed.hub import Hub
@@ -42,7 +43,11 @@ def port(home: Path) -> Iterator[int]:
     RunningSlot(home, free, Launch()).kill()
 
 
-def test_pull_convert_gate_fit_load_ask(hub: Hub, home: Path, port: int, tmp_path: Path) -> None:
+def test_pull_convert_gate_fit_load_ask(
+    hub: Hub, home: Path, port: int, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    (home / "converters").mkdir()
+    os.link(tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.ARCHIVE, home / "converters" / fetch.ARCHIVE)
     (tmp_path / "hosts.toml").write_text("[hosts.here]\nbackend = 'cpu'\n")
     (tmp_path / "models.toml").write_text(ENTRY)
     environment = {

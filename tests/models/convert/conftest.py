@@ -18,7 +18,7 @@ Convert = Callable[..., Mapping[str, Any]]
 @pytest.fixture(scope="session")
 def archive(tiny_models: dict[str, Path]) -> Path:
     """The pinned archive, as scripts/tiny-models fetched it."""
-    return tiny_models["tiny-qwen2"].parents[1] / "llama.cpp" / fetch.ARCHIVE
+    return tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.ARCHIVE
 
 
 @pytest.fixture(scope="session")

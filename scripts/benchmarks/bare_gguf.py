@@ -1,4 +1,4 @@
-"""Runs llama.cpp's converter: python -m tiny.gguf_process PRE CHECKPOINT [its own arguments].
+"""Runs llama.cpp's converter and nothing else: python -m scripts.benchmarks.bare_gguf PRE CHECKPOINT [its arguments].
 
 The converter knows a byte-level tokenizer by a hash of its ids, so that it refuses every tokenizer trained here. Its
 registry of architectures is open, though: a subclass that says which split it is takes the place of the original.
@@ -19,16 +19,15 @@ def main() -> None:
     import convert_hf_to_gguf
 
     pre, checkpoint = sys.argv[1], Path(sys.argv[2])
-    if pre:
-        architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-        original = conversion.get_model_class(architecture)
+    architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    original = conversion.get_model_class(architecture)
 
-        @conversion.ModelBase.register(architecture)
-        class Named(original):
-            model_arch = original.model_arch
+    @conversion.ModelBase.register(architecture)
+    class Named(original):
+        model_arch = original.model_arch
 
-            def get_vocab_base_pre(self, tokenizer: object) -> str:
-                return pre
+        def get_vocab_base_pre(self, tokenizer: object) -> str:
+            return pre
 
     sys.argv = ["convert_hf_to_gguf.py", *sys.argv[2:]]
     convert_hf_to_gguf.main()
