@@ -8,7 +8,7 @@ from typing import Any
 
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
-from llmctl.render import convert, jobs, models, profiles, pull, registry, search, slots
+from llmctl.render import convert, jobs, models, profiles, pull, quality, registry, search, slots
 from llmctl.render.text import Table, View, plain_table, rich_table, size
 
 
@@ -36,7 +36,8 @@ def show_error(error: LlmctlError) -> None:
         return
     where = f"port {error.port}: " if error.port and str(error.port) not in error.message else ""
     print(f"error: {where}{error.message}", file=sys.stderr)
-    log = error.details.get("log") or ()
+    report = error.details.get("report")
+    log = quality.lines(report) if report else error.details.get("log") or ()
     for line in log.splitlines() if isinstance(log, str) else log:
         print(f"  | {line}", file=sys.stderr)
     if error.hint:

@@ -47,27 +47,9 @@ def quarantine(staged: Path, request: Request) -> Path:
 
 
 def failed(request: Request, report: Mapping[str, Any], place: Path) -> QualityFailed:
-    """The error, its table of figures as the lines of its log."""
+    """The error, with the figures."""
     return QualityFailed(
         f"{request.model} as {request.to} {request.quantization} lost too much: {report['why']}",
         hint=f"take more bits, or --max-kl X if that loss is meant; it lies in {place}",
-        details={"report": report, "path": str(place), "log": table(report)},
+        details={"report": report, "path": str(place)},
     )
-
-
-def table(report: Mapping[str, Any]) -> list[str]:
-    """The figures in aligned columns."""
-    found, limit = report["metrics"], report["limit"]
-    rows = [
-        ("", "found", "limit"),
-        ("mean KL divergence, nats", _figure(found["mean_kl"]), f"≤ {limit['max_kl']:.4g}"),
-        ("top-1 agreement", _figure(found["top1"]), f"≥ {limit['min_top1']:.4g}"),
-        ("perplexity of the source", _figure(found["source_perplexity"]), ""),
-        ("perplexity of the result", _figure(found["target_perplexity"]), ""),
-        ("tokens compared", str(found["tokens"]), ""),
-    ]
-    return [f"{what:<26}{seen:>10}  {most}".rstrip() for what, seen, most in rows]
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
