@@ -69,8 +69,6 @@ class Incoming:
 
     def resume(self) -> None:
         """Go on with what an earlier download left: hash it."""
-        if os.fstat(self.fd).st_size > self.file.bytes:
-            self.restart()
         self.digest.read(self.fd, self.on_bytes)
         self.furthest = self.at
 

@@ -161,7 +161,7 @@ def test_f07_wrong_bytes_that_stay_wrong_are_an_error_and_leave_nothing(pair, re
     with pytest.raises(HubError, match=f"{NAME} of org/model came damaged twice: its hash should be") as caught:
         pair.fetch()
     assert caught.value.code == "corrupt" and caught.value.hint
-    assert not pair.blob.exists() and not pair.place.partials()
+    assert not pair.blob.exists() and not pair.partial.exists()
     assert hub.sent(NAME) == 2 * (repo / NAME).stat().st_size
 
 

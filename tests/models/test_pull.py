@@ -313,7 +313,9 @@ def test_c03_rm_during_a_pull_is_refused_and_a_pull_during_rm_waits(place: Place
             removing.remove("model", [folder], place.models, lambda: None)
     assert not isinstance(ended[0], BaseException) and same(folder, repo)
     hub.heal()
-    with store.changing("model", place.models), in_thread(lambda: place.pull(revision="main")) as ended:
+    removal = contextlib.ExitStack()
+    removal.enter_context(store.changing("model", place.models))
+    with in_thread(lambda: place.pull(revision="main")) as ended, removal:
         eventually(lambda: any("another command changes model" in note for note in place.job.notes))
         assert not ended
         removing_links(folder)
