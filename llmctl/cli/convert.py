@@ -44,14 +44,14 @@ def convert(
     dry_run: o.DryRun = False,
 ) -> Answer:
     """Make another format or a quantization of a model that lies here."""
+    from llmctl.models.checkpoint import trusted
     from llmctl.models.convert import plan
 
     session: Session = ctx.obj
     found = session.catalog.resolve(model)
     wanted = plan.target(to.lower(), quantization)
     taken = plan.choose(found.id, _sources(found, session.models_dir), wanted, source)
-    if error := plan.refused_code(taken.checkpoint, found.allow_code):
-        raise error
+    trusted(taken.checkpoint, found.id, found.allow_code)
     arguments = {
         "model": found.id,
         "source": _described(taken, found),

@@ -164,16 +164,6 @@ def needed_bytes(source: Source, wanted: Target) -> int:
     return expected_bytes(source.checkpoint, wanted) + between
 
 
-def refused_code(checkpoint: Checkpoint, allow_code: bool) -> Refused | None:
-    """The error for a checkpoint that would run code of its author, unless the catalog entry allows it."""
-    if not checkpoint.needs_code or allow_code:
-        return None
-    return Refused(
-        f"{checkpoint.path} wants to run code of its own ({', '.join(checkpoint.needs_code)})",
-        hint="set allow_code = true in its catalog entry if you trust its author",
-    )
-
-
 def divisible(names: Mapping[str, int], group: int) -> list[str]:
     """The matrices (name → row length) whose rows `group` does not divide."""
     return [name for name, columns in names.items() if columns % group]

@@ -18,7 +18,7 @@ from llmctl.files import locked
 from llmctl.jobs.context import Context
 from llmctl.models import manifest as manifests
 from llmctl.models import store
-from llmctl.models.checkpoint import Checkpoint, inspect
+from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 from llmctl.models.convert import gate, plan, record
 from llmctl.models.convert.plan import Source, Target
 from llmctl.models.convert.steps import Steps
@@ -75,8 +75,7 @@ def run(arguments: Mapping[str, Any], job: Context) -> Mapping[str, Any]:
 
 def check(request: Request, source: Source) -> None:
     """Everything that can be refused before anything is read: code, what is not possible, what must not be replaced."""
-    if error := plan.refused_code(source.checkpoint, request.allow_code):
-        raise error
+    trusted(source.checkpoint, request.model, request.allow_code)
     if changed := unlike_manifest(source):
         raise Refused(
             f"{changed[0]} is not as it came here ({len(changed)} files changed or gone)",

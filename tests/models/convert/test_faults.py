@@ -21,6 +21,7 @@ from llmctl.errors import ConversionFailed, DoesNotFit
 from llmctl.jobs.context import Cancelled, Silent
 from llmctl.models import verify
 from llmctl.models.convert import child, work
+from llmctl.models.convert.processes import serving
 from tests.conftest import REPO, eventually
 from tests.models.convert.conftest import arguments, converted
 
@@ -212,3 +213,8 @@ def test_f06_disk_full(
     assert error.value.details["needed"] > 10**6 > error.value.details["free"] - 2**20
     assert artifacts(store) == []
     assert shutil.disk_usage(small_disk).free > 400_000
+
+
+def test_a_library_that_is_missing_is_named_with_the_line_to_type() -> None:
+    found = serving.failure(ModuleNotFoundError("No module named 'torchao'", name="torchao"))
+    assert "torchao" in found.message and found.hint == "pip install 'llmctl-fleet[convert]'"

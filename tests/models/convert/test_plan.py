@@ -9,7 +9,7 @@ import pytest
 
 from llmctl.catalog import Artifact
 from llmctl.errors import Refused, Unsupported, UsageError
-from llmctl.models.checkpoint import FULL, Checkpoint
+from llmctl.models.checkpoint import FULL, Checkpoint, trusted
 from llmctl.models.convert import plan
 from llmctl.models.convert.plan import Source, Target
 
@@ -111,7 +111,7 @@ def test_sizes_are_rather_too_large_and_a_quantized_gguf_needs_its_base_too() ->
 
 def test_s06_code_is_refused_unless_the_catalog_allows_it() -> None:
     wants = replace(PLAIN, needs_code=("auto_map in config.json",))
-    refused = plan.refused_code(wants, allow_code=False)
-    assert refused and "auto_map" in refused.message and "allow_code" in (refused.hint or "")
-    assert plan.refused_code(wants, allow_code=True) is None
-    assert plan.refused_code(PLAIN, allow_code=False) is None
+    with pytest.raises(Unsupported, match="auto_map") as refused:
+        trusted(wants, "it", allow_code=False)
+    assert "allow_code" in (refused.value.hint or "")
+    assert trusted(wants, "it", allow_code=True) is wants and trusted(PLAIN, "it", allow_code=False) is PLAIN

@@ -19,7 +19,7 @@ import pytest
 
 from llmctl.errors import ConversionFailed, LlmctlError, Refused
 from llmctl.jobs.context import Silent
-from llmctl.models.convert import child, fetch, plan
+from llmctl.models.convert import child, fetch, work
 from tests.conftest import REPO
 from tests.models.convert.conftest import arguments
 
@@ -90,7 +90,7 @@ def test_s06_code_of_its_own_is_refused(
     source: Path, convert: Convert, canary: Path, plant: Callable[[Path, Path], None], to: str, quantization: str
 ) -> None:
     plant(source, canary)
-    with pytest.raises(Refused, match="code of its own") as error:
+    with pytest.raises(Refused, match="run code of its author") as error:
         convert(source, to, quantization)
     assert "allow_code" in (error.value.hint or "") and not canary.exists()
 
@@ -103,7 +103,7 @@ def test_s06_code_is_out_of_sight_even_past_the_refusal(
     with_auto_map(source, canary)
     if to == "mlx":
         with_model_file(source, canary)
-    monkeypatch.setattr(plan, "refused_code", lambda checkpoint, allow_code: None)
+    monkeypatch.setattr(work, "trusted", lambda checkpoint, model, allow_code: checkpoint)
     try:
         made = Path(convert(source, to, quantization)["path"])
     except LlmctlError:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llmctl.errors import ConversionFailed, LlmctlError
+from llmctl.errors import ConversionFailed, LlmctlError, Unsupported
 
 Work = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
@@ -48,6 +48,11 @@ def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 def failure(error: Exception) -> LlmctlError:
     """A library's exception as one of ours."""
+    if isinstance(error, ModuleNotFoundError):
+        return Unsupported(
+            f"{error.name} is not in the environment of llmctl, and this conversion needs it",
+            hint="pip install 'llmctl-fleet[convert]'",
+        )
     said = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {said[0][:300] if said else 'without a message'}"
     return ConversionFailed(line)
