@@ -88,7 +88,8 @@ def check(request: Request, source: Source) -> None:
     if target.exists() and (kept is None or kept.origin.get("by") != "convert"):
         raise Refused(
             f"{target} was not made by a conversion, and is not replaced by one",
-            hint=f"llmctl models rm {request.model} {request.wanted.artifact.format}/{request.quantization}",
+            hint=f"llmctl models rm {request.model} --format {request.wanted.artifact.format} "
+            f"--quantization {request.wanted.artifact.quantization}",
         )
 
 
