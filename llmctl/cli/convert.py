@@ -68,7 +68,8 @@ def convert(
         return Answer({"conversion": _planned(taken, wanted, arguments)})
     from llmctl.cli import work
 
-    given = {"--to": wanted.to, "--quantization": wanted.quantization, "--from": source, "--max-kl": max_kl, "--pre": pre}
+    made = {"--to": wanted.to, "--quantization": wanted.quantization}
+    given = {**made, "--from": source, "--max-kl": max_kl, "--pre": pre}
     words = [f"{option} {value}" for option, value in given.items() if value is not None]
     flags = [flag for flag, on in {"--no-gate": not gate, "--force": force}.items() if on]
     title = " ".join([found.id, *words, *flags])
