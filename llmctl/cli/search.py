@@ -26,7 +26,7 @@ class Format(str, Enum):
 @app.command()
 def search(
     ctx: typer.Context,
-    text: Annotated[str, typer.Argument(help="Words of a name, a licence, a quantization or a tier.")],
+    words: Annotated[list[str], typer.Argument(help="Words of a name, a licence, a quantization or a tier.")],
     hub: Annotated[bool, typer.Option("--hub", help="Ask the model hub (HF_ENDPOINT) too.")] = False,
     format: Annotated[Format | None, typer.Option(help="Only what there is in this format.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Repositories of the hub, the most downloaded.")] = 20,
@@ -35,6 +35,7 @@ def search(
     from llmctl.models import search as searching
 
     session: Session = ctx.obj
+    text = " ".join(words)
     wanted = format.value if format else None
     models = searching.in_catalog(session.catalog, text, wanted)
     repos = searching.on_hub(text, wanted, limit) if hub else []
