@@ -23,6 +23,9 @@ from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
 from llmctl.slots import verbs
 from llmctl.slots.state import Launch, SlotFolder
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Started in the background a test run ignores SIGINT, and so would every process that it starts."""
+
 REPO = Path(__file__).parents[1]
 DEADLINE = 60.0
 _ports = itertools.count(21000 + os.getpid() % 500 * 20)

@@ -229,14 +229,14 @@ def test_chats_are_among_the_texts_that_prove_a_file(
 
     file = tmp_path / "nameless.gguf"
     data = tiny_models["tiny-phi3-gguf"].read_bytes()
-    assert data.count(b"Tiny Phi3") == 1
+    assert data.count(b"tiny-phi3") == 1
     ids = tmp_path / "expected.json"
     ids.write_text(json.dumps(gguf_tokens.expected(tiny_models["tiny-phi3"], allow_code=False)))
     request = {"target": str(file), "expected": str(ids)}
     step = child.Step("compare", "gguf_tokens", request, file, 1)
     file.write_bytes(data)
     child.run(step, tmp_path, Silent())
-    file.write_bytes(data.replace(b"Tiny Phi3", b"Tiny Four"))
+    file.write_bytes(data.replace(b"tiny-phi3", b"tiny-four"))
     with pytest.raises(Unsupported, match="role"):
         child.run(step, tmp_path, Silent())
 
