@@ -15,6 +15,7 @@ from typing import Any
 EVERY = 0.2
 WINDOW = 10.0
 SETTLED = 1.0
+ENOUGH = 0.01  # of the whole; before that much is done the time left is not guessed
 MOST_PARTS = 16
 
 
@@ -79,7 +80,7 @@ class Reporter:
             "done": done,
             "total": total,
             "speed": speed and round(speed, 3),
-            "eta": round((total - done) / speed, 1) if speed and total >= done and done else None,
+            "eta": round((total - done) / speed, 1) if speed and total * ENOUGH <= done <= total else None,
             "began": self.began,
             "parts": {name: list(part) for name, part in list(parts.items())[:MOST_PARTS]},
         }

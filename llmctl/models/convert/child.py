@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_N
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 LOG_LINES = 20
 EVERY = 0.1  # seconds between two looks at it
+WRITE_OUT = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def run(step: Step, scratch: Path, job: Context) -> dict[str, Any]:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
         )  # fmt: skip
     assert process.stdin and process.stdout
+    over = threading.Event()
+    threading.Thread(target=_write_out, args=(step.grows, over), daemon=True).start()
     try:
         with contextlib.suppress(BrokenPipeError):  # it is gone already: its log says why
             process.stdin.write(json.dumps(dict(step.request)).encode() + b"\n")
@@ -57,6 +61,7 @@ def run(step: Step, scratch: Path, job: Context) -> dict[str, Any]:
             time.sleep(EVERY)
         answer = process.stdout.read()
     finally:
+        over.set()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -102,9 +107,27 @@ def _empty(scratch: Path) -> Path:
     return folder
 
 
+def _write_out(path: Path, over: threading.Event) -> None:
+    """Let the disk write what the process makes while it makes it: publishing waits for the disk."""
+    while not over.wait(WRITE_OUT):
+        for file in _files(path):
+            with contextlib.suppress(OSError):
+                fd = os.open(file, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those in the folder; none when it is not there."""
+    if path.is_dir():
+        return [file for file in path.iterdir() if file.is_file()]
+    return [path] if path.is_file() else []
+
+
 def _size(path: Path) -> int:
     """Bytes in a file or a folder, 0 when it is not there."""
     with contextlib.suppress(OSError):
-        files = [path] if path.is_file() else list(path.iterdir())
-        return sum(file.stat().st_size for file in files)
+        return sum(file.stat().st_size for file in _files(path))
     return 0

@@ -41,9 +41,10 @@ class Steps:
     home: Path
     job: Context
     made: Made = field(default_factory=Made)
+    proof: Mapping[str, str] | None = None
 
     def run(self, *, allow_code: bool, pre: str | None) -> Made:
-        """Fill `staged`; the processes' LlmctlError."""
+        """Fill `staged`, which is to be proved yet; the processes' LlmctlError."""
         common = {"model": self.model, "allow_code": allow_code, "source": str(self.view), "target": str(self.staged)}
         if self.wanted.to == "gguf":
             self._gguf({**common, "pre": pre})
@@ -70,7 +71,12 @@ class Steps:
         self._step("gguf_base", request, base, Target("gguf", kind))
         if not direct:
             self._quantize(base, result)
-        self._step("gguf_tokens", {"target": str(result), "expected": expected}, result)
+        self.proof = {"target": str(result), "expected": expected}
+
+    def prove(self) -> None:
+        """Compare a GGUF file's tokens with its source's; Unsupported where they differ."""
+        if self.proof:
+            self._step("gguf_tokens", self.proof, Path(self.proof["target"]))
 
     def _quantize(self, base: Path, result: Path) -> None:
         request = {"source": str(base), "target": str(result), "quantization": self.wanted.quantization}

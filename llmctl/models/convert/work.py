@@ -7,6 +7,7 @@ import errno
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,10 @@ def _convert(request: Request, source: Source, job: Context) -> Mapping[str, Any
         steps = Steps(request.model, request.wanted, source, view, staged, scratch, Path(request.home), job)
         made = steps.run(allow_code=request.allow_code, pre=request.pre)
         agree(source.checkpoint, inspect(staged), request.wanted)
-        kept = record.manifest(request, source, staged, made, time.monotonic() - began)
+        with ThreadPoolExecutor(1) as side:
+            proved = side.submit(steps.prove)
+            kept = record.manifest(request, source, staged, made, time.monotonic() - began)
+            proved.result()
         manifests.write(staged, kept)
         limit = build(QualityLimit, request.limit) if request.limit else None
         report = gate.pass_or_quarantine(request, source, staged, limit, scratch, job) if limit else None
