@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmctl.catalog import QualityLimit
 from llmctl.errors import QualityFailed
@@ -15,9 +15,7 @@ from llmctl.files import write_json
 from llmctl.jobs.context import Context
 from llmctl.models import quality, store
 from llmctl.models.convert.plan import Source
-
-if TYPE_CHECKING:
-    from llmctl.models.convert.work import Request
+from llmctl.models.convert.request import Request
 
 NAME = "quality.json"
 

@@ -9,18 +9,16 @@ import platform
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import llmctl
 from llmctl.catalog import Artifact
 from llmctl.errors import LlmctlError
 from llmctl.models import manifest as manifests
 from llmctl.models.convert.plan import Source
+from llmctl.models.convert.request import Request
 from llmctl.models.convert.steps import Made
 from llmctl.models.manifest import FileEntry, Manifest
-
-if TYPE_CHECKING:
-    from llmctl.models.convert.work import Request
 
 BLOCK = 2**20
 

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +21,11 @@ from llmctl.models import store
 from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 from llmctl.models.convert import gate, plan, record
 from llmctl.models.convert.plan import Source, Target
+from llmctl.models.convert.request import Request
 from llmctl.models.convert.steps import Steps
 
 FULL = 2**20  # a disk with less room than this is full
 VIEWED = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the job is told; all of it comes from the command line and the catalog.
-
-    `source` is {path, format, quantization, source, revision, licence}. `limit` is a QualityLimit's JSON; without it
-    nothing is measured. `pre` names the split of a byte-level tokenizer for llama.cpp.
-    """
-
-    model: str
-    source: Mapping[str, Any]
-    to: str
-    quantization: str
-    models_dir: str
-    home: str
-    allow_code: bool = False
-    limit: Mapping[str, Any] | None = None
-    pre: str | None = None
-    force: bool = False
-
-    @property
-    def wanted(self) -> Target:
-        return plan.target(self.to, self.quantization)
-
-    @property
-    def folder(self) -> Path:
-        return store.folder(self.model, self.wanted.artifact, Path(self.models_dir))
-
-    @property
-    def store(self) -> Path:
-        return Path(self.models_dir)
 
 
 def run(arguments: Mapping[str, Any], job: Context) -> Mapping[str, Any]:
