@@ -7,17 +7,19 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from llmctl.errors import Busy, StateError
 
 VERSION = 1
+BLOCK = 2**20
 
 
 def write_json(path: Path, data: Any) -> None:
     """Replace `path` by {"version", "data"}: temp file, fsync, rename, fsync of the folder; the old becomes .bak."""
-    temp = _written(path, json.dumps({"version": VERSION, "data": data}, indent=1), _private)
+    temp = _written(path, json.dumps({"version": VERSION, "data": data}, indent=1), private)
     if path.exists() and _parse(path) is not None:
         backup = path.with_suffix(".bak.tmp")
         backup.unlink(missing_ok=True)
@@ -44,11 +46,23 @@ def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = N
 
 def _put(temp: Path, path: Path) -> None:
     os.replace(temp, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(fd)
     finally:
-        os.close(folder)
+        os.close(fd)
+
+
+def blocks(file: FileIO) -> Iterator[memoryview]:
+    """The rest of an unbuffered file, a block at a time in one buffer: use each before the next."""
+    buffer = memoryview(bytearray(BLOCK))
+    while count := file.readinto(buffer):
+        yield buffer[:count]
 
 
 def read_json(path: Path) -> Any | None:
@@ -86,7 +100,8 @@ def _parse(path: Path) -> dict[str, Any] | None:
     return found if good else None
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """An opener: what is made is its owner's alone."""
     return os.open(path, flags, 0o600)
 
 

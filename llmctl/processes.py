@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,23 @@ def memory_bytes(pid: int) -> int:
         return 0
 
 
-def own_environment() -> dict[str, str]:
-    """Our variables for a detached process of ours, with this very llmctl found by path."""
-    path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+def own_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """`base` for a process of ours, with this very llmctl found by path."""
+    path = [str(Path(__file__).parents[1]), *filter(None, [base.get("PYTHONPATH")])]
+    return {**base, "PYTHONPATH": os.pathsep.join(path)}
+
+
+@contextlib.contextmanager
+def group(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process with pipes to its stdin and stdout, and a group of its own: nothing of that outlives the block."""
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()

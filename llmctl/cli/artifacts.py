@@ -111,7 +111,7 @@ def _chosen(session: Session, model: Model, format: str | None, quantization: st
         wanted = {"format": format, "quantization": quantization}
         if any(word and word.casefold() != getattr(artifact, name) for name, word in wanted.items()):
             continue
-        folder = path if path.is_dir() else path.parent
+        folder = store.folder_of(path)
         if artifact.path is None:
             found.append(folder)
         else:

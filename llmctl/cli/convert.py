@@ -116,13 +116,11 @@ def _limit(session: Session, wanted: Target, max_kl: float | None, gate: bool) -
 
 
 def _planned(source: Source, wanted: Target, arguments: dict[str, Any]) -> dict[str, Any]:
-    import shutil
-
     from llmctl.models import store
+    from llmctl.models.cache import free_bytes
     from llmctl.models.convert import plan
 
     models_dir = Path(arguments["models_dir"])
-    existing = next(path for path in (models_dir, *models_dir.parents) if path.exists())
     return {
         "model": arguments["model"],
         "from": str(source.path),
@@ -131,6 +129,6 @@ def _planned(source: Source, wanted: Target, arguments: dict[str, Any]) -> dict[
         "path": str(store.folder(arguments["model"], wanted.artifact, models_dir)),
         "bytes": plan.expected_bytes(source.checkpoint, wanted),
         "needed_bytes": plan.needed_bytes(source, wanted),
-        "free_bytes": shutil.disk_usage(existing).free,
+        "free_bytes": free_bytes(models_dir),
         "limit": arguments["limit"],
     }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmctl.jobs.report import Speed
+from llmctl.jobs.report import Speed, time_left
 
 EVERY = 0.2  # seconds
 
@@ -29,8 +29,11 @@ class Foreground:
             return
         self.shown = now
         speed = self.speed.at(now, done)
-        eta = (total - done) / speed if speed and total else None
-        told = {"speed": speed, "eta": eta, "parts": {name: list(part) for name, part in parts.items()}}
+        told = {
+            "speed": speed,
+            "eta": time_left(done, total, speed),
+            "parts": {name: list(part) for name, part in parts.items()},
+        }
         self.on_event(
             {"event": "stage", "stage": stage, "done": done, "total": total, "elapsed": now - self.began, **told}
         )

@@ -27,7 +27,7 @@ def verify(
     repair: Annotated[bool, typer.Option("--repair", help="Fetch the bad files again.")] = False,
 ) -> Answer:
     """Hash every file and name those that are missing or changed. 1: there are some."""
-    from llmctl.models import store
+    from llmctl.models import manifest, store
     from llmctl.models.verify import verify as check
 
     session: Session = ctx.obj
@@ -38,7 +38,7 @@ def verify(
         for entry in found:
             for artifact, _ in store.present(entry, session.models_dir):
                 folder = artifact.path or store.folder(entry.id, artifact, session.models_dir)
-                if not (folder / "manifest.json").is_file():
+                if not (folder / manifest.NAME).is_file():
                     skipped.append(str(folder))
                     continue
                 try:

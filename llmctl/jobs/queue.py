@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.errors import LlmctlError, Refused
+from llmctl.files import private
 from llmctl.jobs import kinds, tree
 from llmctl.jobs.state import CANCELLED, FAILED, LANES, LOST, QUEUED, RUNNING, Job, Jobs
 from llmctl.processes import ProcessId, own_environment
@@ -124,7 +125,7 @@ def start(jobs: Jobs, job: Job) -> Job:
         error = LlmctlError(f"the process of job {job.id} does not start", hint=f"see {jobs.log(job.id)}")
         return finish(jobs, replace(job, state=FAILED, error=error.to_dict()))
     argv = [sys.executable, "-m", "llmctl.jobs.worker", str(job.id), "--home", str(jobs.home)]
-    with open(jobs.log(job.id), "ab", opener=_private) as log:
+    with open(jobs.log(job.id), "ab", opener=private) as log:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=jobs.home, start_new_session=True,
             env={**own_environment(), tree.TOKEN: job.token},
@@ -161,7 +162,7 @@ def _next_id(jobs: Jobs) -> int:
         last = 0
     new = max([last, *jobs.ids()]) + 1
     temp = counter.with_suffix(".tmp")
-    with open(temp, "w", opener=_private) as file:
+    with open(temp, "w", opener=private) as file:
         file.write(str(new))
     os.replace(temp, counter)
     return new
@@ -174,13 +175,9 @@ def _make(jobs: Jobs, job: Job) -> None:
     made.mkdir(mode=0o700)
     try:
         jobs.write(job, made)
-        with open(made / "reserve", "wb", opener=_private) as reserve:
+        with open(made / "reserve", "wb", opener=private) as reserve:
             reserve.write(b"\0" * RESERVE)
         os.rename(made, jobs.folder(job.id))
     except OSError:
         shutil.rmtree(made, ignore_errors=True)
         raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -35,6 +35,11 @@ class Speed:
         return (done - before) / (now - began) if now - began >= SETTLED else None
 
 
+def time_left(done: int, total: int, speed: float | None) -> float | None:
+    """Seconds until `total` at this speed; None rather than a guess."""
+    return (total - done) / speed if speed and total * ENOUGH <= done <= total else None
+
+
 class Reporter:
     """The Context of a job's work: a thread writes what the work said last, so that saying it costs nothing.
 
@@ -75,12 +80,13 @@ class Reporter:
 
     def _write(self, stage: str, done: int, total: int, parts: Mapping[str, tuple[int, int]]) -> None:
         speed = self.speed.at(time.monotonic(), done)
+        left = time_left(done, total, speed)
         event = {
             "stage": stage,
             "done": done,
             "total": total,
             "speed": speed and round(speed, 3),
-            "eta": round((total - done) / speed, 1) if speed and total * ENOUGH <= done <= total else None,
+            "eta": round(left, 1) if left is not None else None,
             "began": self.began,
             "parts": {name: list(part) for name, part in list(parts.items())[:MOST_PARTS]},
         }

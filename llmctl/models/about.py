@@ -10,6 +10,7 @@ from typing import Any
 from llmctl.errors import LlmctlError
 from llmctl.files import read_json
 from llmctl.models import manifest as manifests
+from llmctl.models import store
 from llmctl.models.checkpoint import inspect
 from llmctl.models.convert.gate import NAME as QUALITY
 
@@ -33,7 +34,7 @@ class About:
 
 def about(path: Path, format: str) -> About:
     """Of the artifact that is, or whose file is, at `path`."""
-    folder, found, problems = path if path.is_dir() else path.parent, dict[str, Any](), []
+    folder, found, problems = store.folder_of(path), dict[str, Any](), []
     try:
         if kept := manifests.read(folder):
             found |= {name: getattr(kept, name) for name in ("source", "revision", "licence", "bytes", "origin")}

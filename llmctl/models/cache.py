@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -128,8 +129,7 @@ def free_bytes(path: Path) -> int:
     """What a user may still write on the file system that `path` is, or would be, on."""
     while not path.exists():
         path = path.parent
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return shutil.disk_usage(path).free
 
 
 def replace_by_link(path: Path, target: Path) -> None:

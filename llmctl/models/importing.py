@@ -5,7 +5,6 @@ What is imported was made by others: its names, links and kinds of files are che
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 from llmctl import paths
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.errors import BadCheckpoint, Refused, StateError, UnknownName, UsageError
+from llmctl.files import blocks
 from llmctl.jobs.context import Context
 from llmctl.models import manifest as manifests
 from llmctl.models import selection, store
@@ -26,7 +26,6 @@ from llmctl.models.hub import Listing, RepoFile
 from llmctl.models.manifest import FileEntry, Manifest
 from llmctl.models.registry import naming
 
-BLOCK = 2**20
 HINT = "name a model's folder, or a .gguf file"
 NAMELESS = ("model", "ggml-model")
 SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -77,7 +76,7 @@ def import_model(path: Path, models_dir: Path, catalog: Catalog, job: Context, *
             return _imported(kept, target, already=True)
         with store.staging(models_dir) as staged:
             files = _linked(staged, found.files, job)
-            origin = {"by": "import", "at": _now(), "from": str(path)}
+            origin = {"by": "import", "at": manifests.now(), "from": str(path)}
             licence = model.traits(artifact).licence
             kept = Manifest(
                 id, artifact.format, artifact.quantization, files, artifact.source, artifact.revision, licence, origin
@@ -132,7 +131,7 @@ def _stem(path: Path) -> str:
 
 def survey(path: Path, snapshot: Snapshot | None, model: Model) -> Found:
     """The model at `path`: first its files' kinds and links are checked, then its headers are read."""
-    folder = path if path.is_dir() else path.parent
+    folder = store.folder_of(path)
     names = sorted(os.listdir(folder)) if path.is_dir() else [shard.name for shard in shards(path)]
     root = (snapshot.folder if snapshot else folder).resolve()
     sizes = {name: _size(folder / name, root) for name in names if not (folder / name).is_dir()}
@@ -203,10 +202,12 @@ def _linked(staged: Path, files: Mapping[str, Path], job: Context) -> tuple[File
         before, digest, start = real.stat(), hashlib.sha256(), done
         try:
             with open(real, "rb", buffering=0) as file:
-                while done - start <= before.st_size and (block := file.read(BLOCK)):
+                for block in blocks(file):
                     digest.update(block)
                     done += len(block)
                     job.progress("hashing", done, total)
+                    if done - start > before.st_size:
+                        break
         except OSError as error:
             raise BadCheckpoint(f"{path}: cannot be read: {error.strerror}", hint=f"ls -l {real}") from error
         after = real.stat()
@@ -242,7 +243,3 @@ def _imported(kept: Manifest, target: Path, *, already: bool) -> Imported:
         kept.model, kept.format, kept.quantization, str(target), kept.bytes, len(kept.files),
         str(kept.origin.get("from", "")), kept.source, kept.revision, already,
     )  # fmt: skip
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

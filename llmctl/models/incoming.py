@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from llmctl.files import blocks, sync
 from llmctl.models.hub import RepoFile
-
-READ = 2**20
 
 
 class Digest:
@@ -29,11 +28,11 @@ class Digest:
 
     def read(self, fd: int, on_bytes: Callable[[int], None]) -> None:
         """Take a whole file in; `on_bytes` is told how far it is."""
-        os.lseek(fd, 0, os.SEEK_SET)
-        buffer = memoryview(bytearray(READ))
-        while count := os.readv(fd, [buffer]):
-            self.update(buffer[:count])
-            on_bytes(self.bytes)
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            file.seek(0)
+            for block in blocks(file):
+                self.update(block)
+                on_bytes(self.bytes)
 
     @property
     def found(self) -> str:
@@ -92,8 +91,4 @@ class Incoming:
         """Make it visible as `target`, for good."""
         os.fsync(self.fd)
         os.replace(self.path, target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(target.parent)

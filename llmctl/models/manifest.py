@@ -6,6 +6,7 @@ reading it proves it (`llmctl.models.verify`).
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -65,6 +66,11 @@ class Manifest:
     @property
     def bytes(self) -> int:
         return sum(entry.bytes for entry in self.files)
+
+
+def now() -> str:
+    """The time for an `origin`."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def write(folder: Path, manifest: Manifest) -> None:

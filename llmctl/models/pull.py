@@ -6,7 +6,6 @@ The artifact's folder holds links into huggingface-hub's cache and the manifest.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -211,7 +210,7 @@ def _publish(found: Plan, fetched: Mapping[str, Fetched]) -> Manifest:
         licence=listing.licence,
         origin={
             "by": "pull",
-            "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "at": manifests.now(),
             "source": wanted.source,
             "asked_revision": wanted.revision,
         },

@@ -17,7 +17,7 @@ from llmctl import paths
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.domain import FORMATS
 from llmctl.errors import LlmctlError, Refused
-from llmctl.files import locked, take_lock
+from llmctl.files import locked, sync, take_lock
 from llmctl.models import manifest as manifests
 
 STAGING, QUARANTINE = ".staging", ".quarantine"
@@ -63,6 +63,11 @@ def content(path: Path, format: str) -> Path | None:
     return path if path.exists() else None
 
 
+def folder_of(path: Path) -> Path:
+    """The folder of the model at `path`, which is a folder or a file."""
+    return path if path.is_dir() else path.parent
+
+
 # ── changing it ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -88,13 +93,13 @@ def publish(staged: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     for path in sorted(staged.rglob("*")):
         if path.is_file() and not path.is_symlink():
-            _sync(path)
+            sync(path)
     old, place = staged.with_suffix(".old"), staged.with_suffix(".target")
     if target.exists():
         place.write_text(str(target))  # killed between the two renames, the next sweep puts the old one back
         os.rename(target, old)
     os.rename(staged, target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
     place.unlink(missing_ok=True)
 
@@ -139,11 +144,3 @@ def _local(name: str, models_dir: Path) -> Model | None:
         if artifacts := [artifact for artifact, _ in _made(name, models_dir)]:
             return Model(name, artifacts=tuple(artifacts))
     return None
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

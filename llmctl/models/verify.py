@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from llmctl.errors import HubError, Refused, StateError
+from llmctl.files import blocks
 from llmctl.jobs.context import Context
 from llmctl.models import cache, manifest, store
 from llmctl.models.cache import RepoCache
@@ -20,7 +21,6 @@ from llmctl.models.hub_errors import Patience
 from llmctl.models.manifest import FileEntry, Manifest
 
 OK, CHANGED, MISSING = "ok", "changed", "missing"
-READ = 2**20
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def repair(report: VerifyReport, hub: Hub, root: Path, job: Context) -> VerifyRe
 
 def _state(path: Path, entry: FileEntry, on_bytes: Callable[[int], None]) -> str:
     """OK, CHANGED or MISSING; a file of another size is not read."""
-    digest, at, buffer = hashlib.sha256(), 0, memoryview(bytearray(READ))
+    digest, at = hashlib.sha256(), 0
     try:
         with open(path, "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size != entry.bytes:
                 return CHANGED
-            while count := file.readinto(buffer):
-                digest.update(buffer[:count])
-                on_bytes(at := at + count)
+            for block in blocks(file):
+                digest.update(block)
+                on_bytes(at := at + len(block))
     except FileNotFoundError:
         return MISSING
     except OSError:  # the disk cannot give its bytes

@@ -12,17 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, build
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
-from llmctl.processes import ProcessId, memory_bytes
+from llmctl.processes import ProcessId, memory_bytes, own_environment
 from llmctl.runner import frames
 from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.streams import RequestStream
 
-PACKAGE_ROOT = Path(__file__).parents[2]
 TERM_AFTER, KILL_AFTER = 3.0, 6.0
 RATE_WINDOW = 10.0
 
@@ -302,8 +300,7 @@ class Child:
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The backend's variables, with llmctl found by path."""
-    path = [str(PACKAGE_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return {**environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path)}
+    return own_environment({**environment, "PYTHONUNBUFFERED": "1"})
 
 
 def describe_end(status: int) -> str:

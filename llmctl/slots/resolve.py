@@ -99,7 +99,7 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
 
 def readable(model: Model, path: Path) -> Checkpoint:
     """The checkpoint at `path`, whole as far as sizes tell, and without code that its entry does not allow."""
-    folder = path if path.is_dir() else path.parent
+    folder = store.folder_of(path)
     kept = manifest.read(folder)
     damage = [why for entry in (kept.files if kept else ()) if (why := entry.damage(folder))]
     if damage:

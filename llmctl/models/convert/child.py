@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.errors import ConversionFailed, LlmctlError, from_dict
+from llmctl.files import sync
 from llmctl.jobs.context import Context
+from llmctl.processes import group, own_environment
 
-PACKAGE_ROOT = Path(__file__).parents[3]
 PROCESSES = "llmctl.models.convert.processes"
 KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH", "LLMCTL_JOB")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
@@ -44,39 +43,31 @@ class Step:
 def run(step: Step, scratch: Path, job: Context) -> dict[str, Any]:
     """The answer of the process, with `peak_bytes` of its resident memory; its LlmctlError, or ConversionFailed."""
     log = scratch / f"{step.module}.log"
-    with open(log, "wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"{PROCESSES}.{step.module}"], cwd=_empty(scratch), env=environment(scratch),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
-        )  # fmt: skip
-    assert process.stdin and process.stdout
-    over = threading.Event()
+    argv, over = [sys.executable, "-m", f"{PROCESSES}.{step.module}"], threading.Event()
     threading.Thread(target=_write_out, args=(step.grows, over), daemon=True).start()
     try:
-        with contextlib.suppress(BrokenPipeError):  # it is gone already: its log says why
-            process.stdin.write(json.dumps(dict(step.request)).encode() + b"\n")
-            process.stdin.flush()  # and stays open: its end tells the process that we are gone
-        while process.poll() is None:
-            job.progress(step.name, min(_size(step.grows), step.bytes), step.bytes)
-            time.sleep(EVERY)
-        answer = process.stdout.read()
+        with (
+            open(log, "wb") as errors,
+            group(argv, cwd=_empty(scratch), env=environment(scratch), stderr=errors) as process,
+        ):
+            assert process.stdin and process.stdout
+            with contextlib.suppress(BrokenPipeError):  # it is gone already: its log says why
+                process.stdin.write(json.dumps(dict(step.request)).encode() + b"\n")
+                process.stdin.flush()  # and stays open: its end tells the process that we are gone
+            while process.poll() is None:
+                job.progress(step.name, min(_size(step.grows), step.bytes), step.bytes)
+                time.sleep(EVERY)
+            answer = process.stdout.read()
     finally:
         over.set()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
     return _read(step, answer, process.returncode, log)
 
 
 def environment(scratch: Path) -> dict[str, str]:
     """What a converter sees of ours: no secrets, no hub, and a home of its own that goes with the scratch folder."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    path = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [kept.get("PYTHONPATH")])])
     own = dict.fromkeys(("HOME", "HF_HOME", "TMPDIR"), str(scratch))
-    return {**kept, **OFFLINE, **own, "PYTHONPATH": path}
+    return own_environment({**kept, **OFFLINE, **own})
 
 
 def _read(step: Step, answer: bytes, status: int, log: Path) -> dict[str, Any]:
@@ -112,11 +103,7 @@ def _write_out(path: Path, over: threading.Event) -> None:
     while not over.wait(WRITE_OUT):
         for file in _files(path):
             with contextlib.suppress(OSError):
-                fd = os.open(file, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+                sync(file)
 
 
 def _files(path: Path) -> list[Path]:

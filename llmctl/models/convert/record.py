@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 import platform
@@ -14,13 +13,13 @@ from typing import Any
 import llmctl
 from llmctl.catalog import Artifact
 from llmctl.errors import LlmctlError
+from llmctl.files import blocks
 from llmctl.models import manifest as manifests
+from llmctl.models import store
 from llmctl.models.convert.plan import Source
 from llmctl.models.convert.request import Request
 from llmctl.models.convert.steps import Made
 from llmctl.models.manifest import FileEntry, Manifest
-
-BLOCK = 2**20
 
 
 def artifact(source: Mapping[str, Any]) -> Artifact:
@@ -28,12 +27,17 @@ def artifact(source: Mapping[str, Any]) -> Artifact:
     return Artifact(source["format"], source.get("quantization"), source.get("source"), revision=source.get("revision"))
 
 
-def manifest(request: Request, source: Source, staged: Path, made: Made, seconds: float) -> Manifest:
-    """The manifest of what lies in `staged`; reads all of it."""
+def entries(staged: Path) -> tuple[FileEntry, ...]:
+    """What lies in `staged`; reads all of it, and has it on the disk."""
+    return tuple(_entry(staged, path) for path in sorted(staged.iterdir()) if path.is_file())
+
+
+def manifest(request: Request, source: Source, files: tuple[FileEntry, ...], made: Made, seconds: float) -> Manifest:
+    """The manifest of `files`."""
     wanted = request.wanted
     origin = {
         "by": "convert",
-        "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "at": manifests.now(),
         "from": _origin(source),
         "tools": {"llmctl": llmctl.__version__, "python": platform.python_version(), **made.tools},
         "parameters": {"to": wanted.to, "quantization": wanted.quantization, "pre": request.pre},
@@ -41,7 +45,6 @@ def manifest(request: Request, source: Source, staged: Path, made: Made, seconds
         "peaks": made.peaks,
         "seconds": round(seconds, 1),
     }
-    files = tuple(_entry(staged, path) for path in sorted(staged.iterdir()) if path.is_file())
     name = wanted.artifact
     return Manifest(
         request.model, name.format, name.quantization, files, None, source.artifact.revision,
@@ -53,7 +56,7 @@ def _origin(source: Source) -> dict[str, Any]:
     """Of what it was made: with the sha256 of each file where the source has a manifest."""
     found: dict[str, Any] = {"path": str(source.path), "format": source.artifact.format}
     found |= {"source": source.artifact.source, "revision": source.artifact.revision, "dtype": source.checkpoint.dtype}
-    folder = source.path if source.path.is_dir() else source.path.parent
+    folder = store.folder_of(source.path)
     try:
         kept = manifests.read(folder)
     except LlmctlError:
@@ -65,11 +68,11 @@ def _origin(source: Source) -> dict[str, Any]:
 
 def _entry(folder: Path, path: Path) -> FileEntry:
     """Reads the file while the system writes it out, which publishing waits for."""
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(BLOCK))
+    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file, ThreadPoolExecutor(1) as writer:
         written = writer.submit(os.fsync, file.fileno())
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
+        for block in blocks(file):
+            digest.update(block)
         written.result()
     stat = path.stat()
     return FileEntry(str(path.relative_to(folder)), stat.st_size, digest.hexdigest(), stat.st_mtime_ns)

@@ -64,7 +64,7 @@ def check(request: Request, source: Source) -> None:
 
 def unlike_manifest(source: Source) -> list[Path]:
     """The source's files that changed since they came here; none where there is no manifest."""
-    folder = source.path if source.path.is_dir() else source.path.parent
+    folder = store.folder_of(source.path)
     kept = manifests.read(folder)
     return [folder / entry.path for entry in kept.files if not entry.unchanged(folder)] if kept else []
 
@@ -120,8 +120,9 @@ def _convert(request: Request, source: Source, job: Context) -> Mapping[str, Any
         agree(source.checkpoint, inspect(staged), request.wanted)
         with ThreadPoolExecutor(1) as side:
             proved = side.submit(steps.prove)
-            kept = record.manifest(request, source, staged, made, time.monotonic() - began)
+            files = record.entries(staged)
             proved.result()
+        kept = record.manifest(request, source, files, made, time.monotonic() - began)
         manifests.write(staged, kept)
         limit = build(QualityLimit, request.limit) if request.limit else None
         report = gate.pass_or_quarantine(request, source, staged, limit, scratch, job) if limit else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from llmctl.errors import DoesNotFit, LlmctlError, LoadFailed, from_dict
 from llmctl.jobs.context import Context
 from llmctl.models import fit
 from llmctl.models.checkpoint import Checkpoint
-from llmctl.processes import own_environment
+from llmctl.processes import group, own_environment
 
 ENGINES = {"safetensors": "torch", "mlx": "mlx", "gguf": "llamacpp"}
 LOG_LINES = 20
@@ -73,21 +71,10 @@ def score(
     backend = backends.get(backends.detect())
     _check_memory(checkpoint, engine, backend, name)
     (folder / "task.json").write_text(json.dumps({**task, "spec": asdict(spec)}))
-    with open(folder / "log", "w+b") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llmctl.engines.score", str(folder / "task.json"), str(folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, text=True,
-            env=backend.environment(own_environment()),
-        )  # fmt: skip
-        try:
-            _follow(process, job, name, log)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe:
-                    pipe.close()
+    argv = [sys.executable, "-m", "llmctl.engines.score", str(folder / "task.json"), str(folder)]
+    environment = backend.environment(own_environment())
+    with open(folder / "log", "w+b") as log, group(argv, stderr=log, text=True, env=environment) as process:
+        _follow(process, job, name, log)
     return Scores.read(folder)
 
 
