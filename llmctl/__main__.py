@@ -17,7 +17,7 @@ from llmctl.errors import UsageError
 
 FLAGS = ("--json", "--yes", "-y", "--debug")
 PLAIN = {"status": "llmctl.cli.status"}
-NOUNS = ("models", "profile", "jobs", "registry", "keys")
+NOUNS = ("hosts", "host", "models", "profile", "jobs", "registry", "keys")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,28 +16,37 @@ from llmctl.tables import Table
 
 TRANSPORTS = ("local", "ssh")
 BACKENDS = ("auto", "cpu", "cuda", "metal")
-SERVICES = ("none", "systemd", "launchd", "launchd-system")
-ENVIRONMENTS = ("auto", "uv", "venv", "mamba")
+SERVICES = ("auto", "none", "systemd", "systemd-system", "launchd", "launchd-system")
+ENVIRONMENTS = ("auto", "uv", "mamba", "micromamba", "conda", "venv")
 ORDERS = ("auto", "new-first", "old-first")
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine. `ports` is the managed range, with both ends; `models_dir` None is `models` in the state folder."""
+    """A machine. `ports` is the managed range, with both ends; `models_dir` None is `models` in the state folder.
+
+    `address`, `user`, `ssh_port` and `identity` (a private key's file) may also come from ~/.ssh/config; `gateway` is
+    the jump host: the name of another host, or `[user@]address[:port]`. `service` and `environment` "auto" are chosen
+    by a deploy. `engines` None: those that the backend prefers; `profiles` are the profiles it is to run.
+    """
 
     name: str
     transport: str = "local"
     address: str | None = None
     user: str | None = None
     backend: str = "auto"
-    service: str = "none"
+    ssh_port: int | None = None
+    identity: Path | None = None
+    gateway: str | None = None
+    service: str = "auto"
     environment: str = "auto"
+    engines: tuple[str, ...] | None = None
+    profiles: tuple[str, ...] = ()
     memory_budget: int | None = None
     ports: tuple[int, int] = (PORTS[0], PORTS[-1])
     models_dir: Path | None = None
     labels: tuple[str, ...] = ()
     bind: str = "127.0.0.1"
-    gateway: bool = False
 
     def models(self, home: Path) -> Path:
         """The folder of its models; only meaningful on the host itself."""
@@ -131,22 +140,36 @@ def _host(name: str, entries: Table) -> Host:
     transport, address = table.one_of("transport", TRANSPORTS, "local"), table.text("address")
     if transport == "ssh" and not address:
         raise table.mistake(None, "an ssh host needs an address")
-    models = table.text("models_dir")
     return Host(
         name=name,
         transport=transport,
         address=address,
         user=table.text("user"),
         backend=table.one_of("backend", BACKENDS, "auto"),
-        service=table.one_of("service", SERVICES, "none"),
+        ssh_port=table.integer("ssh_port"),
+        identity=_path(table, "identity"),
+        gateway=table.text("gateway"),
+        service=table.one_of("service", SERVICES, "auto"),
         environment=table.one_of("environment", ENVIRONMENTS, "auto"),
+        engines=table.texts("engines") if "engines" in table.data else None,
+        profiles=table.texts("profiles"),
         memory_budget=table.size("memory_budget"),
         ports=_range(table),
-        models_dir=(table.path.parent / Path(models).expanduser()).absolute() if models else None,
+        models_dir=_models_dir(table, transport),
         labels=table.texts("labels"),
         bind=table.text("bind", "127.0.0.1"),
-        gateway=table.flag("gateway"),
     )
+
+
+def _path(table: Table, key: str) -> Path | None:
+    given = table.text(key)
+    return (table.path.parent / Path(given).expanduser()).absolute() if given else None
+
+
+def _models_dir(table: Table, transport: str) -> Path | None:
+    """Of an ssh host it stays as it is written: `~` and what is relative are settled there."""
+    given = table.text("models_dir")
+    return Path(given) if given and transport == "ssh" else _path(table, "models_dir")
 
 
 def _range(table: Table) -> tuple[int, int]:

@@ -15,7 +15,17 @@
     ├── ConversionFailed        1   a converter ended without a result; `details["log"]` holds its last lines
     ├── QualityFailed           1   a converted model lost more than its limit allows; the figures are in `details`
     ├── StateError              1   a state file cannot be trusted
+    ├── NoPython                1   a host has no Python that llmctl can run on
+    ├── NotDeployed             1   a host has no llmctl yet
+    ├── VersionSkew             1   the llmctl of a host is not this one
+    ├── DeployFailed            1   a step of a deploy failed; the host goes on with what it had
+    ├── LostLease               1   another deploy took this host over: nothing was written any more
     ├── Unreachable             4   nothing answers there
+    │   ├── AuthRejected        4   the ssh server takes none of our keys
+    │   ├── KeyUnknown          4   the host key was never trusted
+    │   ├── KeyChanged          4   the host key is not the trusted one
+    │   ├── LockedOut           4   the ssh server hangs up before it says hello, again and again
+    │   └── TransportCut        4   the connection broke: what was under way there is unknown
     └── RequestError            1   a client's request is wrong (HTTP status in `status`)
 
 Errors cross processes as `to_dict` / `from_dict`; one met far away reads the same here.
@@ -153,11 +163,71 @@ class StateError(LlmctlError):
     code = "state"
 
 
+class NoPython(LlmctlError):
+    """A host has no Python that llmctl can run on."""
+
+    code = "no_python"
+
+
+class NotDeployed(LlmctlError):
+    """A host has no llmctl yet."""
+
+    code = "not_deployed"
+
+
+class VersionSkew(LlmctlError):
+    """The llmctl of a host is not this one; `details` holds both versions."""
+
+    code = "version_skew"
+
+
+class DeployFailed(LlmctlError):
+    """A step of a deploy failed; the host goes on with what it had. `details["log"]` holds the step's last lines."""
+
+    code = "deploy_failed"
+
+
+class LostLease(LlmctlError):
+    """Another deploy took the host over; `details["owner"]` names it. Nothing was written after that."""
+
+    code = "lost_lease"
+
+
 class Unreachable(LlmctlError):
     """Nothing answers at that host or port."""
 
     code = "unreachable"
     exit_code = 4
+
+
+class AuthRejected(Unreachable):
+    """The ssh server takes none of the keys that were offered; the hint names them."""
+
+    code = "auth_rejected"
+
+
+class KeyUnknown(Unreachable):
+    """The host key was never trusted; `details["fingerprint"]` is what the host shows."""
+
+    code = "key_unknown"
+
+
+class KeyChanged(Unreachable):
+    """The host key is not the trusted one; `details` holds both fingerprints."""
+
+    code = "key_changed"
+
+
+class LockedOut(Unreachable):
+    """The ssh server hangs up before its banner (MaxStartups, fail2ban), after several tries."""
+
+    code = "locked_out"
+
+
+class TransportCut(Unreachable):
+    """The connection broke while something was under way: whether it was done is not known."""
+
+    code = "unknown"
 
 
 class RequestError(LlmctlError):

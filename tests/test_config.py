@@ -108,7 +108,7 @@ def test_a_profile_is_read(tmp_path: Path) -> None:
         ("[hosts.a]\nports = [8109, 8100]\n", 2, "lowest, highest", None),
         ("[hosts.a]\nports = [1, 70000]\n", 2, "lowest, highest", None),
         ("[hosts.a]\nlabels = [1]\n", 2, "list of texts", None),
-        ("[hosts.a]\ngateway = 1\n", 2, "true or false", None),
+        ("[hosts.a]\ngateway = 1\n", 2, "text", None),
         ('[hosts."-x"]\n', 1, "not a host name", None),
         ("hosts = 3\n", 1, "must be a table", None),
         ('default = "lcal"\n[hosts.local]\n', 1, "no host 'lcal'", "'local'"),

@@ -10,6 +10,10 @@ from llmctl.cli import (
     artifacts,
     ask,
     convert,
+    deploy,
+    fleet,
+    host,
+    hosts,
     init,
     jobs,
     keys,
@@ -20,6 +24,7 @@ from llmctl.cli import (
     search,
     serve,
     slots,
+    smoke,
     verify,
 )
 from llmctl.cli.options import EVERYWHERE
@@ -47,8 +52,16 @@ def common(
     ctx.obj = Session(json, yes, config_dir)
 
 
-VERBS = (init, slots, ask, serve, pull, convert)
-NOUNS = {"models": models, "profile": profiles, "jobs": jobs, "registry": registry, "keys": keys}
+VERBS = (init, slots, fleet, deploy, smoke, ask, serve, pull, convert)
+NOUNS = {
+    "hosts": hosts,
+    "models": models,
+    "profile": profiles,
+    "jobs": jobs,
+    "registry": registry,
+    "keys": keys,
+    "host": host,
+}
 for verbs in VERBS:
     app.add_typer(verbs.app)
 for verbs in (verify, search):

@@ -8,7 +8,21 @@ from typing import Any
 
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
-from llmctl.render import convert, jobs, models, profiles, pull, quality, registry, search, slots
+from llmctl.render import (
+    convert,
+    deploy,
+    fleet,
+    hosts,
+    jobs,
+    models,
+    profiles,
+    pull,
+    quality,
+    registry,
+    search,
+    slots,
+    smoke,
+)
 from llmctl.render.text import Table, View, plain_table, rich_table, size
 
 
@@ -69,4 +83,8 @@ VIEWS: dict[str, View] = {
     **pull.VIEWS,
     **search.VIEWS,
     **convert.VIEWS,
+    **hosts.VIEWS,
+    **deploy.VIEWS,
+    **fleet.VIEWS,
+    **smoke.VIEWS,
 }
