@@ -65,12 +65,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--after", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument("--question", default="What is a slot?")
+    parser.add_argument("--address", default="127.0.0.1", help="of the slot's host")
     parser.add_argument("--key")
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)
     options = parser.parse_args(words[:at])
     options.command = words[at + 1 :]
-    options.url = f"http://127.0.0.1:{options.port}"
+    options.url = f"http://{options.address}:{options.port}"
     return options
 
 
