@@ -41,8 +41,8 @@ def chat(
         result: dict[str, Any] = {"model": None, "answer": "", "finish": None, "usage": None}
         with connection.getresponse() as response:
             if response.status != 200:
-                raise _error(response.read(), port, f"HTTP {response.status}")
-            for event in _events(response, port):
+                raise error_of(response.read(), port, f"HTTP {response.status}")
+            for event in events(response, port):
                 result["model"] = event.get("model") or result["model"]
                 result["usage"] = event.get("usage") or result["usage"]
                 for choice in event.get("choices") or ():
@@ -60,7 +60,7 @@ def chat(
         connection.close()
 
 
-def _events(response: http.client.HTTPResponse, port: int) -> Generator[dict[str, Any], None, None]:
+def events(response: http.client.HTTPResponse, port: int) -> Generator[dict[str, Any], None, None]:
     """The JSON of each server-sent event, up to [DONE]."""
     for line in response:
         if not line.startswith(b"data:"):
@@ -70,15 +70,15 @@ def _events(response: http.client.HTTPResponse, port: int) -> Generator[dict[str
             return
         event = json.loads(data)
         if "error" in event:
-            raise _error(data, port, "the engine failed")
+            raise error_of(data, port, "the engine failed")
         yield event
 
 
-def _error(body: bytes, port: int, usual: str) -> LlmctlError:
-    """The OpenAI error object as our error."""
+def error_of(body: bytes, port: int, usual: str) -> LlmctlError:
+    """The OpenAI error object as our error; `details["param"]` is the field at fault."""
     try:
         found = json.loads(body)["error"]
-        error = LlmctlError(str(found["message"]), port=port)
+        error = LlmctlError(str(found["message"]), port=port, details={"param": found.get("param")})
         error.code = str(found.get("code") or error.code)
         return error
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from llmctl.render.text import View
+from collections.abc import Mapping
+from typing import Any
 
-VIEWS: dict[str, View] = {}
+from llmctl.render.text import Table, View, duration, escaped
+
+
+def _smoke(data: Mapping[str, Any]) -> str | Table:
+    if not data["rows"]:
+        return "no slot should be up; start one with: llmctl load 8101 MODEL"
+    rows = [
+        (row["host"], str(row["port"]), row["check"], row["status"], duration(row["seconds"]), escaped(row["why"]))
+        for row in data["rows"]
+    ]
+    return Table(["HOST", "PORT", "CHECK", "STATUS", "TIME", "WHY"], rows, right=("PORT", "TIME"))
+
+
+VIEWS: dict[str, View] = {"smoke": _smoke}
