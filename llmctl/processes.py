@@ -79,9 +79,14 @@ def memory_bytes(pid: int) -> int:
         return 0
 
 
+def code() -> str:
+    """The folder that this very llmctl is imported from."""
+    return str(Path(__file__).parents[1])
+
+
 def own_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """`base` for a process of ours, with this very llmctl found by path."""
-    path = [str(Path(__file__).parents[1]), *filter(None, [base.get("PYTHONPATH")])]
+    path = [code(), *filter(None, [base.get("PYTHONPATH")])]
     return {**base, "PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, build
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
-from llmctl.processes import ProcessId, memory_bytes, own_environment
+from llmctl.processes import ProcessId, code, memory_bytes, own_environment
 from llmctl.runner import frames
 from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.streams import RequestStream
@@ -28,7 +28,8 @@ OnProgress = Callable[[str, int, int], None]
 
 
 class EngineProcess(asyncio.Protocol):
-    """One worker process with one model. `ready` resolves to its identity, `gone` to why it ended."""
+    """One worker process with one model. `ready` resolves to its identity, `gone` to why it ended; `runs` is the code
+    and the Python that it was started with."""
 
     def __init__(self, spec: SlotSpec, child: Child, log: EngineLog, output: int, write_buffer: int) -> None:
         self.spec, self.child = spec, child
@@ -43,6 +44,7 @@ class EngineProcess(asyncio.Protocol):
         self.on_room: Callable[[], None] = lambda: None
         self.started_at = self.progressed_at = time.monotonic()
         self.load_seconds = 0.0
+        self.runs: dict[str, str] = {}
         self._transport: asyncio.Transport | None = None
         self._reader = frames.Reader()
         self._steps: int | None = None
@@ -71,6 +73,7 @@ class EngineProcess(asyncio.Protocol):
             theirs.close()
             os.close(output_write)
         engine = EngineProcess(spec, Child(process.pid, process), log, output_read, write_buffer)
+        engine.runs = {"code": code(), "python": argv[0]}
         await engine.connect(ours)
         engine.send({"t": "spec", "spec": asdict(spec.engine)})
         return engine
@@ -86,6 +89,7 @@ class EngineProcess(asyncio.Protocol):
         engine.ready.set_result(engine.identity)
         engine.reservation = state["reservation"]
         engine.load_seconds = state["load_seconds"]
+        engine.runs = state.get("runs", {})
         await engine.connect(socket.socket(fileno=state["socket"]))
         return engine
 
@@ -99,7 +103,7 @@ class EngineProcess(asyncio.Protocol):
         return {
             "spec": self.spec.to_dict(), "pid": self.child.pid, "output": self._output.fd, "socket": sock,
             "rest": self._reader.rest.hex(), "identity": asdict(self.identity), "reservation": self.reservation,
-            "load_seconds": self.load_seconds,
+            "load_seconds": self.load_seconds, "runs": self.runs,
         }  # fmt: skip
 
     async def connect(self, sock: socket.socket) -> None:

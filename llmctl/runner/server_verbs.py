@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmctl import __version__
 from llmctl.domain import SlotSpec, build
+from llmctl.processes import code
 from llmctl.runner.control_server import Verb
 from llmctl.slots.state import Disabled
 
@@ -24,7 +25,8 @@ def verbs(server: Server) -> dict[str, Verb]:
         return float(args.get("lock_wait", 0.0))
 
     async def ping(args: Any, owner: str, on_event: Any) -> Any:
-        return {"version": __version__, "pid": os.getpid()}
+        engine = slot.current
+        return {"version": __version__, "pid": os.getpid(), "code": code(), "engine": engine.runs if engine else None}
 
     async def status(args: Any, owner: str, on_event: Any) -> Any:
         return {**slot.status(), "runner_pid": os.getpid(), "version": __version__}
