@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "engines": {"engines", "decoding", "backends", "domain", "errors"},
     "models.convert.processes": {"models", "engines", *CORE},
     "models": {"models", "jobs", "environments", "backends", *CORE},
-    "environments": {"environments", *CORE},
+    "environments": {"environments", "fleet.facts", *CORE},
     "units": {"units", *CORE},
     "host": {"host", "environments", "units", "slots.state", *CORE},
     "fleet": {"fleet", "environments", "models.choice", "models.manifest", "progress", *CORE},

@@ -1,18 +1,22 @@
 """Python environments of llmctl and of its engines, from hash-locked requirements, by whichever manager a host has.
 
-`build` and `managers` run on the host out of the uploaded wheel: standard library only. `locks` and `wheelhouse` run on
-the operator's machine.
+`build`, `managers` and `installed` run on the host, `build` and `managers` out of the uploaded wheel: standard library
+only. `wheel`, `locks` and `wheelhouse` run on the operator's machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+BASE = "base"
+"""The environment of the CLI and the slot server, and of the engine that needs no library."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """An environment to be: its name (base, llamacpp, torch, mlx, convert, or an engine with a model's own pins) and
+    """An environment to be: its name (base, convert, an engine, or `stack` of an engine and a model's own pins) and
     the text of its requirements, each with its hashes. Two with the same `folder` are the same environment."""
 
     name: str
@@ -22,3 +26,8 @@ class Wanted:
     def folder(self) -> str:
         """Its folder's name under ~/.llmctl/envs."""
         return f"{self.name}-{hashlib.sha256(self.requirements.encode()).hexdigest()[:12]}"
+
+
+def stack(engine: str, pins: Mapping[str, str]) -> str:
+    """The name of an engine's environment with a model's own pins: torch-transformers-4.57.1; `x` stands for `*`."""
+    return "-".join([engine, *(f"{name}-{pin.replace('*', 'x')}" for name, pin in sorted(pins.items()))])
