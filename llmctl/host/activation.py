@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmctl import units
+from llmctl.environments.build import is_complete, python_of
 from llmctl.errors import DeployFailed
 from llmctl.files import read_json, write_json, write_text
 from llmctl.host import releases
-
-Texts = Mapping[str, str]
-"""Paths under the state folder and what they hold."""
 
 SCRIPT = """\
 #!/bin/sh
@@ -29,98 +28,125 @@ PYTHONSAFEPATH=1 PYTHONPATH={lib} exec {python} -m {module} "$@"
 PROGRAMS = {"llmctl": "llmctl", "slot-server": "llmctl.runner.server"}
 
 
-def texts(home: Path, release: str, environments: Mapping[str, str], config: Texts) -> dict[str, str]:
-    """All files that belong to a release in use, besides its code; `environments` maps names to their folders."""
-    base = releases.folder(home, release).relative_to(home)
-    pythons = {name: str(home / "envs" / folder / "bin" / "python") for name, folder in environments.items()}
-    quoted = {"home": shlex.quote(str(home)), "lib": shlex.quote(str(home / base / "lib"))}
-    scripts = {
-        f"{base}/bin/{name}": SCRIPT.format(**quoted, python=shlex.quote(pythons["base"]), module=module)
-        for name, module in PROGRAMS.items()
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be in use: `environments` maps names to their folders, `config` file names to their text."""
+
+    release: str
+    environments: Mapping[str, str]
+    config: Mapping[str, str]
+    service: str
+
+
+def pythons(home: Path, wanted: Wanted) -> dict[str, str]:
+    """The Python of each environment, by its name."""
+    return {name: str(python_of(home / "envs" / folder)) for name, folder in wanted.environments.items()}
+
+
+def texts(home: Path, wanted: Wanted) -> dict[str, str]:
+    """All files of a release in use besides its code: paths under the state folder and what they hold."""
+    base = releases.folder(home, wanted.release).relative_to(home)
+    found = pythons(home, wanted)
+    said = {"home": str(home), "lib": str(home / base / "lib"), "python": found["base"]}
+    quoted = {key: shlex.quote(value) for key, value in said.items()}
+    return {
+        **{f"{base}/bin/{name}": SCRIPT.format(**quoted, module=module) for name, module in PROGRAMS.items()},
+        f"{base}/environments.json": json.dumps(found, indent=1) + "\n",
+        **{f"{folder}/{name}": text for folder in (f"{base}/config", "config") for name, text in wanted.config.items()},
+        **dict.fromkeys((f"{base}/service", "service"), f"{wanted.service}\n"),
     }
-    kept = {f"{base}/config/{name}": text for name, text in config.items()}
-    used = {f"config/{name}": text for name, text in config.items()}
-    return {**scripts, f"{base}/environments.json": json.dumps(pythons, indent=1) + "\n", **kept, **used}
 
 
-def differing(home: Path, wanted: Texts) -> list[str]:
-    """Those of the files that are not as they should be."""
-    return sorted(path for path, text in wanted.items() if _text(home / path) != text)
+def differing(home: Path, wanted: Wanted) -> list[str]:
+    """Those of its files that are not as they should be."""
+    return sorted(path for path, text in texts(home, wanted).items() if _text(home / path) != text)
 
 
-def activate(home: Path, release: str, wanted: Texts, service: str) -> list[str]:
-    """Put `release` in use; what was changed for it. The release and its environments must be there."""
-    if releases.read(home, release) is None:
-        raise DeployFailed(f"release {release} is not on this host", hint="run the deploy again")
-    changed = differing(home, wanted)
+def activate(home: Path, wanted: Wanted) -> list[str]:
+    """Put a release in use; what was changed for it. Its code and its environments must be there."""
+    absent = [name for name, folder in wanted.environments.items() if not is_complete(home / "envs" / folder)]
+    if releases.read(home, wanted.release) is None or absent:
+        what = f"environment {absent[0]}" if absent else f"release {wanted.release}"
+        raise DeployFailed(f"{what} is not on this host", hint="run the deploy again")
+    changed, all_texts = differing(home, wanted), texts(home, wanted)
     _note_undo(home, changed)
+    _leave(home, wanted.service)
     for path in changed:
-        write_text(home / path, wanted[path])
-        (home / path).chmod(0o755 if Path(path).parent.name == "bin" else 0o600)
-    before = releases.current(home)
-    if before != release:
-        releases.flip(home, release)
+        _write(home / path, all_texts[path])
+    if releases.current(home) != wanted.release:
+        releases.flip(home, wanted.release)
         changed.append("current")
-    changed += _program(home)
-    return changed + units.get(service).install(home)
+    return [*changed, *_program(home), *units.get(wanted.service).install(home)]
 
 
-def revert(home: Path, service: str) -> str | None:
-    """Undo the activation that was not finished; the release that is in use again, None when there was none before.
+def revert(home: Path) -> str | None:
+    """Undo the activation that was not finished; the release that is in use again.
 
-    A host that had none keeps the new one: there is nothing to go back to.
+    None where there was none before: the new one stays, since there is nothing to go back to.
     """
     undo = read_json(_undo(home))
     if undo is None or undo["current"] is None or releases.read(home, undo["current"]) is None:
         return None
+    before = undo["texts"].get("service", _text(home / "service")) or "none"
+    _leave(home, before.strip())
     for path, text in undo["texts"].items():
         if text is None:
             (home / path).unlink(missing_ok=True)
         else:
-            write_text(home / path, text)
-            (home / path).chmod(0o755 if Path(path).parent.name == "bin" else 0o600)
+            _write(home / path, text)
     releases.flip(home, undo["current"])
-    units.get(undo.get("service") or service).install(home)
+    units.get(before.strip()).install(home)
     finished(home)
     return str(undo["current"])
 
 
 def finished(home: Path) -> None:
-    """What is in use has proved itself: there is no way back but a rollback."""
+    """What is in use has proved itself: from now on only a rollback leads back."""
     for path in (_undo(home), _undo(home).with_suffix(".bak")):
         path.unlink(missing_ok=True)
 
 
 def unfinished(home: Path) -> bool:
-    """A deploy was ended after it had begun to change what is in use."""
+    """A deploy ended after it had begun to change what is in use."""
     return _undo(home).exists()
 
 
-def of_release(home: Path, release: str) -> dict[str, str]:
-    """The files that a release had when it was in use last, for going back to it; DeployFailed when they are gone."""
+def service(home: Path) -> str | None:
+    """The service manager that the slots of this host are under; None before the first deploy."""
+    text = _text(home / "service")
+    return text.strip() if text else None
+
+
+def of_release(home: Path, release: str) -> Wanted:
+    """What a release was in use with; DeployFailed when that is not there any more."""
     base = releases.folder(home, release)
     try:
-        environments = json.loads((base / "environments.json").read_text(encoding="utf-8"))
+        found = json.loads((base / "environments.json").read_text(encoding="utf-8"))
         config = {path.name: path.read_text(encoding="utf-8") for path in sorted((base / "config").iterdir())}
+        under = (base / "service").read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise DeployFailed(f"release {release} was never in use here: {error}", hint="llmctl deploy") from None
-    gone = [python for python in environments.values() if not Path(python).exists()]
-    if gone:
-        raise DeployFailed(f"release {release} has lost its environment {gone[0]}", hint="llmctl deploy")
-    return texts(home, release, {name: Path(python).parents[1].name for name, python in environments.items()}, config)
+        raise DeployFailed(f"release {release} was never in use here: {error}", hint="llmctl deploy HOST") from None
+    return Wanted(release, {name: Path(python).parents[1].name for name, python in found.items()}, config, under)
+
+
+def _leave(home: Path, service_next: str) -> None:
+    """Before another service manager takes the slots over, the one that has them lets go."""
+    now = service(home)
+    if now and now != service_next:
+        units.get(now).remove(home)
 
 
 def _note_undo(home: Path, changed: list[str]) -> None:
     """A note that is there already is of a deploy that was not finished: what it says was the last that worked."""
     undo: dict[str, Any] = read_json(_undo(home)) or {"current": releases.current(home), "texts": {}}
-    known = undo["texts"]
-    write_json(_undo(home), {**undo, "texts": {**{path: _text(home / path) for path in changed}, **known}})
+    before = {path: _text(home / path) for path in changed}
+    write_json(_undo(home), {**undo, "texts": {**before, **undo["texts"]}})
 
 
 def _program(home: Path) -> list[str]:
     """`bin/llmctl` leads to the one in use."""
-    link, target = home / "bin" / "llmctl", "../current/bin/llmctl"
-    if link.is_symlink() and str(link.readlink()) == target:
+    link, target = home / "bin" / "llmctl", Path("../current/bin/llmctl")
+    if link.is_symlink() and link.readlink() == target:
         return []
     link.parent.mkdir(parents=True, exist_ok=True)
     temp = link.with_name(".llmctl.tmp")
@@ -128,6 +154,12 @@ def _program(home: Path) -> list[str]:
     temp.symlink_to(target)
     temp.replace(link)
     return ["bin/llmctl"]
+
+
+def _write(path: Path, text: str) -> None:
+    """Programs may be run, everything else is its owner's alone."""
+    write_text(path, text)
+    path.chmod(0o755 if path.parent.name == "bin" else 0o600)
 
 
 def _text(path: Path) -> str | None:

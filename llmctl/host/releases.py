@@ -76,7 +76,7 @@ def previous(home: Path) -> str | None:
 
 
 def damage(home: Path, release: str) -> list[str]:
-    """The files of a release that are missing or not as its wheel had them; ["release.json"] when it never was whole."""
+    """Its files that are missing or not as the wheel had them; ["release.json"] when it never was whole."""
     if read(home, release) is None:
         return ["release.json"]
     lib = folder(home, release) / "lib"

@@ -1,0 +1,148 @@
+"""The slots of a host as a deploy meets them: which code each runs, and how it comes to run another without a loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmctl import logs, units
+from llmctl.errors import Busy, DeployFailed, LlmctlError, Refused, Unreachable
+from llmctl.host import releases
+from llmctl.slots import control
+from llmctl.slots.state import SlotFolder, slot_ports
+
+ANSWER_TIMEOUT = 5.0
+REEXEC_WAIT = 180.0
+LAST_LINES = 15
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A slot: `code` is where its server's llmctl lies (None: no server answers), `engine_code` and `engine_python`
+    what its engine was started with (None: no engine, or a server that does not say)."""
+
+    port: int
+    model: str | None
+    wanted: bool
+    up: bool
+    code: str | None = None
+    engine: bool = False
+    engine_code: str | None = None
+    engine_python: str | None = None
+
+
+def seen(home: Path) -> list[Seen]:
+    """All slots of this host."""
+    ports = slot_ports(home)
+    with ThreadPoolExecutor(max(1, len(ports))) as pool:
+        return list(pool.map(lambda port: _seen(home, port), ports))
+
+
+def _seen(home: Path, port: int) -> Seen:
+    folder = SlotFolder(home, port)
+    try:
+        desired = folder.read_desired()
+        model = desired.spec.model if desired.spec else None
+        wanted = model is not None and (desired.disabled is None or desired.disabled.over())
+    except LlmctlError:
+        model, wanted = None, False
+    try:
+        said = control.call(folder.control, "ping", timeout=ANSWER_TIMEOUT)
+        pid = control.call(folder.control, "status", timeout=ANSWER_TIMEOUT)["pid"]
+    except LlmctlError:
+        return Seen(port, model, wanted, up=False)
+    runs = said.get("engine") or {}
+    return Seen(port, model, wanted, True, said.get("code"), pid is not None, runs.get("code"), runs.get("python"))
+
+
+def due(home: Path, slot: Seen, release: str, pythons: Collection[str]) -> list[str]:
+    """What a slot needs to run `release`: "start", "reexec", "engine", or nothing. `pythons` are of its environments.
+
+    An engine is started anew only when code of its own changed, or its environment did.
+    """
+    if not slot.up:
+        return ["start"] if slot.wanted else []
+    steps = [] if slot.code == str(releases.folder(home, release) / "lib") else ["reexec"]
+    if slot.engine and (slot.engine_python not in pythons or not _same_engine(home, slot, release)):
+        steps.append("engine")
+    return steps
+
+
+def _same_engine(home: Path, slot: Seen, release: str) -> bool:
+    if slot.engine_code is None:
+        return False
+    runs, wanted = releases.read(home, Path(slot.engine_code).parent.name), releases.read(home, release)
+    return runs is not None and wanted is not None and runs.engine_code == wanted.engine_code
+
+
+def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[str], service: str, on: OnEvent) -> None:
+    """Take a slot through `steps`. DeployFailed with the last lines of its log; it goes on with what it had, or is
+    started by the next try."""
+    try:
+        for step in steps:
+            on({"event": "slot", "port": slot.port, "step": step})
+            if step == "start":
+                units.get(service).start(home, slot.port)
+            elif step == "reexec":
+                reexec(home, slot.port, release, python)
+            else:
+                control.call(SlotFolder(home, slot.port).control, "restart", {"lock_wait": REEXEC_WAIT}, on_event=on)
+    except LlmctlError as error:
+        log = error.details.get("log") or _last_lines(home, slot.port)
+        raise DeployFailed(
+            f"port {slot.port}: {error.message}", hint=error.hint, port=slot.port, details={"log": log}
+        ) from None
+
+
+def reexec(home: Path, port: int, release: str, python: str) -> None:
+    """The slot server of `port` goes on as the code of `release`: same process, port and engine."""
+    folder, lib = SlotFolder(home, port), str(releases.folder(home, release) / "lib")
+    end = time.monotonic() + REEXEC_WAIT
+    while True:
+        try:
+            control.call(folder.control, "reexec", {"python": python, "code": lib})
+            break
+        except (
+            Busy,
+            Refused,
+        ) as error:  # a change, or answers that still run; both end. Code that cannot start does not.
+            if error.details.get("log") or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        try:
+            said = control.call(folder.control, "ping", timeout=ANSWER_TIMEOUT)
+        except Unreachable:
+            continue
+        if said.get("code") == lib:
+            return
+    raise Unreachable(f"it did not come back as {release}", port=port)
+
+
+def end_all(home: Path) -> list[int]:
+    """End the slot servers that still run; their ports."""
+    ended = []
+    for port in slot_ports(home):
+        try:
+            control.call(SlotFolder(home, port).control, "stop", timeout=ANSWER_TIMEOUT)
+            ended.append(port)
+        except Unreachable:
+            continue
+    return ended
+
+
+def _last_lines(home: Path, port: int) -> list[str]:
+    folder = SlotFolder(home, port)
+    found: list[str] = []
+    for path in (folder.log, folder.path / "server.err"):
+        try:
+            found += [line.rstrip("\n") for line in logs.read(path, LAST_LINES, lambda: False)]
+        except (OSError, LlmctlError):
+            continue
+    return found[-LAST_LINES:]
