@@ -12,8 +12,10 @@ CLOSE = 0.25
 
 def insane(probe: Probe, first: Said, second: Said) -> str | None:
     """Why these two answers to the probe are not those of a working model."""
-    why = fault(probe, [_seen(first)])
-    return why or difference(first, second.text)
+    if why := fault(probe, [_seen(first)]):
+        return why
+    other = difference(first, second.text)
+    return f"two greedy generations differ: {other}" if other else None
 
 
 def difference(reference: Said, text: str) -> str | None:

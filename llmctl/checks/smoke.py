@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmctl import keys
+from llmctl.checks import machine
 from llmctl.checks.slot_checks import CHECKS, FAIL, HEARING, PASS, SKIP, Subject, Verdict
 from llmctl.checks.slot_http import SlotHttp
-from llmctl.domain import DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING, SlotSpec
+from llmctl.domain import DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING
 from llmctl.errors import LlmctlError
 from llmctl.slots import verbs
-from llmctl.slots.state import SlotFolder
+from llmctl.slots.state import Desired, SlotFolder
 
 UNDER_WAY = (STARTING, SWAPPING)
 EVERY = 0.2
@@ -33,23 +34,17 @@ class Row:
     seconds: float
 
 
-OnRow = Callable[[Row], None]
-
-
 def wanted(home: Path) -> list[int]:
     """The ports that should be up: those with a model desired."""
     return [slot.port for slot in verbs.status(home) if slot.model]
 
 
-def smoke(
-    home: Path, host: str, port: int, *, timeout: float, wake: bool = False, on_row: OnRow = lambda row: None
-) -> list[Row]:
+def smoke(home: Path, host: str, port: int, *, timeout: float, wake: bool = False) -> list[Row]:
     """All checks of one slot; `timeout` bounds each request, in seconds, and a change of the slot that is under way."""
     rows = []
 
     def note(check: str, verdict: Verdict, seconds: float = 0.0) -> None:
         rows.append(Row(host, port, check, verdict.status, verdict.why, round(seconds, 3)))
-        on_row(rows[-1])
 
     folder = SlotFolder(home, port)
     try:
@@ -114,15 +109,20 @@ def exit_code(rows: Iterable[Row]) -> int:
 
 
 def subjects(home: Path, host: str, ports: Sequence[int]) -> list[dict[str, object]]:
-    """What runs on these ports, as a proof names it."""
-    return [{"host": host, "port": port, **_named(SlotFolder(home, port).read_desired().spec)} for port in ports]
+    """What runs on these ports, as a proof names it: model, engine, chip and versions."""
+    return [_subject(SlotFolder(home, port), verbs.status(home, [port])[0], host) for port in ports]
 
 
-def _named(spec: SlotSpec | None) -> dict[str, object]:
-    if spec is None:
-        return {"model": None}
-    engine = spec.engine
+def _subject(folder: SlotFolder, row: verbs.SlotStatus, host: str) -> dict[str, object]:
+    try:
+        desired = folder.read_desired()
+    except LlmctlError:
+        desired = Desired()
+    if desired.spec is None:
+        return {"host": host, "port": folder.port, "model": None}
+    engine, backend = desired.spec.engine, desired.launch.backend
     return {
-        "model": spec.model, "engine": engine.engine, "format": engine.format, "context": engine.context,
-        "parallel": engine.parallel, "prompt": spec.probe.prompt,
+        "host": host, "port": folder.port, "model": engine.model, "engine": engine.engine, "format": engine.format,
+        "context": engine.context, "parallel": engine.parallel, "backend": backend, "chip": machine.chip(backend),
+        "versions": machine.versions(engine.engine, row.pid),
     }  # fmt: skip

@@ -10,6 +10,9 @@ The script is a JSON file; every key is optional:
     die_after      steps after which the process kills itself wedge_after      steps after which it hangs
     stubborn       true: ignores SIGTERM                      identity         the model id it claims to be
     garble         true: answers nonsense                     nan              true: generations fail as non-finite
+    odd            [n, …]: requests, counted from 1 with the probe's, that are answered in another way
+    crosstalk      true: so are requests that come while others run
+    deaf           "stop" | "cancel": what it does not listen to
 """
 
 from __future__ import annotations
@@ -99,7 +102,7 @@ class Scripted:
     def __init__(self, spec: EngineSpec, script: dict[str, Any], emit: Emit) -> None:
         self.script, self.emit = script, emit
         self.ballast = b"\1" * script.get("memory", 0)
-        self.steps = 0
+        self.steps = self.requests = 0
         self.live: list[Sequence] = []
         self.left: dict[str, tuple[int, int, int]] = {}  # request → prompt tokens, sequences left, tokens made
         self.identity = Identity(
@@ -159,15 +162,19 @@ class Scripted:
     def answer(self, request: GenerateRequest, question: str, room: int) -> tuple[list[str], str, str | None]:
         """The pieces, why they end, and the stop string that ended them."""
         known = self.script.get("answers", {}).get(question)
+        self.requests += 1
         text = known if known is not None else DEFAULT * (self.script.get("length", 64) * PIECE // len(DEFAULT) + 1)
         if known is None:
             text = text[: self.script.get("length", 64) * PIECE]
         if self.script.get("garble"):
             text = "zzzz" * 16
+        if self.requests in self.script.get("odd", ()) or (self.script.get("crosstalk") and self.live):
+            text = "Something else, " + text
         if request.echo and isinstance(request.prompt, str):
             text = request.prompt + text
         finish, match = STOP, None
-        hits = [(text.find(s), s) for s in request.stop if s in text]
+        heard = () if self.script.get("deaf") == "stop" else request.stop
+        hits = [(text.find(s), s) for s in heard if s in text]
         if hits:
             at, match = min(hits)
             text = text[:at]
@@ -221,6 +228,8 @@ class Scripted:
             self.emit(Chunk(**{**chunk.__dict__, "usage": Usage(prompt, made)}))
 
     def cancel(self, id: str) -> None:
+        if self.script.get("deaf") == "cancel":
+            return
         mine = [s for s in self.live if s.request.id == id]
         self.live = [s for s in self.live if s.request.id != id]
         for s in mine:

@@ -2,25 +2,195 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llmctl.checks.smoke import smoke
-from tests.conftest import RunningSlot
+from llmctl import keys
+from llmctl.checks import smoke as checks
+from llmctl.domain import Limits, SlotSpec
+from llmctl.models.checkpoint import inspect
+from llmctl.slots import verbs
+from llmctl.slots.resolve import needs
+from llmctl.slots.state import Launch
+from tests.conftest import RunningSlot, eventually
 from tests.runner.test_real_engines import real
 
 Slots = Callable[..., RunningSlot]
+Script = Callable[..., SlotSpec]
+SLOW = {"step": 0.01, "length": 400}
+"""A script that answers slowly enough for a cancel to be seen."""
 
 
-def found(slot: RunningSlot, **options: object) -> dict[str, tuple[str, str]]:
-    rows = smoke(slot.home, "here", slot.port, **{"timeout": 60.0, **options})
-    return {row.check: (row.status, row.why) for row in rows}
+def rows_of(slot: RunningSlot, **options: Any) -> list[checks.Row]:
+    return checks.smoke(slot.home, "here", slot.port, **{"timeout": 60.0, **options})
+
+
+def found(slot: RunningSlot, **options: Any) -> dict[str, tuple[str, str]]:
+    return {row.check: (row.status, row.why) for row in rows_of(slot, **options)}
+
+
+def failed(rows: dict[str, tuple[str, str]]) -> list[str]:
+    return [check for check, (status, _) in rows.items() if status == "fail"]
+
+
+# ── slots that are well ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(("engine", "name"), [("llamacpp", "tiny-llama-gguf"), ("torch", "tiny-qwen2")])
 def test_a_real_model_passes(slots: Slots, tiny_models: dict[str, Path], engine: str, name: str) -> None:
-    rows = found(slots(real(engine, name, tiny_models[name])))
-    print(rows)
-    assert {s for s, _ in rows.values()} <= {"pass", "skip"}
+    slot = slots(real(engine, name, tiny_models[name]))
+    rows = found(slot)
+    assert failed(rows) == []
+    ran = {check for check, (status, _) in rows.items() if status == "pass"}
+    assert ran >= {"identity", "generation", "stream", "stop", "concurrency", "memory"}
+    assert rows["generation"][1].startswith("twice ") and "'A port' in it" in rows["generation"][1]
+    assert rows["image"] == ("skip", "no engine of this version takes images")
+    assert checks.exit_code(rows_of(slot)) == 0
+
+
+def test_a_slow_answer_is_cancelled(slots: Slots, script: Script) -> None:
+    rows = found(slots(script(**SLOW)))
+    assert failed(rows) == []
+    assert rows["cancel"][0] == "pass" and rows["cancel"][1].startswith("free 0.")
+    assert rows["memory"] == ("skip", "a script has no weights to estimate")
+
+
+def test_a_model_without_a_chat_template_is_asked_for_completions(
+    slots: Slots, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "bare"
+    copy.mkdir()
+    for file in tiny_models["tiny-llama"].iterdir():
+        if file.name != "chat_template.jinja":
+            (copy / file.name).write_bytes(file.read_bytes())
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    spec = real("torch", "bare", copy)
+    rows = found(slots(replace(spec, probe=replace(spec.probe, expect=None))))
+    assert failed(rows) == [] and rows["concurrency"][0] == "pass"
+
+
+def test_a_slot_with_a_key_is_asked_with_it(slots: Slots, script: Script, home: Path) -> None:
+    keys.show(home)
+    slot = slots(script(**SLOW), Launch(bind="0.0.0.0", limits=Limits(drain=5.0)))
+    assert failed(found(slot)) == []
+    keys.rotate(home)
+    assert failed(found(slot)) == []
+
+
+# ── slots with one thing wrong ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("play", "check", "why"),
+    [
+        # the probe asks twice at the load, and identity asks twice before anything is compared
+        ({"odd": [6]}, "generation", "two greedy generations differ"),
+        ({"odd": [7]}, "stream", "the stream says 'Something else, The quick brown fox"),
+        ({"odd": [8]}, "stop", "it says 'Something else"),
+        ({"odd": [9]}, "stop", "it says 'Something else"),
+        ({"deaf": "stop"}, "stop", "it went on past the stop string"),
+        ({"deaf": "cancel"}, "cancel", "after the hang-up the engine still works"),
+        ({"crosstalk": True}, "concurrency", "one of 4 at once says 'Something else"),
+    ],
+)
+def test_what_is_wrong_is_found(slots: Slots, script: Script, play: dict[str, Any], check: str, why: str) -> None:
+    rows = found(slots(script(**SLOW, **play)))
+    assert failed(rows) == [check]
+    assert why in rows[check][1]
+
+
+def test_another_model_than_is_desired_on_disk_is_found(slots: Slots, script: Script) -> None:
+    slot = slots(script("alpha", **SLOW))
+    desired = slot.folder.read_desired()
+    slot.folder.write_desired(replace(desired, spec=script("beta", **SLOW)))
+    rows = found(slot)
+    assert rows["identity"] == ("fail", "beta is desired, /v1/models says alpha")
+
+
+def test_an_engine_that_dies_while_it_answers_is_found(slots: Slots, script: Script) -> None:
+    rows = found(slots(script(**SLOW, die_after=80)))
+    assert rows["identity"][0] == "pass" and "fail" in {status for status, _ in rows.values()}
+
+
+def test_an_engine_that_hangs_is_found_at_the_deadline(slots: Slots, script: Script) -> None:
+    rows = found(slots(script(**SLOW, wedge_after=60)), timeout=2.0)
+    assert rows["generation"] == ("fail", f"port {rows['generation'][1].split()[1]} did not answer within 2 s")
+    assert rows["stream"] == ("skip", "there is no sane answer to compare with")
+
+
+def test_too_much_memory_is_found(slots: Slots, tiny_models: dict[str, Path]) -> None:
+    spec = real("llamacpp", "tiny-llama-gguf", tiny_models["tiny-llama-gguf"])
+    rows = found(slots(replace(spec, needed_bytes=20_000_000)))
+    assert failed(rows) == ["memory"] and "20.0 MB estimated: +" in rows["memory"][1]
+
+
+def test_too_little_memory_is_found(slots: Slots, tiny_models: dict[str, Path]) -> None:
+    spec = real("torch", "tiny-llama", tiny_models["tiny-llama"])
+    fit = needs(inspect(tiny_models["tiny-llama"]), 512, 4, "torch", "cpu")
+    rows = found(slots(replace(spec, needed_bytes=3 * fit.total)))
+    assert failed(rows) == ["memory"] and "at least" in rows["memory"][1]
+
+
+# ── slots that are not up ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_slot_that_is_down_fails(slots: Slots, script: Script) -> None:
+    slot = slots(script())
+    slot.kill()
+    assert found(slot)["up"][0] == "fail" and found(slot)["up"][1].startswith("down: no slot server runs")
+    assert checks.wanted(slot.home) == [slot.port]
+
+
+def test_a_slot_whose_engine_keeps_dying_fails(slots: Slots, script: Script) -> None:
+    slot = slots(script())
+    Path(slot.folder.read_desired().spec.engine.path).write_text(json.dumps({"fail": "exit"}))  # type: ignore[union-attr]
+    os.kill(slot.engine_pid() or 0, signal.SIGKILL)
+    eventually(lambda: slot.state() in ("backoff", "starting", "crash-loop"))
+    rows = found(slot, timeout=3.0)
+    assert list(rows) == ["up"] and rows["up"][0] == "fail"
+
+
+def test_a_sleeping_slot_is_left_asleep_unless_told(slots: Slots, script: Script) -> None:
+    slot = slots(script(idle_unload=0.2, **SLOW))
+    eventually(lambda: slot.state() == "sleeping")
+    assert found(slot) == {"up": ("skip", "asleep; --wake starts its model")}
+    assert slot.state() == "sleeping"
+    assert checks.exit_code(rows_of(slot)) == 5
+    rows = found(slot, wake=True)
+    assert rows["identity"][0] == rows["generation"][0] == "pass"
+
+
+def test_disabled_and_empty_slots_are_skipped(slots: Slots, script: Script) -> None:
+    slot, empty = slots(script()), slots()
+    verbs.disable(slot.home, slot.port, "maintenance")
+    assert found(slot) == {"up": ("skip", "disabled: maintenance")}
+    assert found(empty) == {"up": ("skip", "no model is loaded")}
+    assert empty.port not in checks.wanted(slot.home)
+
+
+# ── the verdict ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ([(1, "pass"), (1, "skip")], 0),
+        ([(1, "pass"), (1, "fail")], 1),
+        ([(1, "fail"), (2, "pass"), (2, "skip")], 3),
+        ([(1, "fail"), (2, "skip")], 1),
+        ([(1, "skip"), (2, "skip")], 5),
+        ([(1, "pass"), (2, "skip")], 0),
+        ([], 5),
+    ],
+)
+def test_exit_codes_tell_the_truth(found: list[tuple[int, str]], code: int) -> None:
+    assert checks.exit_code([checks.Row("h", port, "c", status, "", 0.0) for port, status in found]) == code
