@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,3 +57,30 @@ def _proof(session: Session, data: dict[str, Any], code: int, began: float, out:
     secret |= {word: "[user]" for host in session.config.hosts.values() if (word := host.user)}
     run = proof.Run("smoke", data["rows"], data["slots"], [SEED], code, began, rows_name="checks", secret=secret)
     return proof.write(out or session.home / "proof", run, private=private)
+
+
+@app.command("debug-inference")
+def debug_inference(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Argument(metavar="[HOST]", help="Default: this one.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="BACKEND", help="cpu, cuda or metal.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the smallest that is there.")] = None,
+    engine: o.Engine = "auto",
+    quantization: o.Quantization = None,
+    ready_within: Annotated[str, typer.Option(metavar="TIME", help="How long the model may take to load.")] = "30s",
+) -> Answer:
+    """Load a model on a scratch port beside everything else, let it say 20 tokens, and take it away again."""
+    from llmctl import backends
+    from llmctl.checks import debug
+    from llmctl.slots.resolve import Wish, resolve
+
+    session: Session = ctx.obj
+    meant, patience = session.host(host), tables.seconds(ready_within)
+    meant = replace(meant, backend=backends.get(backend).NAME) if backend else meant
+    if model:
+        spec = resolve(session.catalog, meant, Wish(model, engine, quantization))
+    else:
+        spec = debug.smallest(session.catalog, meant)
+    with session.progress() as on_event:
+        said = debug.debug(session.home, meant, spec, session.launch(meant), ready_within=patience, on_event=on_event)
+    return Answer(asdict(said))

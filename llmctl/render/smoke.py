@@ -18,4 +18,12 @@ def _smoke(data: Mapping[str, Any]) -> str | Table:
     return Table(["HOST", "PORT", "CHECK", "STATUS", "TIME", "WHY"], rows, right=("PORT", "TIME"))
 
 
-VIEWS: dict[str, View] = {"smoke": _smoke}
+def _debugged(data: Mapping[str, Any]) -> str:
+    return (
+        f"{escaped(data['prompt'])}{escaped(data['text'])}\n"
+        f"{data['host']}  {data['model']} · {data['engine']} on {data['backend']} · {data['tokens']} tokens, "
+        f"{data['tokens_per_second']:.1f} tokens/s · ready in {duration(data['ready_seconds'])}"
+    )
+
+
+VIEWS: dict[str, View] = {"smoke": _smoke, "debug-inference": _debugged}
