@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmctl import keys
 from llmctl.checks import machine
@@ -98,11 +99,11 @@ def _not_up(slot: verbs.SlotStatus, wake: bool) -> Verdict | None:
     return Verdict(FAIL, f"{slot.state}{why}")
 
 
-def exit_code(rows: Iterable[Row]) -> int:
-    """0 every slot that was tried is well · 1 none is · 3 some are · 5 none was tried."""
+def exit_code(rows: Iterable[Mapping[str, Any]]) -> int:
+    """Of rows as JSON. 0 every slot that was tried is well · 1 none is · 3 some are · 5 none was tried."""
     by_slot: dict[tuple[str, int], set[str]] = {}
     for row in rows:
-        by_slot.setdefault((row.host, row.port), set()).add(row.status)
+        by_slot.setdefault((row["host"], row["port"]), set()).add(row["status"])
     bad = sum(FAIL in found for found in by_slot.values())
     good = sum(FAIL not in found and PASS in found for found in by_slot.values())
     return 3 if bad and good else 1 if bad else 0 if good else NOTHING_RAN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +13,15 @@ import typer
 from llmctl import tables
 from llmctl.cli import options as o
 from llmctl.cli.session import Session
+from llmctl.config import Host
 from llmctl.envelope import Answer
 
 app = typer.Typer()
 
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[HOST[:PORT]]...", help="8101, HOST:8101, or all slots of HOST or @LABEL."),
+]
 Timeout = Annotated[str, typer.Option(metavar="TIME", help="For each request, and for a change that is under way.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where proof bundles go, instead of LLMCTL_HOME/proof.")]
 NoProof = Annotated[bool, typer.Option("--no-proof", help="Keep no proof bundle.")]
@@ -25,7 +31,7 @@ Private = Annotated[bool, typer.Option("--private", help="Keep names of hosts, a
 @app.command()
 def smoke(
     ctx: typer.Context,
-    targets: o.Ports = None,
+    targets: Targets = None,
     timeout: Timeout = "60s",
     wake: Annotated[bool, typer.Option("--wake", help="Start the models of sleeping slots.")] = False,
     out: Out = None,
@@ -34,19 +40,71 @@ def smoke(
 ) -> Answer:
     """Prove by generated tokens that slots work; keep the proof. Without a target: all slots that should be up."""
     from llmctl.checks import smoke as checks
+    from llmctl.cli.reach import Reach, side_by_side, tagged
+    from llmctl.fleet import fanout
 
     session: Session = ctx.obj
-    host, seconds, began = session.host(), tables.seconds(timeout), time.time()
-    meant = [session.target(port).port for port in targets or ()] or checks.wanted(session.home)
-    rows = []
+    seconds, began = tables.seconds(timeout), time.time()
+    meant = _meant(session, targets or ())
+    with Reach(session) as reach, side_by_side(session) as on_event:
+
+        def on(host: Host) -> dict[str, Any]:
+            words = ["smoke", *meant[host], "--no-proof", "--timeout", timeout, *(["--wake"] if wake else [])]
+            reply = reach.call(
+                host, words, lambda here: _here(here, meant[host], seconds, wake),
+                on_event=tagged(on_event, host.name), check=f"llmctl smoke {host.name}",
+            )  # fmt: skip
+            return {
+                key: [{**row, "host": host.name} for row in reply.value().get(key, ())] for key in ("rows", "slots")
+            }
+
+        outcomes = fanout.over(list(meant), on)
+    data: dict[str, Any] = {"rows": [], "slots": []}
+    for outcome in outcomes:
+        for key, rows in (outcome.value or {}).items():
+            data[key] += rows
+    errors = tuple(outcome.error for outcome in outcomes if outcome.error)
+    code = checks.exit_code(data["rows"])
+    if errors:
+        code = fanout.exit_code(outcomes) if code == checks.NOTHING_RAN else max(code, 3) if code != 1 else 1
+    kept = None if no_proof or not _ran(data["rows"]) else _proof(session, data, code, began, out, private)
+    return Answer({**data, "proof": str(kept) if kept else None}, code, errors)
+
+
+def _meant(session: Session, targets: Sequence[str]) -> dict[Host, list[str]]:
+    """The hosts that are meant, each with the ports; none: all that should be up."""
+    from llmctl.cli import reach
+
+    found: dict[Host, list[str]] = {} if targets else {host: [] for host in reach.select(session, None)}
+    for text in targets:
+        if text.rpartition(":")[2].isdigit():
+            hosts, port = reach.slots_of(session, text, None)
+        else:
+            hosts, port = reach.select(session, [text]), ""
+        for host in hosts:
+            found.setdefault(host, []).extend([port] if port else [])
+    return found
+
+
+def _here(session: Session, ports: Iterable[str], timeout: float, wake: bool) -> Answer:
+    """The slots of this machine."""
+    from llmctl.checks import smoke as checks
+    from llmctl.slots import verbs
+
+    host, rows = session.host(), []
+    meant = [int(port) for port in ports]
+    verbs.status(session.home, meant)  # an unknown port is told before anything is asked
+    meant = meant or checks.wanted(session.home)
     with session.progress() as on_event:
         for port in meant:
-            on_event({"event": "note", "message": f"asking {host.name}:{port}"})
-            rows += checks.smoke(session.home, host.name, port, timeout=seconds, wake=wake)
+            on_event({"event": "note", "message": f"asking port {port}"})
+            rows += checks.smoke(session.home, host.name, port, timeout=timeout, wake=wake)
     data = {"rows": [asdict(row) for row in rows], "slots": checks.subjects(session.home, host.name, meant)}
-    code = checks.exit_code(rows)
-    kept = None if no_proof or code == checks.NOTHING_RAN else _proof(session, data, code, began, out, private)
-    return Answer({**data, "proof": str(kept) if kept else None}, code)
+    return Answer(data, checks.exit_code(data["rows"]))
+
+
+def _ran(rows: Iterable[dict[str, Any]]) -> bool:
+    return any(row["status"] != "skip" for row in rows)
 
 
 def _proof(session: Session, data: dict[str, Any], code: int, began: float, out: Path | None, private: bool) -> Path:
@@ -62,7 +120,7 @@ def _proof(session: Session, data: dict[str, Any], code: int, began: float, out:
 @app.command("debug-inference")
 def debug_inference(
     ctx: typer.Context,
-    host: Annotated[str | None, typer.Argument(metavar="[HOST]", help="Default: this one.")] = None,
+    host: Annotated[str | None, typer.Argument(metavar="[HOST]", help="Default: the default host.")] = None,
     backend: Annotated[str | None, typer.Option(metavar="BACKEND", help="cpu, cuda or metal.")] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Default: the smallest that is there.")] = None,
     engine: o.Engine = "auto",
@@ -70,17 +128,34 @@ def debug_inference(
     ready_within: Annotated[str, typer.Option(metavar="TIME", help="How long the model may take to load.")] = "30s",
 ) -> Answer:
     """Load a model on a scratch port beside everything else, let it say 20 tokens, and take it away again."""
+    from llmctl.cli.reach import Reach, one, select, side_by_side
+
+    session: Session = ctx.obj
+    patience = tables.seconds(ready_within)
+    options = {"--backend": backend, "--model": model, "--engine": engine, "--quantization": quantization}
+    words = [word for option, value in options.items() if value for word in (option, value)]
+    where = one(select(session, [host] if host else None), "debug-inference")
+    with Reach(session) as reach, side_by_side(session) as on_event:
+        reply = reach.call(
+            where, ["debug-inference", *words, "--ready-within", ready_within],
+            lambda here: _debug_here(here, backend, model, engine, quantization, patience), on_event=on_event,
+        )  # fmt: skip
+    return Answer({**reply.value(), "host": where.name}, reply.exit_code, reply.errors)
+
+
+def _debug_here(
+    session: Session, backend: str | None, model: str | None, engine: str, quantization: str | None, patience: float
+) -> Answer:
     from llmctl import backends
     from llmctl.checks import debug
     from llmctl.slots.resolve import Wish, resolve
 
-    session: Session = ctx.obj
-    meant, patience = session.host(host), tables.seconds(ready_within)
-    meant = replace(meant, backend=backends.get(backend).NAME) if backend else meant
+    host = session.host()
+    host = replace(host, backend=backends.get(backend).NAME) if backend else host
     if model:
-        spec = resolve(session.catalog, meant, Wish(model, engine, quantization))
+        spec = resolve(session.catalog, host, Wish(model, engine, quantization))
     else:
-        spec = debug.smallest(session.catalog, meant)
+        spec = debug.smallest(session.catalog, host)
     with session.progress() as on_event:
-        said = debug.debug(session.home, meant, spec, session.launch(meant), ready_within=patience, on_event=on_event)
+        said = debug.debug(session.home, host, spec, session.launch(host), ready_within=patience, on_event=on_event)
     return Answer(asdict(said))

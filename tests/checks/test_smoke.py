@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ def found(slot: RunningSlot, **options: Any) -> dict[str, tuple[str, str]]:
     return {row.check: (row.status, row.why) for row in rows_of(slot, **options)}
 
 
+def code_of(slot: RunningSlot) -> int:
+    return checks.exit_code(asdict(row) for row in rows_of(slot))
+
+
 def failed(rows: dict[str, tuple[str, str]]) -> list[str]:
     return [check for check, (status, _) in rows.items() if status == "fail"]
 
@@ -52,7 +56,7 @@ def test_a_real_model_passes(slots: Slots, tiny_models: dict[str, Path], engine:
     assert ran >= {"identity", "generation", "stream", "stop", "concurrency", "memory"}
     assert rows["generation"][1].startswith("twice ") and "'A port' in it" in rows["generation"][1]
     assert rows["image"] == ("skip", "no engine of this version takes images")
-    assert checks.exit_code(rows_of(slot)) == 0
+    assert code_of(slot) == 0
 
 
 def test_a_slow_answer_is_cancelled(slots: Slots, script: Script) -> None:
@@ -164,7 +168,7 @@ def test_a_sleeping_slot_is_left_asleep_unless_told(slots: Slots, script: Script
     eventually(lambda: slot.state() == "sleeping")
     assert found(slot) == {"up": ("skip", "asleep; --wake starts its model")}
     assert slot.state() == "sleeping"
-    assert checks.exit_code(rows_of(slot)) == 5
+    assert code_of(slot) == 5
     rows = found(slot, wake=True)
     assert rows["identity"][0] == rows["generation"][0] == "pass"
 
@@ -193,4 +197,4 @@ def test_disabled_and_empty_slots_are_skipped(slots: Slots, script: Script) -> N
     ],
 )
 def test_exit_codes_tell_the_truth(found: list[tuple[int, str]], code: int) -> None:
-    assert checks.exit_code([checks.Row("h", port, "c", status, "", 0.0) for port, status in found]) == code
+    assert checks.exit_code({"host": "h", "port": port, "status": status} for port, status in found) == code
