@@ -5,6 +5,7 @@
     │   ├── ConfigError         2   a configuration file is wrong (file, line, key)
     │   └── UnknownName         2   no such model, profile, host or port; lists the nearest
     ├── Refused                 1   llmctl will not do it (does not fit, foreign port, unsupported)
+    │   ├── ConsentNeeded       1   a question that nobody could answer: with --yes it goes on
     │   ├── DoesNotFit          1   admission: the numbers are in `details`
     │   ├── NoSpace             1   the disk is too small; needed and free bytes are in `details`
     │   ├── Unsupported         1   this engine cannot run this model
@@ -20,6 +21,7 @@
     ├── VersionSkew             1   the llmctl of a host is not this one
     ├── DeployFailed            1   a step of a deploy failed; the host goes on with what it had
     ├── LostLease               1   another deploy took this host over: nothing was written any more
+    ├── TimedOut                1   a program on a host took longer than it may, and was ended
     ├── Unreachable             4   nothing answers there
     │   ├── AuthRejected        4   the ssh server takes none of our keys
     │   ├── KeyUnknown          4   the host key was never trusted
@@ -95,6 +97,12 @@ class Refused(LlmctlError):
     """llmctl will not do this, and says why."""
 
     code = "refused"
+
+
+class ConsentNeeded(Refused):
+    """It would have asked, and there is nobody who could answer; `details["question"]` is the question."""
+
+    code = "consent"
 
 
 class DoesNotFit(Refused):
@@ -191,6 +199,12 @@ class LostLease(LlmctlError):
     """Another deploy took the host over; `details["owner"]` names it. Nothing was written after that."""
 
     code = "lost_lease"
+
+
+class TimedOut(LlmctlError):
+    """A program on a host took longer than it may, and was ended there."""
+
+    code = "timed_out"
 
 
 class Unreachable(LlmctlError):

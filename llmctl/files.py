@@ -28,9 +28,9 @@ def write_json(path: Path, data: Any) -> None:
     _put(temp, path)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> None:
     """Replace a file that people edit by `text`, whole or not at all; its folder is made, no backup is kept."""
-    _put(_written(path, text), path)
+    _put(_written(path, text, opener), path)
 
 
 def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> Path:

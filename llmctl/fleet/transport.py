@@ -44,12 +44,16 @@ class Transport(Protocol):
     ) -> Ran:
         """Run a program to its end, no shell in between; a program that fails is a `Ran` with its code.
 
-        `timeout` bounds the whole run (the program is ended there too); `on_out` and `on_err` get lines as they come.
+        `timeout` bounds the whole run: TimedOut, and the program was ended there. `on_out` and `on_err` get lines as
+        they come.
         With `hold`, stdin stays open until the program ends, so that it sees when this connection breaks.
         """
 
-    def stream(self, argv: Sequence[str]) -> Generator[str, None, int]:
-        """The lines that a program prints, as they come; it ends when the generator is closed. Returns its code."""
+    def stream(self, argv: Sequence[str], *, on_err: OnLine | None = None) -> Generator[str, None, int]:
+        """The lines that a program prints, as they come; it ends when the generator is closed, or the connection.
+
+        Returns its code. `on_err` gets the lines of its stderr.
+        """
 
     def put(self, source: Path | bytes, target: str, *, mode: int = 0o600, on_bytes: OnBytes | None = None) -> None:
         """Write a file on the host, whole or not at all; its folder is made."""
