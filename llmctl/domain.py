@@ -64,7 +64,8 @@ class SlotSpec:
     """The desired content of a slot, complete: the slot server needs no configuration file.
 
     `names` are the model names a client may send besides the id. `needed_bytes` is the admission estimate.
-    `python` is the interpreter of the engine's environment. `idle_unload` and `load_timeout` are seconds.
+    `pins` are the packages that the model wants, which choose the engine's environment; `python` is an interpreter
+    instead of that. `idle_unload` and `load_timeout` are seconds.
     """
 
     engine: EngineSpec
@@ -73,6 +74,7 @@ class SlotSpec:
     needed_bytes: int = 0
     idle_unload: float | None = None
     load_timeout: float = 600.0
+    pins: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
 
     @property

@@ -9,8 +9,9 @@ import pytest
 
 from llmctl import catalog
 from llmctl.catalog import Artifact, Catalog, Model, QualityLimit
+from llmctl.environments import pins
 from llmctl.errors import ConfigError, UnknownName, UsageError
-from llmctl.models import pins, store
+from llmctl.models import store
 
 
 @pytest.mark.parametrize(

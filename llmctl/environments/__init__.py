@@ -13,6 +13,9 @@ from dataclasses import dataclass
 BASE = "base"
 """The environment of the CLI and the slot server, and of the engine that needs no library."""
 
+WITHOUT = ("scripted",)
+"""Engines that run in the base environment."""
+
 
 @dataclass(frozen=True)
 class Wanted:

@@ -14,13 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llmctl import paths
-from llmctl.environments import BASE, Wanted, stack
+from llmctl.environments import BASE, WITHOUT, Wanted, stack
 from llmctl.errors import DeployFailed, Refused, UsageError
 from llmctl.files import write_text
 from llmctl.fleet.facts import Facts
 
 LOCKS = Path(__file__).parent / "locks"
-WITHOUT = ("scripted",)  # runs in the base environment
 SHIPPED_CUDA = "cu130"  # the one that the package index has under torch's plain version
 BUILDS = "https://download.pytorch.org/whl/"
 ONLY_CUDA = ("nvidia-", "cuda-", "triton==")  # what torch's CUDA builds need and its CPU build does not
@@ -54,6 +53,11 @@ def shipped(name: str) -> str:
     if path.stem not in known:
         raise UsageError(f"no lock for {name[:40]!r}", hint=f"there are {', '.join(known)}")
     return path.read_text(encoding="utf-8")
+
+
+def tool(name: str) -> Wanted:
+    """A program that hosts are brought: "uv", or the "pip" that venv is filled with."""
+    return Wanted(name, next(text for text in entries(shipped("tools")) if text.startswith(f"{name}==")))
 
 
 def torch_build(facts: Facts) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 
+from llmctl.environments import installed
 from llmctl.errors import Refused
 from llmctl.jobs.context import Work
 
@@ -12,6 +14,9 @@ KINDS = {
     "pull": "llmctl.models.pull:run",
     "convert": "llmctl.models.convert:run",
 }
+CONVERTS = ("convert",)
+"""Kinds whose work, and every process that it starts, runs in the environment of the converters."""
+
 TESTS = "LLMCTL_TEST_JOBS"
 """More kinds, for tests: `kind=module:function,…`. Who sets our environment chooses our code anyway (PYTHONPATH)."""
 
@@ -22,6 +27,11 @@ def check(kind: str) -> str:
     if kind not in known:
         raise Refused(f"there is no work of the kind {kind[:40]!r}", hint=f"known are {', '.join(known)}")
     return known[kind]
+
+
+def python(kind: str) -> str:
+    """The interpreter for the work of `kind`; Unsupported when this release has no environment for it."""
+    return installed.python_for("convert") if kind in CONVERTS else sys.executable
 
 
 def load(kind: str) -> Work:

@@ -38,6 +38,7 @@ def submit(
 ) -> tuple[Job, bool]:
     """A job that does this, and whether it was there already: the same work is not done twice at once."""
     kinds.check(kind)
+    kinds.python(kind)  # before the job is one
     if lane not in LANES:
         raise Refused(f"{lane!r} is no lane", hint=f"one of {', '.join(LANES)}")
     arguments = json.loads(json.dumps(arguments))

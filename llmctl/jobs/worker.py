@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.errors import LlmctlError
-from llmctl.jobs import queue, tree
+from llmctl.jobs import kinds, queue, tree
 from llmctl.jobs.secrets import Secrets
 from llmctl.jobs.state import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job, Jobs
 from llmctl.logs import Lines, Log, read
@@ -98,7 +98,14 @@ class Worker:
         tree.adopt_orphans()
         said, says = os.pipe()
         printed, prints = os.pipe()
-        argv = [sys.executable, "-m", "llmctl.jobs.work", str(self.me.pid), str(self.jobs.folder(self.id)), str(says)]
+        argv = [
+            kinds.python(job.kind),
+            "-m",
+            "llmctl.jobs.work",
+            str(self.me.pid),
+            str(self.jobs.folder(self.id)),
+            str(says),
+        ]
         self.child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=prints, stderr=prints, pass_fds=(says,))
         if self.terminated is not None:
             self.child.send_signal(signal.SIGTERM)

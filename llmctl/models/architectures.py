@@ -7,10 +7,10 @@ import functools
 import mmap
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llmctl.environments import installed
 from llmctl.models.choice import READS, RUNS_ON
 
 LIBRARIES = {"mlx": "mlx_lm", "torch": "transformers", "llamacpp": "xllamacpp"}
@@ -28,7 +28,7 @@ def support(architecture: str, format: str, backend: str) -> Mapping[str, bool |
 
 def takes(engine: str, architecture: str) -> bool | None:
     """Whether this engine's library knows `architecture`; None when it cannot be told here."""
-    folder = _library(LIBRARIES[engine])
+    folder = installed.package(engine, LIBRARIES[engine])
     if folder is None:
         return None
     try:
@@ -63,11 +63,6 @@ def _llamacpp(folder: Path, architecture: str) -> bool | None:
 
 
 _KNOWN = {"mlx": _mlx, "torch": _torch, "llamacpp": _llamacpp}
-
-
-def _library(name: str) -> Path | None:
-    spec = find_spec(name)
-    return Path(spec.origin).parent if spec and spec.origin else None
 
 
 @functools.cache

@@ -8,13 +8,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, build
+from llmctl.environments import installed
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
 from llmctl.processes import ProcessId, code, memory_bytes, own_environment
 from llmctl.runner import frames
@@ -56,10 +56,14 @@ class EngineProcess(asyncio.Protocol):
 
     @staticmethod
     async def spawn(spec: SlotSpec, log: EngineLog, environment: Mapping[str, str], write_buffer: int) -> EngineProcess:
-        """Start a worker for `spec`; returns before the model is loaded. Call from the main thread only."""
+        """Start a worker for `spec`; returns before the model is loaded. Call from the main thread only.
+
+        Unsupported when this release has no environment for it, LoadFailed when that one does not start.
+        """
+        python = spec.python or installed.python_for(spec.engine.engine, spec.pins)
         ours, theirs = socket.socketpair()
         output_read, output_write = os.pipe()
-        argv = [spec.python or sys.executable, "-m", "llmctl.runner.worker", str(theirs.fileno()), str(os.getpid())]
+        argv = [python, "-m", "llmctl.runner.worker", str(theirs.fileno()), str(os.getpid())]
         try:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output_write, stderr=output_write,

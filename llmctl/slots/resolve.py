@@ -12,10 +12,12 @@ from llmctl.backends import cpu
 from llmctl.catalog import Artifact, Catalog, Model, Traits, normal
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
+from llmctl.environments import installed
 from llmctl.errors import BadCheckpoint, ConfigError, Refused, Unsupported, UsageError
-from llmctl.models import fit, manifest, pins, store
+from llmctl.models import fit, manifest, store
 from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 from llmctl.models.choice import Choice, choose_engine, format_for
+from llmctl.slots.state import Launch
 
 DEFAULT_CONTEXT = 32768
 DEFAULT_PARALLEL = 4
@@ -45,6 +47,11 @@ def profile_slot(catalog: Catalog, host: Host, slot: ProfileSlot) -> SlotSpec:
 def backend_of(host: Host) -> str:
     """The host's backend, detected when its entry says auto."""
     return backends.detect() if host.backend == "auto" else host.backend
+
+
+def launch_of(host: Host) -> Launch:
+    """How a slot server of `host` starts."""
+    return Launch(bind=host.bind, memory_budget=host.memory_budget, backend=backend_of(host))
 
 
 def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
@@ -78,11 +85,10 @@ def _absent(model: Model, host: Host, wish: Wish) -> Refused:
 
 
 def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend: str, wish: Wish) -> SlotSpec:
-    if unmet := pins.unmet(model.env):
-        raise Unsupported(
-            f"{model.id} needs {', '.join(unmet)}, and this version has one environment for all models",
-            hint=f'install these packages here, or change env in [models."{model.id}"] of models.toml',
-        )
+    try:
+        installed.python_for(choice.engine, model.env)
+    except Unsupported as error:
+        raise Unsupported(f"{model.id}: {error.message}", hint=error.hint) from None
     found = readable(model, path)
     longest = longest_context(model, artifact, found)
     context = wish.context or min(longest, DEFAULT_CONTEXT)
@@ -156,5 +162,5 @@ def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish, artifact:
     names = dict.fromkeys([*model.aliases, *own, model.id.replace(".", "-"), *wish.names])
     return SlotSpec(
         engine=engine, names=tuple(n for n in names if n != model.id), probe=model.probe, needed_bytes=needed,
-        idle_unload=wish.idle_unload, load_timeout=timeout or SlotSpec.load_timeout,
+        idle_unload=wish.idle_unload, load_timeout=timeout or SlotSpec.load_timeout, pins=dict(model.env),
     )  # fmt: skip
