@@ -71,6 +71,7 @@ class SshHost:
             *self.lines, f"ListenAddress 127.0.0.1:{self.port}", f"HostKey {key}", f"AuthorizedKeysFile {authorized}",
             f"ForceCommand {enter}", "StrictModes no", "UsePAM no", "PasswordAuthentication no",
             "KbdInteractiveAuthentication no", "PermitRootLogin yes", "UseDNS no", "PidFile none",
+            "SetEnv SHLVL=5",  # bash then leaves the .bashrc of whoever runs the tests alone
             "MaxStartups 200", "MaxSessions 64", "Subsystem sftp /usr/lib/openssh/sftp-server", "LogLevel VERBOSE",
         ]  # fmt: skip
         settings.write_text("\n".join(said) + "\n")
