@@ -118,11 +118,11 @@ def find(config_dir: str | Path | None = None) -> Path | None:
     return None
 
 
-def load(folder: Path | None) -> Config:
-    """The hosts of `folder` (see `find`)."""
+def load(folder: Path | None, source: str | None = None) -> Config:
+    """The hosts of `folder` (see `find`), or as `source` in place of its hosts.toml would have them."""
     if folder is None:
         return Config()
-    root = tables.read(folder / "hosts.toml")
+    root = tables.read(folder / "hosts.toml", source)
     root.only("default", "hosts")
     entries = root.table("hosts")
     hosts = {name: _host(name, entries) for name in entries.data} or {"local": Host("local")}
