@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from scripts.benchmarks import cli, convert, engines, fit, pull, report, streams, swap
+from scripts.benchmarks import cli, convert, engines, fit, fleet, pull, report, streams, swap
 from scripts.benchmarks.report import Row
 
 ALL: dict[str, Callable[[], Iterator[Row]]] = {
@@ -16,6 +16,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "convert": convert.measure,
     "fit": fit.measure,
     "pull": pull.measure,
+    "fleet": fleet.measure,
 }
 
 
