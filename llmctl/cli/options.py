@@ -39,12 +39,21 @@ def _ports_and_models(incomplete: str) -> list[str]:
     return _ports(incomplete) + _models(incomplete)
 
 
-def _profiles(incomplete: str) -> list[str]:
+def profiles(incomplete: str) -> list[str]:
     try:
         known = config.profile_names(config.load(config.find()))
     except LlmctlError:
         return []
     return [name for name in known if name.startswith(incomplete)]
+
+
+def hosts(incomplete: str) -> list[str]:
+    try:
+        known = config.load(config.find()).hosts.values()
+    except LlmctlError:
+        return []
+    names = [host.name for host in known] + sorted({f"@{label}" for host in known for label in host.labels})
+    return [name for name in names if name.startswith(incomplete)]
 
 
 Port = Annotated[str, typer.Argument(metavar="PORT", help="8101 or HOST:8101.", autocompletion=_ports)]
@@ -53,7 +62,20 @@ PortOrModel = Annotated[str, typer.Argument(metavar="PORT|MODEL", autocompletion
 Ports = Annotated[list[str] | None, typer.Argument(metavar="[PORT]...", help="Default: all.", autocompletion=_ports)]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Any spelling of its id.", autocompletion=_models)]
 AnyModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: all.", autocompletion=_models)]
-ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", autocompletion=_profiles)]
+ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", autocompletion=profiles)]
+
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host", metavar="HOST", help="Where: a name, a glob ('gpu*') or @label; repeatable.", autocompletion=hosts
+    ),
+]
+
+HostName = Annotated[str, typer.Argument(metavar="HOST", autocompletion=hosts)]
+HostNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[HOST]...", help="Names, globs or @label. Default: all.", autocompletion=hosts),
+]
 
 Engine = Annotated[str, typer.Option(help="auto, llamacpp, torch or mlx.")]
 Quantization = Annotated[str | None, typer.Option(help="Which artifact, where there are several: q4_k_m, 4bit, bf16.")]
@@ -64,5 +86,5 @@ LockWait = Annotated[str, typer.Option(metavar="TIME", help="Wait that long for 
 SwapOrder = Annotated[Order, typer.Option(help="Whether the new engine starts before the old one stops.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 SaveTo = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Write it into this profile.", autocompletion=_profiles)
+    str | None, typer.Option(metavar="NAME", help="Write it into this profile.", autocompletion=profiles)
 ]

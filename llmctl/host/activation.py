@@ -122,7 +122,8 @@ def of_release(home: Path, release: str) -> Wanted:
     base = releases.folder(home, release)
     try:
         found = json.loads((base / "environments.json").read_text(encoding="utf-8"))
-        config = {path.name: path.read_text(encoding="utf-8") for path in sorted((base / "config").iterdir())}
+        files = [path for path in sorted((base / "config").rglob("*")) if path.is_file()]
+        config = {str(path.relative_to(base / "config")): path.read_text(encoding="utf-8") for path in files}
         under = (base / "service").read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise DeployFailed(f"release {release} was never in use here: {error}", hint="llmctl deploy HOST") from None

@@ -13,7 +13,8 @@ from llmctl.environments.build import sweep
 from llmctl.host import activation, releases, slots
 
 GOES = (
-    "current", "bin", "releases", "envs", "wheelhouse", "incoming", "config", "service", "deploy.undo", "deploy.bak",
+    "current", "bin", "releases", "envs", "wheelhouse", "incoming", "tools", "config", "service",
+    "deploy.undo", "deploy.bak",
 )  # fmt: skip
 STAYS = ("models", "keys.json", "hf_token", "history.db", "audit.log", "slots", "jobs")
 
@@ -61,9 +62,9 @@ def accept(home: Path, token: str, wanted: Collection[str]) -> None:
     for path in sorted((home / "incoming").glob("*/*")):
         if path.name in wanted and (path.parent.name == token or not (wheelhouse / path.name).exists()):
             path.replace(wheelhouse / path.name)
-    for folder in sorted((home / "incoming").glob("*/")):
-        if folder.is_dir() and folder.name != token:
-            shutil.rmtree(folder, ignore_errors=True)
+    for path in sorted((home / "incoming").glob("*")):
+        if path.is_dir() and path.name != token:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _pythons(home: Path) -> list[str]:

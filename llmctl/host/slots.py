@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmctl import logs, units
-from llmctl.errors import Busy, DeployFailed, LlmctlError, Refused, Unreachable
+from llmctl import logs
+from llmctl.errors import Busy, DeployFailed, LlmctlError, LoadFailed, Refused, Unreachable, from_dict
 from llmctl.host import releases
 from llmctl.slots import control
 from llmctl.slots.state import SlotFolder, slot_ports
@@ -80,14 +82,14 @@ def _same_engine(home: Path, slot: Seen, release: str) -> bool:
     return runs is not None and wanted is not None and runs.engine_code == wanted.engine_code
 
 
-def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[str], service: str, on: OnEvent) -> None:
+def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[str], on: OnEvent) -> None:
     """Take a slot through `steps`. DeployFailed with the last lines of its log; it goes on with what it had, or is
     started by the next try."""
     try:
         for step in steps:
             on({"event": "slot", "port": slot.port, "step": step})
             if step == "start":
-                units.get(service).start(home, slot.port)
+                start(home, slot.port)
             elif step == "reexec":
                 reexec(home, slot.port, release, python)
             else:
@@ -97,6 +99,20 @@ def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[s
         raise DeployFailed(
             f"port {slot.port}: {error.message}", hint=error.hint, port=slot.port, details={"log": log}
         ) from None
+
+
+def start(home: Path, port: int) -> None:
+    """Have the release in use start a slot that should run, and wait for its model."""
+    program = [str(home / "current" / "bin" / "llmctl"), "--json", "restart", str(port)]
+    ran = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", cwd=home)
+    try:
+        errors = json.loads(ran.stdout)["errors"]
+    except (ValueError, KeyError, TypeError):
+        raise LoadFailed(
+            f"{program[0]} ended with {ran.returncode}", details={"log": ran.stderr.splitlines()}
+        ) from None
+    if errors:
+        raise from_dict(errors[0])
 
 
 def reexec(home: Path, port: int, release: str, python: str) -> None:

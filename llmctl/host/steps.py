@@ -15,6 +15,7 @@ from typing import Any
 from llmctl.domain import build
 from llmctl.environments import Wanted as Environment
 from llmctl.environments import build as environment_build
+from llmctl.environments import programs
 from llmctl.errors import LlmctlError, NoSpace, UsageError
 from llmctl.files import blocks
 from llmctl.host import activation, audit, lease, look, releases, removal, slots
@@ -67,21 +68,23 @@ def wheels(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
 
 
 def environment(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
-    """Make one environment, out of the wheelhouse or (`online`) from the index; its lines are events."""
+    """Make one environment, out of the wheelhouse or (`online`) from the index; its lines are events.
+
+    `tool` is the manager's program here; `wheel` names that of the uv or pip which was sent instead.
+    """
     wanted = Environment(request["name"], request["requirements"])
-    wheelhouse = None if request["online"] else home / "wheelhouse"
-    tool = Path(request["tool"].replace("~", str(home), 1)) if request.get("tool") else None
-    if tool and request.get("shipped"):
-        tool = _runnable(tool)
+    tool = Path(request["tool"]) if request["tool"] else None
 
     def line(text: str) -> None:
         on({"event": "line", "message": text})
 
     with lease.kept(home, **request["lease"]):
-        room(home, int(request.get("needed", 0)))
+        if request["wheel"]:
+            wheel = home / "wheelhouse" / request["wheel"]
+            tool = programs.uv_from(wheel, home / "tools") if request["manager"] == "uv" else wheel
         python = environment_build.build(
-            wanted, request["manager"], Path(sys.executable), home / "envs", wheelhouse=wheelhouse, tool=tool,
-            on_line=line,
+            wanted, request["manager"], Path(sys.executable), home / "envs",
+            wheelhouse=None if request["online"] else home / "wheelhouse", tool=tool, on_line=line,
         )  # fmt: skip
     return {"python": str(python)}
 
@@ -91,7 +94,6 @@ def release(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
     with lease.held(home, **request["lease"]):
         wheel = home / "incoming" / f"{request['release']}.whl"
         made = releases.unpack(home, wheel, request["release"], request["version"], request["sha256"])
-        wheel.unlink()
     return asdict(made)
 
 
@@ -112,7 +114,7 @@ def renew_slots(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
         done = []
         for slot in slots.seen(home):
             if steps := slots.due(home, slot, now.release, pythons.values()):
-                slots.renew(home, slot, now.release, pythons["base"], steps, now.service, on)
+                slots.renew(home, slot, now.release, pythons["base"], steps, on)
                 done.append({"port": slot.port, "model": slot.model, "did": steps})
     return {"slots": done}
 
@@ -143,6 +145,7 @@ def finish(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
             if entry.get("what") == "deploy":
                 releases.note_order(home, str(releases.current(home)))
                 pruned = removal.prune(home)
+                removal.accept(home, mine.token, ())
         audit.note(home, {"who": mine.owner, "message": mine.message, **entry})
     lease.release(home, **request["lease"])
     return {"pruned": pruned}
@@ -211,8 +214,3 @@ def _is(path: Path, said: Mapping[str, Any]) -> bool:
         return digest.hexdigest() == str(said["sha256"])
     except OSError:
         return False
-
-
-def _runnable(path: Path) -> Path:
-    path.chmod(0o755)
-    return path
