@@ -10,12 +10,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
-from llmctl import envelope
+from llmctl import __version__, envelope
 from llmctl.envelope import Answer
-from llmctl.errors import UsageError
+from llmctl.errors import UsageError, VersionSkew
 
 FLAGS = ("--json", "--yes", "-y", "--debug")
+VALUES = ("--config-dir=", "--as-host=", "--for-version=")
 PLAIN = {"status": "llmctl.cli.status"}
 NOUNS = ("hosts", "host", "models", "profile", "jobs", "registry", "keys")
 
@@ -45,7 +47,7 @@ def hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     words = list(argv)
     at = 0
     while at < len(words) and words[at] != "--":
-        if words[at] in FLAGS or words[at].startswith("--config-dir="):
+        if words[at] in FLAGS or words[at].startswith(VALUES):
             common.append(words.pop(at))
         elif words[at] == "--config-dir":
             common += words[at : at + 2]
@@ -63,9 +65,10 @@ def command_of(words: Sequence[str]) -> str:
 
 def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
     """The answer of a command line; an int when Typer has shown help or a completion itself."""
-    if common == ["--json"] and words and words[0] in PLAIN and not any(w.startswith("-") for w in words):
-        answer: Answer = import_module(PLAIN[words[0]]).answer(words[1:])
-        return answer
+    check_version(common)
+    if plain := plain_verb(common, words):
+        found: Answer = plain.answer(words[1:], as_host=value(common, "--as-host"))
+        return found
     from typer.exceptions import Abort, TyperException
 
     from llmctl.cli.app import app
@@ -83,27 +86,36 @@ def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
     return result
 
 
+def plain_verb(common: Sequence[str], words: Sequence[str]) -> Any:
+    """The module of PLAIN that answers this line; None where it takes Typer."""
+    shared = [word for word in common if not word.startswith(("--as-host=", "--for-version="))]
+    if shared != ["--json"] or not words or words[0] not in PLAIN:
+        return None
+    options = [word for word in words[1:] if word.startswith("-") and not word.startswith("--host")]
+    return None if options else import_module(PLAIN[words[0]])
+
+
+def check_version(common: Sequence[str]) -> None:
+    """VersionSkew when another llmctl asks, and is of another version: what it means may not be what is done here."""
+    asked = value(common, "--for-version")
+    if asked not in (None, __version__):
+        raise VersionSkew(f"llmctl {asked} asks, and this is {__version__}", hint="llmctl deploy HOST")
+
+
+def value(common: Sequence[str], option: str) -> str | None:
+    """The value of an option that was typed as OPTION=VALUE."""
+    return next((word.partition("=")[2] for word in common if word.startswith(f"{option}=")), None)
+
+
 def show(command: str, answer: Answer, as_json: bool) -> int:
     """Print an answer, the errors to stderr; its exit code."""
     if as_json:
-        if answer.stream:
-            answer = Answer(drain(answer), answer.exit_code)
-        print(envelope.to_json(command, answer), flush=True)
+        print(envelope.to_json(command, envelope.drained(answer)), flush=True)
         return answer.exit_code
     from llmctl import render
 
     render.show(command, answer)
     return answer.exit_code
-
-
-def drain(answer: Answer) -> dict[str, object]:
-    """What a stream returns, its text left out."""
-    assert answer.stream
-    try:
-        while True:
-            next(answer.stream)
-    except StopIteration as end:
-        return dict(end.value or {})
 
 
 def close_stdout() -> int:

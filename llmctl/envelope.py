@@ -27,6 +27,17 @@ class Answer:
     stream: Generator[str, None, Mapping[str, Any]] | None = None
 
 
+def drained(answer: Answer) -> Answer:
+    """An answer whose stream has run to its end: its text left out, what it returned as the data."""
+    stream = answer.stream
+    while stream:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return Answer({**answer.data, **(end.value or {})}, answer.exit_code, answer.errors)
+    return answer
+
+
 def failure(error: BaseException) -> Answer:
     """The answer that an exception is."""
     if isinstance(error, LlmctlError):

@@ -1,11 +1,11 @@
-"""What a profile would change, and how a slot as it runs is written into one; reads and decides, starts nothing."""
+"""What profiles would change on a host, and how a slot is written into one; reads and decides, starts nothing."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,13 +17,25 @@ from llmctl.domain import SlotSpec
 from llmctl.errors import ConfigError, UsageError
 from llmctl.models import store
 
-KEEP, LOAD, SWAP, EXTRA = "keep", "load", "swap", "extra"
-Running = Mapping[int, SlotSpec | None]
+KEEP, LOAD, SWAP, START, UNLOAD = "keep", "load", "swap", "start", "unload"
+EXTRA, HELD = "extra", "held"
+STILL = (KEEP, EXTRA, HELD)
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a slot is to run by its own state; `held` is why it is disabled, `down` that nothing serves it."""
+
+    spec: SlotSpec | None
+    quantization: str | None = None
+    held: str | None = None
+    down: bool = False
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do on one port: KEEP, LOAD, SWAP, or nothing because it is EXTRA (not in the profile).
+    """What to do on one port: LOAD, SWAP, START (the model is right, nothing serves it) or UNLOAD; or nothing, because
+    all is as it should be (KEEP), the port is disabled (HELD), or no profile has it (EXTRA).
 
     `differs` names each setting that is not as the profile says: "context 4096 → 8192".
     """
@@ -36,55 +48,77 @@ class Step:
     slot: ProfileSlot | None = None
 
 
-def plan(profile: Profile, running: Running, free_port: Callable[[set[int]], int]) -> list[Step]:
-    """The steps that make the slots of one host as `profile` says, in its order; slots not in it come last as EXTRA.
+def plan(
+    slots: Sequence[ProfileSlot],
+    running: Mapping[int, Now],
+    free_port: Callable[[set[int]], int],
+    prune: bool = False,
+) -> list[Step]:
+    """The steps that make a host run `slots`, in their order; what it runs besides comes last: EXTRA, or UNLOAD.
 
     An `auto` slot stays where its model runs already; else it takes the port that `free_port(taken)` gives.
     """
-    taken = {slot.port for slot in profile.slots if slot.port != "auto"}
+    taken = {slot.port for slot in slots if slot.port != "auto"}
     steps = []
-    for slot in profile.slots:
+    for slot in slots:
         if slot.port == "auto":
-            homes = [p for p, spec in sorted(running.items()) if spec and spec.model == slot.model and p not in taken]
+            homes = [p for p, now in sorted(running.items()) if _runs(now, slot.model) and p not in taken]
             port = homes[0] if homes else free_port(taken)
             taken.add(port)
         else:
             port = slot.port
         steps.append(_step(port, slot, running.get(port)))
-    extra = (Step(p, EXTRA, None, spec.model) for p, spec in sorted(running.items()) if spec and p not in taken)
-    return [*steps, *extra]
+    rest = [(port, now.spec) for port, now in sorted(running.items()) if port not in taken]
+    return [*steps, *(Step(p, UNLOAD if prune else EXTRA, None, spec.model) for p, spec in rest if spec)]
 
 
-def _step(port: int, slot: ProfileSlot, spec: SlotSpec | None) -> Step:
-    if spec is None:
+def _runs(now: Now, model: str) -> bool:
+    return now.spec is not None and now.spec.model == model
+
+
+def _step(port: int, slot: ProfileSlot, now: Now | None) -> Step:
+    spec = now.spec if now else None
+    current = spec.model if spec else None
+    if now and now.held is not None:
+        return Step(port, HELD, slot.model, current, (f"disabled: {now.held}",), slot)
+    if not now or not spec:
         return Step(port, LOAD, slot.model, slot=slot)
     if spec.model != slot.model:
-        return Step(port, SWAP, slot.model, spec.model, slot=slot)
+        return Step(port, SWAP, slot.model, current, slot=slot)
+    quantization = slot.quantization.casefold() if slot.quantization else None
     pairs = (
         ("engine", spec.engine.engine, None if slot.engine == "auto" else slot.engine),
+        ("quantization", now.quantization, quantization),
         ("context", spec.engine.context, slot.context),
         ("parallel", spec.engine.parallel, slot.parallel),
         ("idle_unload", spec.idle_unload, slot.idle_unload),
         ("handle", None, slot.handle if slot.handle not in spec.names else None),
     )
     differs = tuple(f"{key} {is_} → {wanted}" for key, is_, wanted in pairs if wanted is not None and is_ != wanted)
-    return Step(port, SWAP if differs else KEEP, slot.model, spec.model, differs, slot)
+    if not differs and now.down:
+        return Step(port, START, slot.model, current, ("nothing serves it",), slot)
+    return Step(port, SWAP if differs else KEEP, slot.model, current, differs, slot)
 
 
 def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path) -> ProfileSlot:
     """What a profile must say to get `spec` again."""
     usual = {*model.aliases, model.id.replace(".", "-")}
-    of_path = {str(path): artifact.quantization for artifact, path in store.present(model, models_dir)}
     return ProfileSlot(
         port=port,
         model=spec.model,
         engine=spec.engine.engine,
-        quantization=of_path.get(spec.engine.path),
+        quantization=quantization_of(spec, model, models_dir),
         context=spec.engine.context,
         parallel=spec.engine.parallel,
         handle=next((name for name in spec.names if name not in usual), None),
         idle_unload=spec.idle_unload,
     )
+
+
+def quantization_of(spec: SlotSpec, model: Model, models_dir: Path) -> str | None:
+    """Which of the model's artifacts on this host `spec` runs."""
+    of_path = {str(path): artifact.quantization for artifact, path in store.present(model, models_dir)}
+    return of_path.get(spec.engine.path)
 
 
 def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
@@ -144,7 +178,7 @@ def edit_slot(
         (profile, index)
         for profile in _profiles(config, catalog, name)
         for index, slot in enumerate(profile.slots)
-        if slot.port == port and (slot.host or config.host().name) == host
+        if slot.port == port and host in ([slot.host] if slot.host else homes(config, profile.name, name is not None))
     ]
     if not found:
         where = f"profile {name} has no" if name else "no profile has a"
@@ -157,6 +191,14 @@ def edit_slot(
     for key, value in values.items():
         text = _set(profile.path, text, ("slots", index), key, value)
     return Edit(profile.path, text)
+
+
+def homes(config: Config, profile: str, named: bool = False) -> list[str]:
+    """The hosts that the slots without a host of `profile` belong to: those whose entry lists it, or where no entry
+    lists any profile (or, with `named`: this one) the default host."""
+    listed = [host.name for host in config.hosts.values() if profile in host.profiles]
+    anywhere = any(host.profiles for host in config.hosts.values())
+    return listed or ([] if anywhere and not named else [config.host().name])
 
 
 def _profiles(config: Config, catalog: Catalog, name: str | None) -> Iterable[Profile]:

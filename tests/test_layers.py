@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "progress": {"render"},
     "cli": {
         "cli",
+        "render",
         "progress",
         "envelope",
         "client",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 
 from llmctl import catalog, config, profiles
 from llmctl.catalog import Artifact, Model
-from llmctl.config import Profile, ProfileSlot
+from llmctl.config import ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import ConfigError, UsageError
-from llmctl.profiles import EXTRA, KEEP, LOAD, SWAP
+from llmctl.profiles import EXTRA, HELD, KEEP, LOAD, START, SWAP, UNLOAD, Now
 
 PROFILE = """\
 # my models
@@ -34,36 +35,54 @@ def spec(model: str, **settings: int) -> SlotSpec:
     return SlotSpec(EngineSpec("torch", model, "/m", "safetensors", **settings), names=("fast",))
 
 
-def steps(slots: tuple[ProfileSlot, ...], running: profiles.Running) -> list[tuple[int, str, str | None]]:
+def steps(
+    slots: tuple[ProfileSlot, ...], running: Mapping[int, SlotSpec | None], prune: bool = False
+) -> list[tuple[int, str, str | None]]:
     def free_port(taken: set[int]) -> int:
         return next(port for port in range(8100, 8140) if port not in taken and not running.get(port))
 
-    plan = profiles.plan(Profile("p", Path("p.toml"), slots=slots), running, free_port)
+    plan = profiles.plan(slots, {port: Now(spec) for port, spec in running.items()}, free_port, prune)
     return [(step.port, step.action, step.model) for step in plan]
+
+
+def step(slot: ProfileSlot, now: Now) -> tuple[str, tuple[str, ...]]:
+    (found,) = profiles.plan([slot], {8101: now}, lambda taken: 0)
+    return found.action, found.differs
 
 
 def test_what_runs_otherwise_is_swapped_and_what_is_not_asked_for_is_extra() -> None:
     slots = (ProfileSlot(8101, "a"), ProfileSlot(8102, "b"), ProfileSlot(8103, "c"))
-    running = {8101: spec("a"), 8102: spec("x"), 8103: None, 8109: spec("z")}
-    assert steps(slots, running) == [(8101, KEEP, "a"), (8102, SWAP, "b"), (8103, LOAD, "c"), (8109, EXTRA, None)]
+    running = {8101: spec("a"), 8102: spec("x"), 8103: None, 8109: spec("z"), 8110: None}
+    wanted = [(8101, KEEP, "a"), (8102, SWAP, "b"), (8103, LOAD, "c")]
+    assert steps(slots, running) == [*wanted, (8109, EXTRA, None)]
+    assert steps(slots, running, prune=True) == [*wanted, (8109, UNLOAD, None)]
 
 
 @pytest.mark.parametrize(
     ("slot", "differs"),
     [
         (ProfileSlot(8101, "a"), ()),
-        (ProfileSlot(8101, "a", engine="torch", context=64, parallel=2, handle="fast"), ()),
+        (ProfileSlot(8101, "a", engine="torch", context=64, parallel=2, handle="fast", quantization="BF16"), ()),
         (ProfileSlot(8101, "a", engine="mlx"), ("engine torch → mlx",)),
         (ProfileSlot(8101, "a", context=128), ("context 64 → 128",)),
+        (ProfileSlot(8101, "a", quantization="q4_0"), ("quantization bf16 → q4_0",)),
         (ProfileSlot(8101, "a", parallel=8, idle_unload=60.0), ("parallel 2 → 8", "idle_unload None → 60.0")),
         (ProfileSlot(8101, "a", handle="slow"), ("handle None → slow",)),
     ],
 )
 def test_every_setting_that_drifted_is_named(slot: ProfileSlot, differs: tuple[str, ...]) -> None:
-    step = profiles.plan(
-        Profile("p", Path("p.toml"), slots=(slot,)), {8101: spec("a", context=64, parallel=2)}, lambda taken: 0
-    )[0]
-    assert (step.action, step.differs) == (SWAP if differs else KEEP, differs)
+    now = Now(spec("a", context=64, parallel=2), "bf16")
+    assert step(slot, now) == (SWAP if differs else KEEP, differs)
+
+
+def test_a_disabled_slot_is_left_alone_whatever_it_should_run() -> None:
+    assert step(ProfileSlot(8101, "b"), Now(spec("a"), held="new fan")) == (HELD, ("disabled: new fan",))
+    assert step(ProfileSlot(8101, "b"), Now(None, held="new fan")) == (HELD, ("disabled: new fan",))
+
+
+def test_what_is_right_and_down_is_started() -> None:
+    assert step(ProfileSlot(8101, "a"), Now(spec("a"), down=True)) == (START, ("nothing serves it",))
+    assert step(ProfileSlot(8101, "b"), Now(spec("a"), down=True))[0] == SWAP
 
 
 def test_an_auto_slot_stays_where_its_model_runs_else_takes_a_free_port() -> None:

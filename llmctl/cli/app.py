@@ -14,6 +14,7 @@ from llmctl.cli import (
     fleet,
     host,
     hosts,
+    hosts_edit,
     init,
     jobs,
     keys,
@@ -26,6 +27,7 @@ from llmctl.cli import (
     slots,
     smoke,
     verify,
+    wheelhouse,
 )
 from llmctl.cli.options import EVERYWHERE
 from llmctl.cli.session import Session
@@ -46,13 +48,15 @@ def common(
     config_dir: Annotated[
         str | None, typer.Option(metavar="DIR", help="The folder of hosts.toml, instead of the nearest one upwards.")
     ] = None,
+    as_host: Annotated[str | None, typer.Option(hidden=True)] = None,
+    for_version: Annotated[str | None, typer.Option(hidden=True)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """These options may stand anywhere on the line."""
-    ctx.obj = Session(json, yes, config_dir)
+    ctx.obj = Session(json, yes, config_dir, as_host)
 
 
-VERBS = (init, slots, fleet, deploy, smoke, ask, serve, pull, convert)
+VERBS = (init, slots, fleet, deploy, wheelhouse, smoke, ask, serve, pull, convert)
 NOUNS = {
     "hosts": hosts,
     "models": models,
@@ -66,8 +70,9 @@ for verbs in VERBS:
     app.add_typer(verbs.app)
 for verbs in (verify, search):
     models.app.add_typer(verbs.app)
+hosts.app.add_typer(hosts_edit.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
-for part in (*VERBS, *NOUNS.values(), artifacts, verify, search):
+for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit):
     for command in part.app.registered_commands:
         command.epilog = EVERYWHERE

@@ -10,6 +10,7 @@ import typer
 
 from llmctl.catalog import Model
 from llmctl.cli import options as o
+from llmctl.cli.far import on_hosts
 from llmctl.cli.foreground import Foreground
 from llmctl.cli.models import app
 from llmctl.cli.session import Session
@@ -22,6 +23,7 @@ Format = Annotated[str | None, typer.Option(help="safetensors, gguf or mlx; defa
 
 
 @app.command()
+@on_hosts()
 def rm(
     ctx: typer.Context,
     model: o.Model,
@@ -58,6 +60,7 @@ def rm(
 
 
 @app.command()
+@on_hosts()
 def gc(
     ctx: typer.Context,
     dry_run: o.DryRun = False,
@@ -89,6 +92,7 @@ def gc(
 
 
 @app.command("import")
+@on_hosts()
 def import_model(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A model's folder, or a .gguf file.")],

@@ -10,6 +10,7 @@ import typer
 
 from llmctl.catalog import Model
 from llmctl.cli import options as o
+from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 from llmctl.errors import UsageError
@@ -22,6 +23,7 @@ app = typer.Typer()
 
 
 @app.command()
+@on_hosts(goes_on=True)
 def convert(
     ctx: typer.Context,
     model: o.Model,

@@ -1,7 +1,95 @@
-"""`llmctl host`: what a host does when another host's llmctl asks it; not for people, so not in the help."""
+"""`llmctl host`: what a host does when another host's llmctl asks it; not for people, so not in the help.
+
+`host plan` and `host apply` read one JSON object from stdin:
+
+    {"slots": [{"port": 8101 | "auto", "model": "tiny-qwen2", "engine": "auto", "quantization": null, "context": null,
+                "parallel": null, "technique": null, "handle": null, "idle_unload": null, "order": "auto"}, …],
+     "prune": false}
+
+where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and model may be left out). They answer
+
+    host plan   {"steps": [{"host", "port", "action", "model", "current", "differs": [...], "problem": "…" | null}, …]}
+    host apply  {"steps": [{"host", "port", "action", "model", "current", "differs": [...],
+                            "result": {"host", "port", "model", "previous", "engine", "order", "seconds",
+                                       "load_seconds", "cut", "state"} | null}, …]}
+    host slots  {"slots": [ProfileSlot, …]}   what a profile must say to get the slots as they are
+
+`action` is keep, load, swap, start, unload (with prune), extra (left alone) or held (disabled, left alone). Of `apply`
+the exit code is 0 when all is as wanted, 3 when some steps failed and 1 when all did; the envelope's `errors` have the
+port of each. Progress goes to stderr as lines of JSON, with a note for each step.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
 import typer
 
+from llmctl.cli.session import Session
+from llmctl.config import ProfileSlot
+from llmctl.envelope import Answer
+from llmctl.errors import UsageError
+
 app = typer.Typer(help="Asked by llmctl on other hosts.", hidden=True)
+
+
+@app.command()
+def plan(ctx: typer.Context) -> Answer:
+    """What would make this host run the slots that stdin says."""
+    return planned(ctx.obj, *_asked())
+
+
+@app.command()
+def apply(ctx: typer.Context) -> Answer:
+    """Make this host run the slots that stdin says."""
+    return applied(ctx.obj, *_asked())
+
+
+@app.command()
+def slots(ctx: typer.Context) -> Answer:
+    """The slots of this host, as a profile would say them."""
+    from llmctl.slots import wanted
+
+    session: Session = ctx.obj
+    return Answer({"slots": [asdict(slot) for slot in wanted.as_slots(session.place())]})
+
+
+def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
+    """The answer of `host plan`."""
+    from llmctl.slots import wanted
+
+    place = session.place()
+    steps = wanted.plan(place, slots, prune)
+    problems = [wanted.problem(place, step) for step in steps]
+    rows = [
+        {**wanted.row(place.host.name, step), "problem": error.message if error else None}
+        for step, error in zip(steps, problems, strict=True)
+    ]
+    return Answer({"steps": rows})
+
+
+def applied(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
+    """The answer of `host apply`: partial when some steps failed, failed when all did."""
+    from llmctl.slots import wanted
+
+    place = session.place()
+    with session.progress() as on_event:
+        done = wanted.apply(place, wanted.plan(place, slots, prune), on_event)
+    errors = tuple(one.error for one in done if one.error)
+    code = 0 if not errors else 3 if any(one.result for one in done) else errors[0].exit_code
+    return Answer({"steps": [wanted.row_of(place.host.name, one) for one in done]}, code, errors)
+
+
+def _asked() -> tuple[list[ProfileSlot], bool]:
+    from llmctl.slots import wanted
+
+    try:
+        asked: Any = json.loads(sys.stdin.read())
+    except ValueError:
+        asked = None
+    if not isinstance(asked, dict) or not isinstance(asked.get("prune", False), bool):
+        raise UsageError("stdin is not a request of llmctl", hint="llmctl plan, llmctl apply")
+    return wanted.read_slots(asked.get("slots")), asked.get("prune", False)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmctl.cli import work
+from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
-from llmctl.errors import UsageError
 from llmctl.jobs.state import Jobs, number
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=_ids)]
 
 
 @app.command("list")
+@on_hosts(rows="jobs", reads=True)
 def list_jobs(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Also those that ended more than a day ago.")] = False,
@@ -48,6 +49,7 @@ def list_jobs(
 
 
 @app.command()
+@on_hosts(single=True, reads=True)
 def show(ctx: typer.Context, id: Id) -> Answer:
     """One job: what it was told, how far it is, how it ended."""
     from llmctl.jobs import queue
@@ -59,6 +61,7 @@ def show(ctx: typer.Context, id: Id) -> Answer:
 
 
 @app.command()
+@on_hosts(single=True, goes_on=True)
 def attach(ctx: typer.Context, id: Id) -> Answer:
     """Watch a job until its end, and answer as its verb would have. Ctrl-C leaves it running."""
     from llmctl.jobs import queue
@@ -70,6 +73,7 @@ def attach(ctx: typer.Context, id: Id) -> Answer:
 
 
 @app.command()
+@on_hosts(single=True)
 def cancel(ctx: typer.Context, id: Id) -> Answer:
     """End a job: it cleans up, and what does not end in time is killed."""
     from llmctl.jobs import attach
@@ -79,6 +83,7 @@ def cancel(ctx: typer.Context, id: Id) -> Answer:
 
 
 @app.command()
+@on_hosts(single=True, reads=True, lines=True)
 def logs(
     ctx: typer.Context,
     id: Id,
@@ -87,12 +92,11 @@ def logs(
 ) -> Answer:
     """What a job noted, and what its work printed."""
     session: Session = ctx.obj
-    if follow and session.json:
-        raise UsageError("--follow shows lines as they come, and --json answers at the end", hint="leave one out")
     return Answer(stream=_log(session.home, number(id), follow, lines))
 
 
 @app.command()
+@on_hosts()
 def prune(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="All that have ended, not only the oldest.")] = False,

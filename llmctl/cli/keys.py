@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 
@@ -11,6 +12,7 @@ app = typer.Typer(help="The keys that clients send to slots which listen beyond 
 
 
 @app.command()
+@on_hosts()
 def show(ctx: typer.Context) -> Answer:
     """The client key and the admin key; made at first use."""
     from llmctl import keys
@@ -20,6 +22,7 @@ def show(ctx: typer.Context) -> Answer:
 
 
 @app.command()
+@on_hosts()
 def rotate(ctx: typer.Context) -> Answer:
     """Make new keys; the old ones end at once."""
     from llmctl import keys

@@ -10,6 +10,7 @@ import typer
 
 from llmctl.catalog import Artifact, Model
 from llmctl.cli import options as o
+from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 from llmctl.models import store
@@ -18,6 +19,7 @@ app = typer.Typer(help="The models of the catalog.")
 
 
 @app.command("list")
+@on_hosts(rows="models", reads=True)
 def list_models(ctx: typer.Context) -> Answer:
     """All models, and which artifacts lie here."""
     session: Session = ctx.obj
@@ -25,6 +27,7 @@ def list_models(ctx: typer.Context) -> Answer:
 
 
 @app.command()
+@on_hosts(reads=True)
 def show(ctx: typer.Context, model: o.Model) -> Answer:
     """One model: what the catalog says, and of each artifact here how it came and what its files say."""
     from llmctl.models.about import about
@@ -48,6 +51,7 @@ def show(ctx: typer.Context, model: o.Model) -> Answer:
 
 
 @app.command()
+@on_hosts(rows="fits", reads=True)
 def fit(
     ctx: typer.Context,
     model: o.Model,
@@ -60,10 +64,9 @@ def fit(
     from llmctl.slots import fits, resolve
 
     session: Session = ctx.obj
-    hosts = [host for host in session.config.hosts.values() if host.transport == "local"] or [session.host()]
     found = session.catalog.resolve(model)
     question = fits.Question(found, context, parallel or resolve.DEFAULT_PARALLEL, quantization, engine)
-    rows = fits.fits(question, hosts, session.home)
+    rows = fits.fits(question, [session.host()], session.home)
     data = {"model": found.id, "fits": [row.to_dict() for row in rows]}
     return Answer(data, exit_code=0 if any(row.fits for row in rows) else 1)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from llmctl import config as configs
 from llmctl import paths, profiles
+from llmctl.cli import fleet
 from llmctl.cli import options as o
-from llmctl.cli.changes import change, data_of
-from llmctl.cli.session import Session, Target
-from llmctl.config import Profile
+from llmctl.cli import reach as reaching
+from llmctl.cli.reach import Reach
+from llmctl.cli.session import Session
+from llmctl.config import Host, Profile
 from llmctl.domain import SlotSpec
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError, Refused
-from llmctl.profiles import EXTRA, KEEP, LOAD, SWAP, Step
+from llmctl.errors import LlmctlError
+from llmctl.fleet import fanout
 
 app = typer.Typer(help="Profiles: what runs on which ports, in one file.")
 
@@ -26,45 +29,47 @@ app = typer.Typer(help="Profiles: what runs on which ports, in one file.")
 def list_profiles(ctx: typer.Context) -> Answer:
     """All profiles."""
     session: Session = ctx.obj
-    return Answer({"profiles": [_profile(_read(session, name)) for name in configs.profile_names(session.config)]})
+    names = configs.profile_names(session.config)
+    return Answer({"profiles": [_profile(fleet.read(session, name)) for name in names]})
 
 
 @app.command()
 def show(ctx: typer.Context, profile: o.ProfileName) -> Answer:
     """The slots of one profile."""
-    return Answer(_profile(_read(ctx.obj, profile)))
+    return Answer(_profile(fleet.read(ctx.obj, profile)))
 
 
 @app.command()
-def diff(ctx: typer.Context, profile: o.ProfileName) -> Answer:
+def diff(ctx: typer.Context, profile: o.ProfileName, host: o.Hosts = None) -> Answer:
     """What runs otherwise than the profile says; exit code 1 when something does."""
-    steps = _plan(ctx.obj, _read(ctx.obj, profile))
-    differs = any(step.action not in (KEEP, EXTRA) for step in steps)
-    return Answer({"profile": profile, "steps": [_row(step) for step in steps]}, exit_code=int(differs))
+    with Reach(ctx.obj) as reach:
+        return _named(profile, fleet.planned(reach, fleet.wish(ctx.obj, [profile], host)))
 
 
 @app.command()
-def load(ctx: typer.Context, profile: o.ProfileName, dry_run: o.DryRun = False) -> Answer:
+def load(ctx: typer.Context, profile: o.ProfileName, host: o.Hosts = None, dry_run: o.DryRun = False) -> Answer:
     """Load or swap what the profile says; slots that are not in it stay as they are."""
-    session: Session = ctx.obj
-    steps = [step for step in _plan(session, _read(session, profile)) if step.action != EXTRA]
-    if dry_run:
-        return Answer({"profile": profile, "steps": [_row(step) for step in steps]})
-    return _each(profile, steps, lambda step: _load(session, step))
+    with Reach(ctx.obj) as reach:
+        asked = fleet.wish(ctx.obj, [profile], host)
+        if dry_run:
+            found = _named(profile, fleet.planned(reach, asked))
+            return replace(found, exit_code=0 if found.exit_code == 1 and not found.errors else found.exit_code)
+        return _named(profile, fleet.applied(reach, asked), results=True)
 
 
 @app.command()
-def unload(ctx: typer.Context, profile: o.ProfileName, dry_run: o.DryRun = False) -> Answer:
+def unload(ctx: typer.Context, profile: o.ProfileName, host: o.Hosts = None, dry_run: o.DryRun = False) -> Answer:
     """Unload the models of the profile that run on its ports."""
-    from llmctl.slots import verbs
-
     session: Session = ctx.obj
-    found = _read(session, profile)
-    mine = [s for s in _plan(session, found) if s.slot and s.current == s.model]
-    steps = [Step(s.port, "unload", s.model, s.current, slot=s.slot) for s in mine]
-    if dry_run:
-        return Answer({"profile": profile, "steps": [_row(step) for step in steps]})
-    return _each(profile, steps, lambda step: data_of(_target(session, step), verbs.unload(session.home, step.port)))
+    with Reach(session) as reach:
+        asked = fleet.wish(session, [profile], host)
+        found = fleet.planned(reach, asked)
+        mine = [s for s in found.data["steps"] if s["model"] and s["current"] == s["model"]]
+        steps = [{**step, "action": profiles.UNLOAD, "differs": []} for step in mine]
+        if dry_run:
+            code = 0 if found.exit_code == 1 and not found.errors else found.exit_code
+            return Answer({"profile": profile, "steps": steps, "hosts": found.data["hosts"]}, code, found.errors)
+        return _unloaded(reach, profile, asked.hosts, steps, found)
 
 
 @app.command()
@@ -72,18 +77,18 @@ def save(
     ctx: typer.Context,
     profile: o.ProfileName,
     description: Annotated[str, typer.Option(help="One line for `profile list`.")] = "",
+    host: o.Hosts = None,
     dry_run: o.DryRun = False,
 ) -> Answer:
-    """Write the slots as they run into a profile; asks before it replaces one."""
+    """Write the slots of a host as they run into a profile; asks before it replaces one."""
     session: Session = ctx.obj
     paths.check_name(profile, "profile")
     path = session.folder / "profiles" / f"{profile}.toml"
-    models = session.host().models(session.home)
-    slots = [
-        profiles.as_slot(port, spec, session.catalog.resolve(spec.model), models)
-        for port, spec in running(session).items()
-        if spec
-    ]
+    there = reaching.one(reaching.select(session, host), "profile save")
+    with Reach(session) as reach:
+        reply = reach.call(there, ["host", "slots"], _slots, timeout=reaching.LOOK)
+    name = None if there.transport == "local" else there.name
+    slots = [replace(slot, host=name) for slot in reaching.slots(reply.value())]
     text = profiles.as_toml(description, slots)
     if dry_run:
         return Answer({"path": str(path), "text": text})
@@ -94,62 +99,57 @@ def save(
 
 
 def running(session: Session) -> dict[int, SlotSpec | None]:
-    """What each slot of this host should run by its own state."""
+    """What each slot of this machine should run by its own state."""
     from llmctl.slots.state import SlotFolder, slot_ports
 
     return {port: SlotFolder(session.home, port).read_desired().spec for port in slot_ports(session.home)}
 
 
-def _read(session: Session, name: str) -> Profile:
-    return configs.profile(session.config, session.catalog, name)
+def _slots(session: Session) -> Answer:
+    from llmctl.slots import wanted
+
+    return Answer({"slots": [asdict(slot) for slot in wanted.as_slots(session.place())]})
 
 
-def _plan(session: Session, profile: Profile) -> list[Step]:
-    hosts = {session.host(slot.host).name for slot in profile.slots} or {session.host().name}
-    if len(hosts) > 1:
-        raise Refused(f"profile {profile.name} is for several hosts, and this version works on one")
-    host = session.host(next(iter(hosts)))
-    return profiles.plan(profile, running(session), lambda taken: session.free_port(host, taken))
+def _named(profile: str, found: Answer, results: bool = False) -> Answer:
+    """An answer about one profile: the steps, or what became of them."""
+    steps = found.data["steps"]
+    rest = {"hosts": found.data["hosts"]}
+    shown = {"slots": [step["result"] for step in steps if step["result"]]} if results else {"steps": steps}
+    return replace(found, data={"profile": profile, **shown, **rest})
 
 
-def _load(session: Session, step: Step) -> dict[str, Any]:
-    from llmctl.slots.resolve import profile_slot
-
-    assert step.slot
-    target = _target(session, step)
-    if step.slot.technique:
-        raise Refused(f"technique {step.slot.technique} is not in this version", port=step.port)
-    spec = profile_slot(session.catalog, target.host, step.slot)
-    action = SWAP if step.action == SWAP else LOAD  # loading what is there does nothing, unless it is down
-    return change(session, target, action, spec, order=step.slot.order)
-
-
-def _target(session: Session, step: Step) -> Target:
-    return Target(session.host(step.slot.host if step.slot else None), step.port)
-
-
-def _each(profile: str, steps: list[Step], act: Callable[[Step], dict[str, Any]]) -> Answer:
-    """Do every step, whatever becomes of the others: partial when some failed, failed when all did."""
-    results: list[dict[str, Any]] = []
+def _unloaded(
+    reach: Reach, profile: str, hosts: Sequence[Host], steps: Sequence[Mapping[str, Any]], found: Answer
+) -> Answer:
+    """Unload on each host one after another, whatever becomes of the others."""
     errors: list[LlmctlError] = []
-    for step in steps:
-        try:
-            results.append(act(step))
-        except LlmctlError as error:
-            error.port = error.port or step.port
-            errors.append(error)
-    code = 0 if not errors else 3 if results else errors[0].exit_code
-    return Answer({"profile": profile, "slots": results}, code, tuple(errors))
+
+    def one(host: Host) -> list[Mapping[str, Any]]:
+        results = []
+        for step in steps:
+            if step["host"] != host.name:
+                continue
+            port = int(step["port"])
+            try:
+                check = f"llmctl status {host.name}:{port}"
+                reply = reach.call(host, ["unload", str(port)], partial(_unload, port=port), check=check)
+                results.append(reply.value())
+            except LlmctlError as error:
+                error.port = error.port or port
+                errors.append(error)
+        return results
+
+    done = [row for outcome in fanout.over(hosts, one) for row in outcome.value or ()]
+    errors += found.errors
+    code = 0 if not errors else 3 if done else errors[0].exit_code
+    return Answer({"profile": profile, "slots": done, "hosts": found.data["hosts"]}, code, tuple(errors))
 
 
-def _row(step: Step) -> dict[str, Any]:
-    return {
-        "port": step.port,
-        "action": step.action,
-        "model": step.model,
-        "current": step.current,
-        "differs": list(step.differs),
-    }
+def _unload(session: Session, *, port: int) -> Answer:
+    from llmctl.slots import verbs
+
+    return Answer({"host": session.host().name, **asdict(verbs.unload(session.home, port))})
 
 
 def _profile(profile: Profile) -> dict[str, Any]:

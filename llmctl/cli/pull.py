@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmctl.cli import options as o
+from llmctl.cli.copying import from_host
+from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 
@@ -17,6 +19,8 @@ app = typer.Typer()
 
 
 @app.command()
+@from_host
+@on_hosts(goes_on=True)
 def pull(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model, or org/repo[:FILE.gguf] of the hub.")],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from llmctl import catalog, config, paths
 from llmctl.catalog import Catalog
 from llmctl.config import Config, Host
-from llmctl.domain import EMPTY
-from llmctl.errors import Refused, UsageError
+from llmctl.errors import ConsentNeeded, Refused, UsageError
 
 if TYPE_CHECKING:
     from llmctl.slots.state import Launch
+    from llmctl.slots.wanted import Place
+
+OnEvent = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,18 @@ class Target:
 
 @dataclass
 class Session:
-    """One invocation; commands get it as `ctx.obj`."""
+    """One invocation; commands get it as `ctx.obj`.
+
+    `chosen` is the host of `--host`. `called` is set when another llmctl asks: this machine is all there is, and has
+    that name. `on_event` takes the progress of work whose caller shows it.
+    """
 
     json: bool = False
     yes: bool = False
     config_dir: str | None = None
+    called: str | None = None
+    chosen: str | None = None
+    on_event: OnEvent | None = None
 
     @cached_property
     def home(self) -> Path:
@@ -43,11 +51,15 @@ class Session:
 
     @cached_property
     def config(self) -> Config:
-        return config.load(config.find(self.config_dir))
+        found = config.load(config.find(self.config_dir))
+        if self.called is None:
+            return found
+        mine = replace(_local(found) or Host("local"), name=self.called)
+        return Config(found.dir, {mine.name: mine}, mine.name)
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog, with the models of this host that it does not name."""
+        """The catalog, with the models of this machine that it does not name."""
         from llmctl.models import store
 
         known = catalog.load(self.config.dir)
@@ -55,9 +67,8 @@ class Session:
 
     @cached_property
     def models_dir(self) -> Path:
-        """Where the models of the local host lie."""
-        local = (host for host in self.config.hosts.values() if host.transport == "local")
-        return next(local, Host("local")).models(self.home)
+        """Where the models of this machine lie."""
+        return (_local(self.config, self.chosen) or Host("local")).models(self.home)
 
     @cached_property
     def folder(self) -> Path:
@@ -67,15 +78,21 @@ class Session:
         return self.config.dir
 
     def host(self, name: str | None = None) -> Host:
-        """A host that this version can work on."""
-        host = self.config.host(name)
+        """A host of this machine; without a name the one of `--host`, else the default one."""
+        host = self.config.host(name or self.chosen)
         if host.transport != "local":
             raise Refused(
-                f"{host.name} is reached by ssh, and this version of llmctl works on the local host only",
-                hint=f"run llmctl on {host.name} itself",
+                f"this works on the machine that it is typed on, and {host.name} is another",
+                hint=f'run it on {host.name} itself, or add a host with transport = "local" to hosts.toml',
                 host=host.name,
             )
         return host
+
+    def place(self) -> Place:
+        """This machine, for what works on all of its slots."""
+        from llmctl.slots.wanted import Place
+
+        return Place(self.host(), self.home, self.catalog)
 
     def target(self, text: str, auto: bool = False) -> Target:
         """The slot that PORT, HOST:PORT or (with `auto`) `auto` means."""
@@ -89,48 +106,42 @@ class Session:
 
     def free_port(self, host: Host, taken: Iterable[int] = ()) -> int:
         """The lowest port of the host's range that has no model and no foreign listener."""
-        from llmctl.slots import verbs
+        from llmctl.slots import ports
 
-        slots = {slot.port: slot for slot in verbs.status(self.home)}
-        low, high = host.ports
-        for port in range(low, high + 1):
-            slot = slots.get(port)
-            if port in taken or (slot and slot.state != EMPTY):
-                continue
-            if (slot and slot.runner_pid) or _bindable(host.bind, port):
-                return port
-        raise Refused(f"no free port in {low}-{high} on {host.name}", hint="llmctl status", host=host.name)
+        return ports.free_port(self.home, host, taken)
 
     def launch(self, host: Host) -> Launch:
         """How a slot server of `host` starts."""
-        from llmctl.slots.resolve import backend_of
-        from llmctl.slots.state import Launch
+        from llmctl.slots.resolve import launch_of
 
-        return Launch(bind=host.bind, memory_budget=host.memory_budget, backend=backend_of(host))
+        return launch_of(host)
+
+    def tell(self, text: str) -> None:
+        """Show what a question is about, where somebody may answer it."""
+        if not self.json and sys.stdin.isatty():
+            print(text, file=sys.stderr)
 
     def confirm(self, question: str) -> None:
         """Go on only with a yes: `--yes`, or typed on a terminal."""
         if self.yes:
             return
         if self.json or not sys.stdin.isatty():
-            raise Refused(f"{question} Nothing was changed.", hint="add --yes")
+            raise ConsentNeeded(f"{question} Nothing was changed.", hint="add --yes", details={"question": question})
         import typer
 
         if not typer.confirm(question, err=True):
             raise Refused("Nothing was changed.")
 
-    def progress(self) -> AbstractContextManager[Any]:
-        """Gives the `on_event` that shows how a load goes on, on stderr."""
+    def progress(self, plain: bool = False) -> AbstractContextManager[OnEvent]:
+        """Gives the `on_event` that shows how a load goes on, on stderr; `plain`: without bars."""
+        if self.on_event:
+            return nullcontext(self.on_event)
         from llmctl import progress
 
-        return progress.shown(self.json)
+        return progress.shown(self.json, plain)
 
 
-def _bindable(address: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+def _local(found: Config, name: str | None = None) -> Host | None:
+    """The host of this machine that is called `name`; without one, or where that is another machine, the first."""
+    local = [host for host in found.hosts.values() if host.transport == "local"]
+    return next((host for host in local if host.name == name), local[0] if local else None)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from llmctl import tables
+from llmctl import profiles, tables
 from llmctl.cli import options as o
+from llmctl.cli import reach
 from llmctl.cli import status as status_verb
 from llmctl.cli.changes import change, data_of, planned, spec_of
+from llmctl.cli.far import Way, on_hosts, run
 from llmctl.cli.session import Session, Target
 from llmctl.envelope import Answer
 from llmctl.errors import UsageError
@@ -20,6 +23,7 @@ app = typer.Typer()
 
 
 @app.command()
+@on_hosts("port")
 def load(
     ctx: typer.Context,
     port: o.NewPort,
@@ -56,31 +60,51 @@ def swap(
     save: Annotated[bool, typer.Option("--save", help="Write the model into the profile that has this port.")] = False,
     profile: o.SaveTo = None,
     dry_run: o.DryRun = False,
+    host: o.Hosts = None,
 ) -> Answer:
     """Replace the model of PORT under live traffic; the old one goes on when the new one fails."""
     session: Session = ctx.obj
+    told = {"engine": engine, "quantization": quantization, "context": context, "parallel": parallel}
+    given = {**told, "port": port, "model": model, "order": order, "idle_unload": idle_unload}
+    given |= {"lock_wait": lock_wait, "dry_run": dry_run}
+    way = Way("port", single=save or profile is not None)
+
+    def edit(id: str) -> profiles.Edit:
+        (there, *_), number = reach.slots_of(session, port, host)
+        values = {**told, "engine": None if engine == "auto" else engine, "model": id, "idle_unload": idle_unload}
+        return profiles.edit_slot(session.config, session.catalog, there.name, int(number), values, profile)
+
+    if way.single:
+        edit(session.catalog.resolve(model).id)  # a profile without such a slot is an error before anything is done
+    answer = run(ctx, _swap, way, given, host, ours=("save", "profile"))
+    if dry_run or answer.errors or not way.single:
+        return answer
+    return replace(answer, data={**answer.data, "saved": edit(answer.data["model"]).write()})
+
+
+def _swap(
+    ctx: typer.Context,
+    port: str,
+    model: str,
+    order: o.Order,
+    engine: str,
+    quantization: str | None,
+    context: int | None,
+    parallel: int | None,
+    idle_unload: str | None,
+    lock_wait: str,
+    dry_run: bool,
+) -> Answer:
+    session: Session = ctx.obj
     target = session.target(port)
     spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
-    edit = None
-    if save or profile:
-        from llmctl import profiles
-
-        values = {
-            "model": spec.model,
-            "engine": None if engine == "auto" else engine,
-            "quantization": quantization,
-            "context": context,
-            "parallel": parallel,
-            "idle_unload": idle_unload,
-        }
-        edit = profiles.edit_slot(session.config, session.catalog, target.host.name, target.port, values, profile)
     if dry_run:
         return planned("swap", target, spec)
-    result = change(session, target, "swap", spec, order=order.value, lock_wait=lock_wait)
-    return Answer({**result, "saved": edit.write() if edit else None})
+    return Answer(change(session, target, "swap", spec, order=order.value, lock_wait=lock_wait))
 
 
 @app.command()
+@on_hosts("port")
 def unload(
     ctx: typer.Context,
     port: o.Port,
@@ -103,6 +127,7 @@ def unload(
 
 
 @app.command()
+@on_hosts("port")
 def restart(
     ctx: typer.Context,
     port: o.Port,
@@ -123,6 +148,7 @@ def restart(
 
 
 @app.command()
+@on_hosts("port")
 def disable(
     ctx: typer.Context,
     port: o.Port,
@@ -140,6 +166,7 @@ def disable(
 
 
 @app.command()
+@on_hosts("port")
 def enable(ctx: typer.Context, port: o.Port) -> Answer:
     """Undo `disable`: the model that PORT should have is started again."""
     from llmctl.slots import verbs
@@ -151,12 +178,26 @@ def enable(ctx: typer.Context, port: o.Port) -> Answer:
 
 
 @app.command()
-def status(ctx: typer.Context, ports: o.Ports = None) -> Answer:
-    """What runs on which port."""
-    return status_verb.answer(ports or [], ctx.obj)
+def status(
+    ctx: typer.Context,
+    ports: o.Ports = None,
+    host: o.Hosts = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")] = False,
+    every: Annotated[str, typer.Option(metavar="TIME", help="With --watch: how often.")] = "2s",
+) -> Answer:
+    """What runs on which port of which host. 3: some hosts are not known, 4: none is reached."""
+    session: Session = ctx.obj
+    if not watch:
+        return status_verb.of_fleet(session, ports or [], host or [])
+    from llmctl.cli.watch import watching
+
+    if session.json:
+        raise UsageError("--watch never ends, and --json answers at the end", hint="leave one of them out")
+    return Answer(stream=watching(session, ports or [], host or [], tables.seconds(every)))
 
 
 @app.command()
+@on_hosts("port", reads=True, lines=True)
 def logs(
     ctx: typer.Context,
     port: o.Port,
@@ -165,8 +206,6 @@ def logs(
 ) -> Answer:
     """What the engine of PORT has written."""
     session: Session = ctx.obj
-    if follow and session.json:
-        raise UsageError("--follow never ends, and --json answers at the end", hint="leave one of them out")
     return Answer(stream=_log(session, session.target(port), follow, lines))
 
 

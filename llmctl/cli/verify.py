@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmctl.cli import options as o
+from llmctl.cli.far import on_hosts
 from llmctl.cli.foreground import Foreground
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
@@ -21,6 +22,7 @@ app = typer.Typer()
 
 
 @app.command()
+@on_hosts(rows="artifacts")
 def verify(
     ctx: typer.Context,
     model: o.AnyModel = None,

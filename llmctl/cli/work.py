@@ -48,9 +48,7 @@ def watch(session: Session, id: int) -> Mapping[str, Any]:
 
 
 def _say(session: Session, message: str) -> None:
-    from llmctl import progress
-
-    with progress.shown(session.json, plain=True) as on_event:
+    with session.progress(plain=True) as on_event:
         on_event({"event": "note", "message": message})
     sys.stderr.flush()
 

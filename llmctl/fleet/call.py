@@ -40,8 +40,12 @@ def call(
     stdin: bytes = b"",
     timeout: float = 3600.0,
     on_event: OnEvent | None = None,
+    any_version: bool = False,
 ) -> Reply:
-    """Run `llmctl WORDS --json` on the host. NotDeployed and VersionSkew say which deploy to type."""
+    """Run `llmctl WORDS --json` on the host. NotDeployed and VersionSkew say which deploy to type.
+
+    Another version of llmctl refuses before it does anything; with `any_version` it answers as well as it can.
+    """
     host = transport.host.name
 
     def on_err(line: str) -> None:
@@ -50,13 +54,10 @@ def call(
             if on_event and isinstance(event, dict) and "event" in event:
                 on_event(event)
 
-    ran = transport.run([PROGRAM, "--json", *words], stdin=stdin, timeout=timeout, on_err=on_err)
+    ran = transport.run(argv(host, words, any_version), stdin=stdin, timeout=timeout, on_err=on_err)
     try:
-        envelope = json.loads(ran.out)
-        version = str(envelope["llmctl"])
-        errors = tuple(from_dict({**error, "details": envelope["data"]}) for error in envelope["errors"])
-        reply = Reply(envelope["data"], int(envelope["exit_code"]), errors, version)
-    except (ValueError, KeyError, TypeError):
+        reply = read(ran.out)
+    except (ValueError, KeyError, TypeError, AttributeError):
         if ran.code in NOT_FOUND:
             raise NotDeployed(f"{host} has no llmctl", hint=f"llmctl deploy {host}", host=host) from None
         last = (ran.err or ran.out).strip().splitlines()[-10:]
@@ -66,13 +67,32 @@ def call(
             host=host,
             details={"log": last},
         ) from None
-    if version != __version__:
-        raise VersionSkew(
-            f"{host} runs llmctl {version}, and this is {__version__}",
-            hint=f"llmctl deploy {host}",
-            host=host,
-            details={"here": __version__, "there": version},
-        )
-    for error in errors:
+    if reply.version != __version__ and not any_version:
+        raise skew(host, reply.version)
+    for error in reply.errors:
         error.host = host
     return reply
+
+
+def argv(host: str, words: Sequence[str], any_version: bool, as_json: bool = True) -> list[str]:
+    """The program on the host that is called `host`, and its arguments."""
+    version = [] if any_version else [f"--for-version={__version__}"]
+    return [PROGRAM, *(["--json"] if as_json else []), f"--as-host={host}", *version, *words]
+
+
+def read(text: str) -> Reply:
+    """The parts of an envelope; ValueError, KeyError or TypeError when it is none."""
+    envelope = json.loads(text)
+    data = envelope["data"]
+    errors = tuple(from_dict({**error, "details": data}) for error in envelope["errors"])
+    return Reply(dict(data), int(envelope["exit_code"]), errors, str(envelope["llmctl"]))
+
+
+def skew(host: str, version: str) -> VersionSkew:
+    """The error of a host that runs another `version`."""
+    return VersionSkew(
+        f"{host} runs llmctl {version}, and this is {__version__}",
+        hint=f"llmctl deploy {host}",
+        host=host,
+        details={"here": __version__, "there": version},
+    )

@@ -22,6 +22,7 @@ from llmctl.render import (
     search,
     slots,
     smoke,
+    wheelhouse,
 )
 from llmctl.render.text import Table, View, plain_table, rich_table, size
 
@@ -40,15 +41,16 @@ def show(command: str, answer: Answer) -> None:
             print(plain_table(view))
         sys.stdout.flush()
     for error in answer.errors:
-        show_error(error)
+        show_error(error, among_hosts=len(answer.data.get("hosts") or ()) > 1)
 
 
-def show_error(error: LlmctlError) -> None:
-    """What went wrong, the log that shows why, and what to type next."""
+def show_error(error: LlmctlError, among_hosts: bool = False) -> None:
+    """What went wrong, the log that shows why, and what to type next; `among_hosts`: its host is told."""
     if error.code == "interrupted":
         print("interrupted", file=sys.stderr)
         return
-    where = f"port {error.port}: " if error.port and str(error.port) not in error.message else ""
+    where = f"{error.host}: " if among_hosts and error.host and error.host not in error.message else ""
+    where += f"port {error.port}: " if error.port and str(error.port) not in error.message else ""
     print(f"error: {where}{error.message}", file=sys.stderr)
     report = error.details.get("report")
     log = quality.lines(report) if report else error.details.get("log") or ()
@@ -61,7 +63,21 @@ def show_error(error: LlmctlError) -> None:
 def _view(command: str, data: Mapping[str, Any]) -> str | Table:
     if "detached" in data:
         return jobs.detached(data["detached"])
-    return _planned(data) if "would" in data else VIEWS[command](data)
+    if "would" in data:
+        return _planned(data)
+    joined = [host for host in data.get("hosts") or () if "exit_code" in host]
+    if joined and len(data) == 1:
+        return "\n\n".join(f"{host['host']}:\n{_block(command, host)}" for host in joined)
+    return VIEWS[command](data)
+
+
+def _block(command: str, said: Mapping[str, Any]) -> str:
+    """What one of several hosts answered."""
+    data = {key: value for key, value in said.items() if key != "exit_code"}
+    if set(data) == {"host"}:
+        return f"ended with {said['exit_code']}"
+    view = _view(command, data)
+    return view if isinstance(view, str) else plain_table(view)
 
 
 def _planned(data: Mapping[str, Any]) -> str:
@@ -87,4 +103,5 @@ VIEWS: dict[str, View] = {
     **deploy.VIEWS,
     **fleet.VIEWS,
     **smoke.VIEWS,
+    **wheelhouse.VIEWS,
 }

@@ -16,6 +16,7 @@ def _list(data: Mapping[str, Any]) -> str | Table:
     rows = []
     for job in data["jobs"]:
         row = (
+            job.get("host", "-"),
             str(job["id"]),
             job["kind"] or "-",
             escaped(job["title"] or "-"),
@@ -27,9 +28,10 @@ def _list(data: Mapping[str, Any]) -> str | Table:
             escaped(job["error"]["message"]) if job["error"] else "",
         )
         rows.append(row)
-    headers = ["ID", "KIND", "TITLE", "STATE", "PROGRESS", "SPEED", "ETA", "AGE", "WHY"]
+    headers = ["HOST", "ID", "KIND", "TITLE", "STATE", "PROGRESS", "SPEED", "ETA", "AGE", "WHY"]
+    first = 0 if any("host" in job for job in data["jobs"]) else 1
     shown = len(headers) if any(row[-1] for row in rows) else -1
-    return Table(headers[:shown], [row[:shown] for row in rows], right=("ID", "SPEED", "ETA", "AGE"))
+    return Table(headers[first:shown], [row[first:shown] for row in rows], right=("ID", "SPEED", "ETA", "AGE"))
 
 
 def _progress(job: Mapping[str, Any]) -> str:
@@ -70,7 +72,9 @@ def _attach(data: Mapping[str, Any]) -> str | Table:
 def detached(job: Mapping[str, Any]) -> str:
     """What a verb shows that left its work to a job."""
     id, joined = job["id"], " (it was there already)" if job["joined"] else ""
-    return f"job {id}{joined}: {job['kind']} {escaped(job['title'])}\nllmctl jobs attach {id} · llmctl jobs cancel {id}"
+    at = f" --host {job['host']}" if job.get("host") else ""
+    hint = f"llmctl jobs attach {id}{at} · llmctl jobs cancel {id}{at}"
+    return f"job {id}{joined}: {job['kind']} {escaped(job['title'])}\n{hint}"
 
 
 def _when(epoch: float) -> str:

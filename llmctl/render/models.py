@@ -14,8 +14,10 @@ def _models(data: Mapping[str, Any]) -> Table:
     for model in data["models"]:
         kinds = [_kind(artifact) for artifact in model["artifacts"]]
         here = [_kind(artifact) for artifact in model["artifacts"] if artifact["path"]]
-        rows.append((model["id"], model["tier"] or "-", ", ".join(here) or "-", ", ".join(kinds)))
-    return Table(("MODEL", "TIER", "HERE", "ARTIFACTS"), rows)
+        at = (model["host"],) if "host" in model else ()
+        rows.append((*at, model["id"], model["tier"] or "-", ", ".join(here) or "-", ", ".join(kinds)))
+    first = ("HOST",) if any("host" in model for model in data["models"]) else ()
+    return Table((*first, "MODEL", "TIER", "HERE", "ARTIFACTS"), rows)
 
 
 def _kind(artifact: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmctl.render.fleet import steps
 from llmctl.render.slots import changed
 from llmctl.render.text import Table, View
 
@@ -31,11 +32,7 @@ def _steps(data: Mapping[str, Any]) -> str | Table:
         return "\n".join(map(changed, data["slots"])) or "nothing to do"
     if not data["steps"]:
         return "nothing to do"
-    rows = [
-        (str(step["port"]), step["action"], step["model"] or "-", step["current"] or "-", ", ".join(step["differs"]))
-        for step in data["steps"]
-    ]
-    return Table(("PORT", "ACTION", "MODEL", "NOW", "DIFFERS"), rows, right=("PORT",))
+    return steps(data)
 
 
 VIEWS: dict[str, View] = {

@@ -11,6 +11,8 @@ from llmctl.render.text import View, size
 def _pulled(data: Mapping[str, Any]) -> str:
     if "plan" in data:
         return _plan(data["plan"])
+    if "copied" in data:
+        return "\n".join(map(_copied, data["copied"]))
     what = f"{data['model']}: {data['format']} {data['quantization'] or ''}".rstrip()
     how = "is here and unchanged" if data["already"] else f"{size(data['received'])} fetched"
     licence = f" · licence {data['licence']}" if data["licence"] else ""
@@ -19,6 +21,12 @@ def _pulled(data: Mapping[str, Any]) -> str:
         f"  {data['source']} at {data['revision'][:12]}{licence}\n"
         f"  {data['path']}"
     )
+
+
+def _copied(row: Mapping[str, Any]) -> str:
+    what = f"{row['model']}: {row['format']} {row['quantization'] or ''}".rstrip()
+    how = "is there and unchanged" if row["already"] else f"{size(row['received'])} came from {row['from']}"
+    return f"{row['host']}  {what}, {size(row['bytes'])} in {row['files']} files, {how}\n  {row['path']}"
 
 
 def _plan(plan: Mapping[str, Any]) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 from llmctl.render.text import Table, View, duration, size
 
 
-def _status(data: Mapping[str, Any]) -> str | Table:
-    if not data["slots"]:
+def status(data: Mapping[str, Any]) -> str | Table:
+    """The slots of all hosts, and the hosts that could not say what they have."""
+    silent = [host for host in data["hosts"] if host["state"] != "ok"]
+    if not data["slots"] and not silent:
         return "no slots; start one with: llmctl load 8101 MODEL"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for slot in data["slots"]:
         speed, since = slot["tokens_per_second"], slot["since"]
         row = (
@@ -28,6 +30,9 @@ def _status(data: Mapping[str, Any]) -> str | Table:
             slot["why"] or "",
         )
         rows.append(row)
+    order = {host["host"]: place for place, host in enumerate(data["hosts"])}
+    rows += [(host["host"], "-", "-", "-", host["state"], "-", "-", "-", "-", host["why"] or "") for host in silent]
+    rows.sort(key=lambda row: order.get(row[0], len(order)))
     headers = ["HOST", "PORT", "MODEL", "ENGINE", "STATE", "MEMORY", "TOK/S", "UP", "HANDLE", "WHY"]
     shown = len(headers) if any(row[-1] for row in rows) else -1
     return Table(headers[:shown], [row[:shown] for row in rows], right=("PORT", "MEMORY", "TOK/S", "UP"))
@@ -53,6 +58,6 @@ def changed(data: Mapping[str, Any]) -> str:
 
 
 VIEWS: dict[str, View] = {
-    "status": _status,
+    "status": status,
     **dict.fromkeys(("load", "swap", "unload", "restart", "disable", "enable"), changed),
 }

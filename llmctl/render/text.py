@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 _STYLES = {
     "ready": "green",
@@ -21,6 +24,9 @@ _STYLES = {
     "done": "green",
     "lost": "red",
     "unreadable": "red",
+    "unknown": "red",
+    "not deployed": "magenta",
+    "skew": "yellow",
 }
 
 
@@ -48,8 +54,8 @@ def plain_table(table: Table) -> str:
     return "\n".join(map(aligned, lines))
 
 
-def rich_table(table: Table) -> None:
-    from rich.console import Console
+def rich_of(table: Table) -> RichTable:
+    """The same with colours."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -58,7 +64,13 @@ def rich_table(table: Table) -> None:
         shown.add_column(header, justify="right" if header in table.right else "left", no_wrap=header != "WHY")
     for row in table.rows:
         shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console().print(shown)
+    return shown
+
+
+def rich_table(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(rich_of(table))
 
 
 def size(count: int | None) -> str:
