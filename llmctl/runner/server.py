@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.listener import Listener, bind
 from llmctl.runner.metrics import Metrics
+from llmctl.runner.notify import READY, STOPPING, notify
 from llmctl.runner.server_verbs import verbs
 from llmctl.runner.slot import Slot
 from llmctl.slots.admission import Ledger
@@ -88,6 +91,7 @@ class Server:
     async def run(self) -> None:
         """Until SIGTERM, SIGINT or the stop verb; then drain and end the engine."""
         await self.stopping.wait()
+        notify(STOPPING)
         await self.listener.drain(self.launch.limits.drain)
         await self.slot.close()
         self.note("the slot server ends")
@@ -100,31 +104,47 @@ class Server:
 
     # ── upgrade ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def reexec(self, python: str, owner: str) -> None:
-        """Prepare the exec of the code behind `python`, and do it a moment after the caller has its answer."""
-        self.slot.operations.claim("upgrade", owner)
-        argv = list(server_argv(self.folder, None))
+    async def reexec(self, python: str, code: str, owner: str) -> None:
+        """Prepare the exec of the llmctl in `code` by `python`, and do it a moment after the caller has its answer."""
+        image = handover.Image(python, code, tuple(server_argv(self.folder, None)))
+        async with self._quiet("upgrade", owner):
+            await image.check()
+            await self._drained()
+        asyncio.get_running_loop().call_later(0.05, self._exec, image)
+
+    async def hand_over(self, to: str, owner: str) -> None:
+        """Give the listening socket to the slot server that waits at the socket `to`, and end."""
+        async with self._quiet("move", owner):
+            await self._drained()
+            handover.send(self.listener.sock, Path(to))
+        self.stop(owner)
+
+    @contextlib.asynccontextmanager
+    async def _quiet(self, verb: str, owner: str) -> AsyncIterator[None]:
+        """Claim the slot for good; when the block fails everything goes on as before."""
+        self.slot.operations.claim(verb, owner)
         try:
-            await handover.check(python, argv)
-            if left := await self.listener.drain(self.launch.limits.drain):
-                raise Refused(
-                    f"{left} answers still run after {self.launch.limits.drain:.0f} s; the old code goes on",
-                    hint="try again when the slot is less busy",
-                )
-        except LlmctlError:
+            yield
+        except (LlmctlError, OSError):
             self.slot.operations.release()
             await self.listener.resume()
             raise
-        asyncio.get_running_loop().call_later(0.05, self._exec, python, argv)
 
-    def _exec(self, python: str, argv: list[str]) -> None:
+    async def _drained(self) -> None:
+        if left := await self.listener.drain(self.launch.limits.drain):
+            raise Refused(
+                f"{left} answers still run after {self.launch.limits.drain:.0f} s; the old slot server goes on",
+                hint="try again when the slot is less busy",
+            )
+
+    def _exec(self, image: handover.Image) -> None:
         sock = self.listener.sock.fileno()
         state: dict[str, Any] = {"socket": sock, "lock": self.lock, "engine": None}
         descriptors = [sock, self.lock]
         if self.slot.current:
             state["engine"] = self.slot.current.handover()
-        self.note(f"re-executes as {python}")
-        handover.execute(python, argv, state, descriptors)
+        self.note(f"re-executes as {image.python} with {image.code}")
+        image.execute(state, descriptors)
 
 
 async def main_loop(args: argparse.Namespace) -> int:
@@ -134,11 +154,12 @@ async def main_loop(args: argparse.Namespace) -> int:
     try:
         server = await set_up(folder, args, resumed)
     except LlmctlError as error:
-        report(args.ready_fd, {"ok": False, "error": error.to_dict()})
+        report(folder, args, {"ok": False, "error": error.to_dict()})
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
     handover.unblock()
-    report(args.ready_fd, {"ok": True, "pid": os.getpid()})
+    report(folder, args, {"ok": True, "pid": os.getpid()})
+    notify(READY)
     await server.run()
     return 0
 
@@ -149,11 +170,13 @@ async def set_up(folder: SlotFolder, args: argparse.Namespace, resumed: dict[str
     if resumed:
         lock, sock = resumed["lock"], socket.socket(fileno=resumed["socket"])
     else:
-        lock = take_lock(folder.lock, wait=False, what=f"port {folder.port}")
         desired = folder.read_desired()
-        launch = Launch.from_dict(json.loads(args.launch)) if args.launch else desired.launch
+        asked = Launch.from_dict(json.loads(args.launch)) if args.launch else desired.launch
+        launch = asked.after(desired.launch)
         Auth(launch.bind, keys.read(folder.home), require_key=launch.require_key)
-        sock = bind(launch.bind, folder.port)
+        taken = handover.take(folder, launch)
+        lock = take_lock(folder.lock, wait=taken is not None, what=f"port {folder.port}")
+        sock = taken or bind(launch.bind, folder.port)
         if launch != desired.launch:
             folder.write_desired(replace(desired, launch=launch))
     server = Server(folder, lock=lock, sock=sock, keep=args.foreground is None)
@@ -167,11 +190,13 @@ async def set_up(folder: SlotFolder, args: argparse.Namespace, resumed: dict[str
     return server
 
 
-def report(fd: int | None, answer: dict[str, Any]) -> None:
-    """Tell the launcher how the start went."""
-    if fd is not None:
-        os.write(fd, json.dumps(answer).encode() + b"\n")
-        os.close(fd)
+def report(folder: SlotFolder, args: argparse.Namespace, answer: dict[str, Any]) -> None:
+    """Tell the launcher how the start went: by its pipe, or where it finds it when a service manager stands between."""
+    if args.ready_fd is not None:
+        os.write(args.ready_fd, json.dumps(answer).encode() + b"\n")
+        os.close(args.ready_fd)
+    elif args.foreground is None and not answer["ok"]:
+        folder.refusal.write_text(json.dumps(answer["error"]), encoding="utf-8")
 
 
 def main() -> int:

@@ -26,7 +26,10 @@ def verbs(server: Server) -> dict[str, Verb]:
 
     async def ping(args: Any, owner: str, on_event: Any) -> Any:
         engine = slot.current
-        return {"version": __version__, "pid": os.getpid(), "code": code(), "engine": engine.runs if engine else None}
+        return {
+            "version": __version__, "pid": os.getpid(), "code": code(), "service": server.launch.service,
+            "engine": engine.runs if engine else None,
+        }  # fmt: skip
 
     async def status(args: Any, owner: str, on_event: Any) -> Any:
         return {**slot.status(), "runner_pid": os.getpid(), "version": __version__}
@@ -50,11 +53,16 @@ def verbs(server: Server) -> dict[str, Verb]:
         return await slot.enable(owner=owner, on_event=on_event)
 
     async def reexec(args: Any, owner: str, on_event: Any) -> Any:
-        await server.reexec(args.get("python") or sys.executable, owner)
+        await server.reexec(args.get("python") or sys.executable, args.get("code") or code(), owner)
+        return {"pid": os.getpid()}
+
+    async def hand_over(args: Any, owner: str, on_event: Any) -> Any:
+        await server.hand_over(args["to"], owner)
         return {"pid": os.getpid()}
 
     async def stop(args: Any, owner: str, on_event: Any) -> Any:
         server.stop(owner)
         return {"pid": os.getpid()}
 
-    return {verb.__name__: verb for verb in (ping, status, change, unload, restart, disable, enable, reexec, stop)}
+    changes = (change, unload, restart, disable, enable)
+    return {verb.__name__: verb for verb in (ping, status, *changes, reexec, hand_over, stop)}

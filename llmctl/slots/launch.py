@@ -1,19 +1,19 @@
-"""Start a slot server: detached for an operator, in the foreground for `llmctl serve`."""
+"""Start a slot server: under its host's service manager for an operator, in the foreground for `llmctl serve`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import select
-import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from llmctl import units
 from llmctl.domain import SlotSpec
-from llmctl.errors import LlmctlError, LoadFailed, Unreachable, from_dict
+from llmctl.errors import LlmctlError, LoadFailed, Unreachable
 from llmctl.files import locked
 from llmctl.processes import own_environment
 from llmctl.slots import control
@@ -40,7 +40,20 @@ def ensure_server(home: Path, port: int, launch: Launch | None = None) -> None:
     folder.make()
     with held_down(folder) as down:
         if down:
-            _spawn(folder, launch)
+            _start(folder, launch)
+
+
+def move(home: Path, port: int, service: str) -> None:
+    """The slot server comes under another service manager: a new one takes the listening socket over.
+
+    Meanwhile connections wait; the engine is started anew. Refused, with nothing changed, when answers take too long.
+    """
+    folder = SlotFolder(home, port)
+    with held_down(folder):
+        before = folder.read_desired().launch
+        if before.service != service:
+            _start(folder, replace(before, service=service))
+            units.get(before.service).stop(home, port)
 
 
 @contextlib.contextmanager
@@ -50,31 +63,42 @@ def held_down(folder: SlotFolder) -> Iterator[bool]:
         yield not is_up(folder)
 
 
-def _spawn(folder: SlotFolder, launch: Launch | None) -> None:
-    read, write = os.pipe()
-    argv = [sys.executable, *server_argv(folder, launch), "--ready-fd", str(write)]
-    with open(folder.path / "server.err", "wb") as errors:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=(write,), cwd=folder.home,
-            start_new_session=True, env=own_environment(),
-        )  # fmt: skip
-    process.returncode = 0  # it outlives us: nobody here waits for it
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        came, _, _ = select.select([pipe], [], [], START_TIMEOUT)
-        line = pipe.readline() if came else b""
-    if not line:
-        last = (folder.path / "server.err").read_text(errors="replace").splitlines()[-10:]
-        missing = any("No module named" in line for line in last)
-        raise LoadFailed(
-            f"the slot server of port {folder.port} did not start",
-            hint="pip install 'llmctl-fleet[server]'" if missing else f"see {folder.path / 'server.err'}",
-            port=folder.port,
-            details={"log": last},
-        )
-    answer = json.loads(line)
-    if not answer["ok"]:
-        raise from_dict(answer["error"])
+def _start(folder: SlotFolder, launch: Launch | None) -> None:
+    desired = folder.read_desired()
+    before = desired.launch
+    now = launch.after(before) if launch else before
+    folder.errors.write_bytes(b"")
+    folder.refusal.unlink(missing_ok=True)
+    if now != before:
+        folder.write_desired(replace(desired, launch=now))
+    try:
+        units.get(now.service).start(folder.home, folder.port)
+        _wait_until_up(folder)
+    except LlmctlError as error:
+        if now != before:
+            folder.write_desired(desired)
+        raise _reason(folder, error) from None
+
+
+def _wait_until_up(folder: SlotFolder) -> None:
+    """Not every service manager knows when a slot server serves."""
+    end = time.monotonic() + START_TIMEOUT
+    while not is_up(folder):
+        if time.monotonic() > end:
+            raise LoadFailed(f"the slot server of port {folder.port} does not answer", port=folder.port)
+        time.sleep(0.1)
+
+
+def _reason(folder: SlotFolder, error: LlmctlError) -> LlmctlError:
+    """What the slot server itself said of its failed start, where it got that far."""
+    if not isinstance(error, LoadFailed):
+        return error
+    last = folder.errors.read_text(errors="replace").splitlines()[-10:]
+    if any("No module named" in line for line in last):
+        error.hint = "pip install 'llmctl-fleet[server]'"
+    error.hint = error.hint or f"see {folder.errors}"
+    error.details["log"] = last or error.details.get("log", [])
+    return folder.read_refusal() or error
 
 
 def serve(home: Path, port: int, spec: SlotSpec, launch: Launch) -> int:

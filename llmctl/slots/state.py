@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llmctl.domain import EMPTY, Limits, SlotSpec, build
+from llmctl.errors import LlmctlError, from_dict
 from llmctl.files import read_json, write_json
 
 
@@ -17,7 +19,8 @@ from llmctl.files import read_json, write_json
 class Launch:
     """How a slot server listens and what it may use; kept in its desired state so that it comes back the same.
 
-    `memory_budget` is bytes (None: the machine's memory), `backend` names whose memory is measured.
+    `memory_budget` is bytes (None: the machine's memory), `backend` names whose memory is measured, `service` (of
+    config.SERVICES) what keeps it running; "auto" is as it was before.
     """
 
     bind: str = "127.0.0.1"
@@ -25,6 +28,11 @@ class Launch:
     require_key: bool = False
     memory_budget: int | None = None
     backend: str = "cpu"
+    service: str = "none"
+
+    def after(self, before: Launch) -> Launch:
+        """This, where the one before settles what "auto" is."""
+        return replace(self, service=before.service) if self.service == "auto" else self
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Launch:
@@ -77,6 +85,8 @@ class SlotFolder:
         self.control = self.path / "control.sock"
         self.log = self.path / "engine.log"
         self.lock = self.path / "server.lock"
+        self.errors = self.path / "server.err"
+        self.refusal = self.path / "refusal.json"
 
     def make(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -103,6 +113,13 @@ class SlotFolder:
 
     def write_actual(self, actual: Actual) -> None:
         write_json(self.path / "actual.json", asdict(actual))
+
+    def read_refusal(self) -> LlmctlError | None:
+        """Why the slot server's last start was refused, when nobody waited for its answer; None when it was not."""
+        try:
+            return from_dict(json.loads(self.refusal.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
 
 
 def slot_ports(home: Path) -> list[int]:

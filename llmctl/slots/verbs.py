@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl import logs
+from llmctl import logs, units
 from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
 from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
-from llmctl.processes import start_time
+from llmctl.processes import code, start_time
 from llmctl.slots import control
-from llmctl.slots.launch import ensure_server, held_down
+from llmctl.slots.launch import ensure_server, held_down, move
 from llmctl.slots.state import Disabled, Launch, SlotFolder, slot_ports
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -90,6 +91,11 @@ def _at_rest(folder: SlotFolder, host: str) -> SlotStatus:
     else:
         state = CRASH_LOOP if actual.state == CRASH_LOOP else DOWN
         why = f"no slot server runs; llmctl restart {folder.port}"
+        unit = units.get(desired.launch.service).state(folder.home, folder.port)
+        if unit.active == units.FAILED:
+            state, why = CRASH_LOOP, f"its slot server ended again and again; llmctl restart {folder.port}"
+        elif unit.active in units.COMING:
+            why = "its slot server is being started"
     return SlotStatus(
         host, folder.port, spec.model if spec else None, spec.engine.engine if spec else None, state,
         since=actual.since, why=why,
@@ -110,13 +116,17 @@ def change(
     """`load` or `swap`: the port's model becomes `spec`, or the old one goes on and the error says why."""
     ensure_server(home, port, launch)
     args = {"verb": action, "spec": spec.to_dict(), "order": order, "lock_wait": lock_wait}
-    return _call(home, port, "change", args, on_event)
+    result = _call(home, port, "change", args, on_event)
+    if result.previous is None:
+        _units(home, port).at_boot(home, port, True)
+    return result
 
 
 def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
     """End the model after its requests; a port that is up stays up and says that nothing is loaded."""
     _must_exist(home, port)
     folder = SlotFolder(home, port)
+    _units(home, port).at_boot(home, port, False)
     with held_down(folder) as down:
         if down:
             desired = folder.read_desired()
@@ -127,10 +137,18 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
 
 
 def restart(
-    home: Path, port: int, *, reexec: bool = False, lock_wait: float = 0.0, on_event: OnEvent | None = None
-) -> ChangeResult:
-    """Start the model anew (new-first where memory allows), or with `reexec` the slot server's code around it."""
+    home: Path, port: int, *, reexec: bool = False, service: str = "auto", lock_wait: float = 0.0,
+    on_event: OnEvent | None = None,
+) -> ChangeResult:  # fmt: skip
+    """Start the model anew (new-first where memory allows), or with `reexec` this llmctl's slot server around it.
+
+    A slot server that runs under another service manager than `service` comes under that one; its engine starts anew.
+    """
     _must_exist(home, port)
+    if reexec and service not in ("auto", SlotFolder(home, port).read_desired().launch.service):
+        began = time.monotonic()
+        move(home, port, service)
+        return _settled(home, port, began)
     if reexec:
         return _reexec(home, port)
     ensure_server(home, port)
@@ -138,8 +156,14 @@ def restart(
 
 
 def _reexec(home: Path, port: int) -> ChangeResult:
-    folder, began = SlotFolder(home, port), time.monotonic()
-    control.call(folder.control, "reexec", {})
+    began = time.monotonic()
+    control.call(SlotFolder(home, port).control, "reexec", {"python": sys.executable, "code": code()})
+    return _settled(home, port, began)
+
+
+def _settled(home: Path, port: int, began: float) -> ChangeResult:
+    """What a slot is once its next slot server answers; `began` is when that was asked for."""
+    folder = SlotFolder(home, port)
     while time.monotonic() - began < REEXEC_TIMEOUT:
         time.sleep(0.1)
         try:
@@ -169,8 +193,10 @@ def enable(home: Path, port: int, on_event: OnEvent | None = None) -> ChangeResu
 
 
 def stop(home: Path, port: int) -> None:
-    """End the slot server itself, after its requests; its desired state stays. No error when none runs."""
+    """End the slot server itself, after its requests, over reboots too; its desired state stays. No error when none
+    runs."""
     folder = SlotFolder(home, port)
+    _units(home, port).stop(home, port)
     try:
         pid = control.call(folder.control, "stop", timeout=STATUS_TIMEOUT)["pid"]
     except Unreachable:
@@ -186,6 +212,10 @@ def log_lines(home: Path, port: int, *, follow: bool = False, lines: int = 100) 
     """The last `lines` lines of the slot's log, then, with `follow`, new ones as they come (also after rotation)."""
     _must_exist(home, port)
     return logs.read(SlotFolder(home, port).log, lines, lambda: follow)
+
+
+def _units(home: Path, port: int) -> units.Units:
+    return units.get(SlotFolder(home, port).read_desired().launch.service)
 
 
 def _must_exist(home: Path, port: int) -> None:

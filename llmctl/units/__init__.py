@@ -1,6 +1,6 @@
 """What keeps slot servers running over crashes and reboots: systemd, launchd, or nothing.
 
-A service manager is one module with the functions of `Units`; texts and command lines are made by pure functions.
+A service manager is one object with the methods of `Units`; texts and command lines are made by pure functions.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-MODULES = {
-    "none": "llmctl.units.detached",
-    "systemd": "llmctl.units.systemd_user",
-    "systemd-system": "llmctl.units.systemd_system",
-    "launchd": "llmctl.units.launchd_agent",
-    "launchd-system": "llmctl.units.launchd_daemon",
+OBJECTS = {
+    "none": "llmctl.units.detached:DETACHED",
+    "systemd": "llmctl.units.systemd:USER",
+    "systemd-system": "llmctl.units.systemd:SYSTEM",
+    "launchd": "llmctl.units.launchd:AGENTS",
+    "launchd-system": "llmctl.units.launchd:DAEMONS",
 }
+START_TIMEOUT = 90.0
+FAILED = "failed"  # of UnitState.active: the service manager has given up
+COMING = ("activating", "active")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,16 @@ class Units(Protocol):
         """Have the unit files as they should be; the names of those that were changed."""
 
     def start(self, home: Path, port: int) -> None:
-        """Enable and start the unit of a slot; returns when it runs, or raises LoadFailed with its last lines."""
+        """Enable and start the unit of a slot, also one that was given up; LoadFailed with its last lines.
+
+        Returns when its slot server serves, or (launchd) when it was started.
+        """
+
+    def at_boot(self, home: Path, port: int, on: bool) -> None:
+        """Whether it starts at boot; what runs now goes on as it does."""
 
     def stop(self, home: Path, port: int) -> None:
-        """Stop and disable it."""
+        """Stop and disable it; returns when its processes are gone."""
 
     def state(self, home: Path, port: int) -> UnitState: ...
 
@@ -48,4 +57,17 @@ class Units(Protocol):
 
 def get(service: str) -> Units:
     """The units of a service manager of config.SERVICES ("auto" is "none": only a deploy chooses)."""
-    return cast(Units, import_module(MODULES["none" if service == "auto" else service]))
+    module, _, name = OBJECTS["none" if service == "auto" else service].partition(":")
+    return cast(Units, getattr(import_module(module), name))
+
+
+def program(home: Path) -> Path:
+    """What a unit starts: the slot server of the release in use at that moment."""
+    return home / "current" / "bin" / "slot-server"
+
+
+def label(home: Path, own: Path, plain: str = "llmctl") -> str:
+    """What the units of `home` are called: `plain` for ~/.llmctl (`own`), else a name of that state folder's own."""
+    import hashlib
+
+    return plain if home == own else f"llmctl-{hashlib.sha256(str(home).encode()).hexdigest()[:8]}"
