@@ -51,7 +51,7 @@ def backend_of(host: Host) -> str:
 
 def launch_of(host: Host) -> Launch:
     """How a slot server of `host` starts."""
-    return Launch(bind=host.bind, memory_budget=host.memory_budget, backend=backend_of(host))
+    return Launch(host.bind, memory_budget=host.memory_budget, backend=backend_of(host), service=host.service)
 
 
 def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
