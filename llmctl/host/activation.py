@@ -1,7 +1,7 @@
 """A release becomes the one in use: its programs, the host's configuration, the units, `current`; or all that undone.
 
-What was there before is noted in `deploy.undo` first and forgotten when the deploy is finished, so that also the run
-after a killed one can go back to what last worked.
+What was there before is noted in `deploy-undo.json` first and forgotten when the deploy is finished, so that also the
+run after a killed one can go back to what last worked.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ def activate(home: Path, wanted: Wanted) -> list[str]:
         raise DeployFailed(f"{what} is not on this host", hint="run the deploy again")
     changed, all_texts = differing(home, wanted), texts(home, wanted)
     _note_undo(home, changed)
-    _leave(home, wanted.service)
     for path in changed:
         _write(home / path, all_texts[path])
     if releases.current(home) != wanted.release:
@@ -87,21 +86,28 @@ def revert(home: Path) -> str | None:
     undo = read_json(_undo(home))
     if undo is None or undo["current"] is None or releases.read(home, undo["current"]) is None:
         return None
-    before = undo["texts"].get("service", _text(home / "service")) or "none"
-    _leave(home, before.strip())
     for path, text in undo["texts"].items():
         if text is None:
             (home / path).unlink(missing_ok=True)
         else:
             _write(home / path, text)
     releases.flip(home, undo["current"])
-    units.get(before.strip()).install(home)
-    finished(home)
+    units.get(service(home) or "none").install(home)
+    forget(home)
     return str(undo["current"])
 
 
 def finished(home: Path) -> None:
-    """What is in use has proved itself: from now on only a rollback leads back."""
+    """What is in use has proved itself: the units of another service manager go, and only a rollback leads back."""
+    undo = read_json(_undo(home)) or {"texts": {}}
+    forget(home)
+    before, now = (undo["texts"].get("service") or "").strip(), service(home)
+    if before and before != now:
+        units.get(before).remove(home)
+
+
+def forget(home: Path) -> None:
+    """There is nothing to undo any more."""
     for path in (_undo(home), _undo(home).with_suffix(".bak")):
         path.unlink(missing_ok=True)
 
@@ -128,13 +134,6 @@ def of_release(home: Path, release: str) -> Wanted:
     except (OSError, ValueError) as error:
         raise DeployFailed(f"release {release} was never in use here: {error}", hint="llmctl deploy HOST") from None
     return Wanted(release, {name: Path(python).parents[1].name for name, python in found.items()}, config, under)
-
-
-def _leave(home: Path, service_next: str) -> None:
-    """Before another service manager takes the slots over, the one that has them lets go."""
-    now = service(home)
-    if now and now != service_next:
-        units.get(now).remove(home)
 
 
 def _note_undo(home: Path, changed: list[str]) -> None:
@@ -171,4 +170,4 @@ def _text(path: Path) -> str | None:
 
 
 def _undo(home: Path) -> Path:
-    return home / "deploy.undo"
+    return home / "deploy-undo.json"

@@ -27,7 +27,9 @@ def look(home: Path, wanted: Wanted) -> dict[str, Any]:
         "missing": [name for name, folder in wanted.environments.items() if not is_complete(home / "envs" / folder)],
         "differing": activation.differing(home, wanted),
         "unfinished": activation.unfinished(home),
-        "slots": [{**asdict(slot), "due": slots.due(home, slot, wanted.release, pythons)} for slot in found],
+        "slots": [
+            {**asdict(slot), "due": slots.due(home, slot, wanted.release, pythons, wanted.service)} for slot in found
+        ],
         "lease": holder(home),
     }
 

@@ -14,7 +14,7 @@ from llmctl.host import activation, releases, slots
 
 GOES = (
     "current", "bin", "releases", "envs", "wheelhouse", "incoming", "tools", "config", "service",
-    "deploy.undo", "deploy.bak",
+    "deploy-undo.json", "deploy-undo.bak",
 )  # fmt: skip
 STAYS = ("models", "keys.json", "hf_token", "history.db", "audit.log", "slots", "jobs")
 

@@ -25,13 +25,15 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """A slot: `code` is where its server's llmctl lies (None: no server answers), `engine_code` and `engine_python`
-    what its engine was started with (None: no engine, or a server that does not say)."""
+    """A slot: `service` is the manager that it is under, `code` where its server's llmctl lies (None: no server
+    answers), `engine_code` and `engine_python` what its engine was started with (None: no engine, or a server that does
+    not say)."""
 
     port: int
     model: str | None
     wanted: bool
     up: bool
+    service: str = "none"
     code: str | None = None
     engine: bool = False
     engine_code: str | None = None
@@ -51,24 +53,33 @@ def _seen(home: Path, port: int) -> Seen:
         desired = folder.read_desired()
         model = desired.spec.model if desired.spec else None
         wanted = model is not None and (desired.disabled is None or desired.disabled.over())
+        service = desired.launch.service
     except LlmctlError:
-        model, wanted = None, False
+        model, wanted, service = None, False, "none"
     try:
         said = control.call(folder.control, "ping", timeout=ANSWER_TIMEOUT)
         pid = control.call(folder.control, "status", timeout=ANSWER_TIMEOUT)["pid"]
     except LlmctlError:
-        return Seen(port, model, wanted, up=False)
+        return Seen(port, model, wanted, up=False, service=service)
     runs = said.get("engine") or {}
-    return Seen(port, model, wanted, True, said.get("code"), pid is not None, runs.get("code"), runs.get("python"))
+    service = said.get("service") or service
+    return Seen(
+        port, model, wanted, True, service, said.get("code"), pid is not None, runs.get("code"), runs.get("python")
+    )
 
 
-def due(home: Path, slot: Seen, release: str, pythons: Collection[str]) -> list[str]:
-    """What a slot needs to run `release`: "start", "reexec", "engine", or nothing. `pythons` are of its environments.
+def due(home: Path, slot: Seen, release: str, pythons: Collection[str], service: str) -> list[str]:
+    """What a slot needs to run `release` under `service`: "start", "move", "reexec", "engine", or nothing.
 
-    An engine is started anew only when code of its own changed, or its environment did.
+    `pythons` are those of its environments. An engine is started anew only when code of its own changed, or its
+    environment did; a slot that moves to another service manager gets new code and a new engine with that.
     """
+    if not slot.up and not slot.wanted:
+        return []
+    if slot.service != service:
+        return ["move"]
     if not slot.up:
-        return ["start"] if slot.wanted else []
+        return ["start"]
     steps = [] if slot.code == str(releases.folder(home, release) / "lib") else ["reexec"]
     if slot.engine and (slot.engine_python not in pythons or not _same_engine(home, slot, release)):
         steps.append("engine")
@@ -88,8 +99,8 @@ def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[s
     try:
         for step in steps:
             on({"event": "slot", "port": slot.port, "step": step})
-            if step == "start":
-                start(home, slot.port)
+            if step in ("start", "move"):
+                start(home, slot.port, move=step == "move")
             elif step == "reexec":
                 reexec(home, slot.port, release, python)
             else:
@@ -101,9 +112,15 @@ def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[s
         ) from None
 
 
-def start(home: Path, port: int) -> None:
-    """Have the release in use start a slot that should run, and wait for its model."""
-    program = [str(home / "current" / "bin" / "llmctl"), "--json", "restart", str(port)]
+def start(home: Path, port: int, *, move: bool) -> None:
+    """Have the release in use start a slot that should run, or with `move` take it under its own service manager."""
+    program = [
+        str(home / "current" / "bin" / "llmctl"),
+        "--json",
+        "restart",
+        str(port),
+        *(["--reexec"] if move else []),
+    ]
     ran = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", cwd=home)
     try:
         errors = json.loads(ran.stdout)["errors"]

@@ -6,6 +6,7 @@ Those of CHANGES carry the lease ({"number", "token"}) and do nothing without it
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -113,7 +114,7 @@ def renew_slots(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
         pythons = activation.pythons(home, now)
         done = []
         for slot in slots.seen(home):
-            if steps := slots.due(home, slot, now.release, pythons.values()):
+            if steps := slots.due(home, slot, now.release, pythons.values(), now.service):
                 slots.renew(home, slot, now.release, pythons["base"], steps, on)
                 done.append({"port": slot.port, "model": slot.model, "did": steps})
     return {"slots": done}
@@ -141,11 +142,14 @@ def finish(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
     entry, pruned = dict(request["audit"]), {}
     with lease.held(home, **request["lease"]) as mine:
         if entry.get("outcome") == "ok":
-            activation.finished(home)
+            try:
+                activation.finished(home)
+            except LlmctlError as error:
+                on({"event": "note", "message": f"units are left behind: {error.message}"})
             if entry.get("what") == "deploy":
                 releases.note_order(home, str(releases.current(home)))
                 pruned = removal.prune(home)
-                removal.accept(home, mine.token, ())
+                shutil.rmtree(home / "incoming", ignore_errors=True)
         audit.note(home, {"who": mine.owner, "message": mine.message, **entry})
     lease.release(home, **request["lease"])
     return {"pruned": pruned}
