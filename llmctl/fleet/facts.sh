@@ -3,7 +3,8 @@
 {
 LC_ALL=C; export LC_ALL
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin; export PATH
-HOME=${HOME:-$(cd ~ && pwd)}
+[ -n "$HOME" ] || HOME=$(getent passwd "$(id -u)" | cut -d : -f 6)
+HOME=${HOME:-/}
 
 say() { printf '@%s %s\n' "$1" "$2"; }
 each() { while IFS= read -r line || [ -n "$line" ]; do say "$1" "$line"; done; }
@@ -35,7 +36,8 @@ nvidia() {
     smi=$(command -v nvidia-smi || command -v /usr/lib/wsl/lib/nvidia-smi) || return
     fields=--query-gpu=name,memory.total,driver_version csv=--format=csv,noheader,nounits
     bounded "$smi" | grep 'CUDA Version' | each cuda &
-    seen=$(bounded "$smi" "$fields,mig.mode.current,compute_cap" "$csv") || seen=$(bounded "$smi" "$fields" "$csv")
+    seen=$(bounded "$smi" "$fields,mig.mode.current,compute_cap" "$csv")
+    case $seen in *"not a valid field"*) seen=$(bounded "$smi" "$fields" "$csv") ;; esac
     printf '%s\n' "$seen" | each gpu
     case $seen in *Enabled*) bounded "$smi" -L | each mig ;; esac
     wait

@@ -233,10 +233,20 @@ def test_what_was_seen_at_another_address_is_not_this_host(tmp_path: Path, moved
     assert facts_cache.read(tmp_path, replace(STUDIO, **moved)) is None  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"version": 99, "data": {}}', '{"version": 1, "data": []}', '{"version": 1, "data": {"place":'
-    ' ["ssh", "10.0.0.5", "me", null, null], "at": 1, "facts": {"os": "linux", "pythons": [{"path": 1}]}}}'],
-)  # fmt: skip
+PLACE = '"at": 1, "place": ["ssh", "10.0.0.5", "me", null, null]'
+DAMAGED = [
+    "",
+    "{",
+    "[]",
+    '{"version": 99, "data": {}}',
+    '{"version": 1, "data": []}',
+    '{"version": 1, "data": {%s}}'.replace("%s", PLACE),
+    '{"version": 1, "data": {%s, "facts": {"os": "linux", "pythons": [{"path": 1}]}}}'.replace("%s", PLACE),
+    '{"version": 1, "data": {%s, "facts": {"os": "linux"}}}'.replace("%s", PLACE),
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_cache_that_cannot_be_read_is_a_host_never_seen(tmp_path: Path, text: str) -> None:
     path = tmp_path / "fleet" / "studio.json"
     path.parent.mkdir()
