@@ -26,6 +26,8 @@ from llmctl.cli import (
     serve,
     slots,
     smoke,
+    token,
+    trust,
     verify,
     wheelhouse,
 )
@@ -70,9 +72,10 @@ for verbs in VERBS:
     app.add_typer(verbs.app)
 for verbs in (verify, search):
     models.app.add_typer(verbs.app)
-hosts.app.add_typer(hosts_edit.app)
+for verbs in (hosts_edit, trust, token):
+    hosts.app.add_typer(verbs.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
-for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit):
+for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit, trust, token):
     for command in part.app.registered_commands:
         command.epilog = EVERYWHERE

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmctl import __version__
-from llmctl.errors import LlmctlError, NotDeployed, VersionSkew, from_dict
-from llmctl.fleet.transport import Transport
+from llmctl.errors import LlmctlError, NoPython, NotDeployed, VersionSkew, from_dict
+from llmctl.fleet.transport import Ran, Transport
 
 PROGRAM = ".llmctl/bin/llmctl"
 NOT_FOUND = (126, 127)
+LOG_LINES = 10
 OnEvent = Callable[[dict[str, Any]], None]
 
 
@@ -58,15 +59,7 @@ def call(
     try:
         reply = read(ran.out)
     except (ValueError, KeyError, TypeError, AttributeError):
-        if ran.code in NOT_FOUND:
-            raise NotDeployed(f"{host} has no llmctl", hint=f"llmctl deploy {host}", host=host) from None
-        last = (ran.err or ran.out).strip().splitlines()[-10:]
-        raise LlmctlError(
-            f"llmctl on {host} ended with {ran.code} and no answer",
-            hint=f"llmctl deploy {host}",
-            host=host,
-            details={"log": last},
-        ) from None
+        raise _no_answer(host, ran) from None
     if reply.version != __version__ and not any_version:
         raise skew(host, reply.version)
     for error in reply.errors:
@@ -82,9 +75,9 @@ def argv(host: str, words: Sequence[str], any_version: bool, as_json: bool = Tru
 
 def read(text: str) -> Reply:
     """The parts of an envelope; ValueError, KeyError or TypeError when it is none."""
-    envelope = json.loads(text)
-    data = envelope["data"]
-    errors = tuple(from_dict({**error, "details": data}) for error in envelope["errors"])
+    envelope = json.loads(text.strip().rpartition("\n")[2])  # a login shell may have said something before it
+    data, said = envelope["data"], envelope["errors"]
+    errors = tuple(from_dict({"details": data if len(said) == 1 else {}, **error}) for error in said)
     return Reply(dict(data), int(envelope["exit_code"]), errors, str(envelope["llmctl"]))
 
 
@@ -96,3 +89,14 @@ def skew(host: str, version: str) -> VersionSkew:
         host=host,
         details={"here": __version__, "there": version},
     )
+
+
+def _no_answer(host: str, ran: Ran) -> LlmctlError:
+    """Why llmctl did not say anything there."""
+    hint, log = f"llmctl deploy {host}", (ran.err or ran.out).strip().splitlines()[-LOG_LINES:]
+    if ran.code in NOT_FOUND and log and log[-1].startswith(PROGRAM):  # the script itself, of what it should start
+        return NoPython(f"the Python that llmctl on {host} runs on is gone", hint=hint, host=host, details={"log": log})
+    if ran.code in NOT_FOUND:
+        return NotDeployed(f"{host} has no llmctl", hint=hint, host=host)
+    message = f"llmctl on {host} ended with {ran.code} and no answer"
+    return LlmctlError(message, hint=hint, host=host, details={"log": log})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,7 +12,8 @@ from llmctl.config import Host
 from llmctl.errors import LlmctlError, Unreachable
 
 T = TypeVar("T")
-MOST = 16
+MOST = 32
+"""Hosts at once. One that does not answer holds its place for seconds, and a thread costs little."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,43 @@ class Outcome(Generic[T]):
 
 
 def over(hosts: Sequence[Host], work: Callable[[Host], T], most: int = MOST) -> list[Outcome[T]]:
-    """One outcome per host, in their order; an error that llmctl knows is an outcome, any other is raised."""
+    """One outcome per host, in their order; an error that llmctl knows is an outcome, any other is raised.
 
-    def one(host: Host) -> Outcome[T]:
-        try:
-            return Outcome(host, work(host))
-        except LlmctlError as error:
-            error.host = error.host or host.name
-            return Outcome(host, error=error)
+    An interrupt is raised at once: the threads end with the process, and nobody waits for what they wait for.
+    """
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, Outcome[T] | BaseException]] = queue.SimpleQueue()
+    for at in range(len(hosts)):
+        waiting.put(at)
 
-    with ThreadPoolExecutor(max(1, min(most, len(hosts)))) as pool:
-        return list(pool.map(one, hosts))
+    def worker() -> None:
+        while True:
+            try:
+                at = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((at, _outcome(hosts[at], work)))
+            except BaseException as error:
+                done.put((at, error))
+
+    for _ in range(min(most, len(hosts))):
+        threading.Thread(target=worker, daemon=True).start()
+    outcomes: dict[int, Outcome[T]] = {}
+    while len(outcomes) < len(hosts):
+        at, outcome = done.get()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        outcomes[at] = outcome
+    return [outcomes[at] for at in range(len(hosts))]
+
+
+def _outcome(host: Host, work: Callable[[Host], T]) -> Outcome[T]:
+    try:
+        return Outcome(host, work(host))
+    except LlmctlError as error:
+        error.host = error.host or host.name
+        return Outcome(host, error=error)
 
 
 def exit_code(outcomes: Sequence[Outcome[T]]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llmctl import files
 from llmctl.errors import KeyChanged, KeyUnknown, LlmctlError
+from llmctl.fleet.ssh_settings import Login
 
 FILE = "known_hosts"
 
@@ -46,12 +47,13 @@ def trusted(name: str, own: Path, others: Iterable[Path]) -> Trusted:
     return Trusted(tuple(key for key in keys if key not in revoked), revoked)
 
 
-def judge(host: str, known_as: str, shown: Key, known: Trusted) -> LlmctlError | None:
+def judge(login: Login, shown: Key, known: Trusted) -> LlmctlError | None:
     """None when the key that a server shows is trusted, else why not."""
     if shown in known.keys:
         return None
-    hint = f"compare it on the host (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), then: llmctl hosts trust {host}"
-    details = {"type": shown.type, "fingerprint": shown.fingerprint, "known_as": known_as}
+    host = login.name
+    hint = f"llmctl hosts trust {login.of}"
+    details = {"type": shown.type, "fingerprint": shown.fingerprint, "known_as": login.known_as}
     if not known.keys and shown not in known.revoked:
         message = f"the host key of {host} is not known: {shown.type} {shown.fingerprint}"
         return KeyUnknown(message, hint=hint, host=host, details=details)

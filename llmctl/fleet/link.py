@@ -192,7 +192,7 @@ class _Judge(paramiko.MissingHostKeyPolicy):  # type: ignore[misc] # untyped
         self.login, self.known, self.passed = login, known, False
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-        wrong = known_hosts.judge(self.login.name, self.login.known_as, _key(key), self.known)
+        wrong = known_hosts.judge(self.login, _key(key), self.known)
         if wrong:
             raise wrong
         self.passed = True

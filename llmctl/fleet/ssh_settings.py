@@ -25,13 +25,14 @@ _HOP = re.compile(r"(?:ssh://)?(?:(?P<user>.*)@)?(?:\[(?P<v6>[^]]*)]|(?P<name>[^
 
 @dataclass(frozen=True)
 class Login:
-    """One ssh server and how to log in there.
+    """One ssh server and how to log in there; `of` is the host of hosts.toml that it belongs to.
 
     `known_as` is its name in known_hosts files, `known_files` are those of the ssh configuration.
     `through` is the login that it is reached over, `command` a ProxyCommand of the user's ssh configuration.
     """
 
     name: str
+    of: str
     address: str
     port: int
     user: str
@@ -96,6 +97,7 @@ class _Logins:
             command = said.get("proxycommand")
         return Login(
             name=path[-1],
+            of=next(name for name in reversed(path) if name in self.config.hosts or name == self.name),
             address=address,
             port=port,
             user=self._user(place.user or said.get("user") or getpass.getuser()),

@@ -22,6 +22,7 @@ from llmctl.render import (
     search,
     slots,
     smoke,
+    trust,
     wheelhouse,
 )
 from llmctl.render.text import Table, View, plain_table, rich_table, size
@@ -90,7 +91,9 @@ def _planned(data: Mapping[str, Any]) -> str:
 VIEWS: dict[str, View] = {
     "init": lambda data: "\n".join(f"wrote {path}" for path in data["written"]),
     "version": lambda data: f"llmctl {data['version']}",
-    **dict.fromkeys(("keys show", "keys rotate"), lambda data: "\n".join(f"{k}: {v}" for k, v in data.items())),
+    **dict.fromkeys(
+        ("keys show", "keys rotate"), lambda data: "\n".join(f"{kind}: {data[kind]}" for kind in ("client", "admin"))
+    ),
     **slots.VIEWS,
     **models.VIEWS,
     **profiles.VIEWS,
@@ -103,5 +106,6 @@ VIEWS: dict[str, View] = {
     **deploy.VIEWS,
     **fleet.VIEWS,
     **smoke.VIEWS,
+    **trust.VIEWS,
     **wheelhouse.VIEWS,
 }

@@ -92,7 +92,8 @@ class CuttingProxy:
                 if allowed < len(data):
                     self._cut(pair)
                     return
-            sink.shutdown(socket.SHUT_WR)
+            if pair in self._pairs:
+                sink.shutdown(socket.SHUT_WR)
 
     def _cut(self, pair: tuple[socket.socket, socket.socket]) -> None:
         with contextlib.suppress(ValueError):
@@ -101,8 +102,7 @@ class CuttingProxy:
             with contextlib.suppress(OSError):
                 if self.reset:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                else:
-                    sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RD if self.reset else socket.SHUT_RDWR)  # wakes who reads from it
             sock.close()
 
 
