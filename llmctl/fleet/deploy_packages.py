@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmctl.environments import Wanted, locks, wheelhouse
+from llmctl.environments import locks, wheelhouse
 from llmctl.environments.managers import SHIPPED
 from llmctl.fleet import choices
 from llmctl.fleet.deploy_choice import Choice, Order
@@ -35,15 +35,13 @@ def pack(choice: Choice, missing: Collection[str], facts: Facts, order: Order, c
     if not missing:
         return Parcel((), None)
     wanted = [] if choice.online else [each for each in choice.environments if each.name in missing]
-    program = _program(choice)
-    python = choice.python.version
+    program, python = _program(choice), choice.python.version
+    wanted += [locks.tool(program)] if program else []
     if order.wheelhouse:
-        tools = [Wanted(program, _entry(program))] if program else []
-        found = wheelhouse.carried([*wanted, *tools], python, facts, order.wheelhouse)
+        found = wheelhouse.carried(wanted, python, facts, order.wheelhouse)
         wheelhouse.check(found, python, facts)
     else:
-        tools = [Wanted(program, _entry(program))] if program else []
-        found = wheelhouse.collect([*wanted, *tools], python, facts, cache)
+        found = wheelhouse.collect(wanted, python, facts, cache)
     tool = next((path.name for path in found if program and path.name.startswith(f"{program}-")), None)
     return Parcel(tuple(found), tool)
 
@@ -90,11 +88,6 @@ def _program(choice: Choice) -> str | None:
     if choice.manager.value == SHIPPED:
         return None if choice.tool else SHIPPED
     return "pip" if choice.manager.value == "venv" and not choice.online else None
-
-
-def _entry(program: str) -> str:
-    """Its lines of the lock of tools."""
-    return "".join(text for text in locks.entries(locks.shipped("tools")) if text.startswith(f"{program}=="))
 
 
 class _Told:
