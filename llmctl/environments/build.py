@@ -23,6 +23,7 @@ from llmctl.files import locked, sync
 MARKER = ".llmctl-complete"
 UV_CACHE = ".uv-cache"
 LOG_LINES = 20
+SCRAPS = 16 * 2**20  # with fewer bytes free than that, this is why it failed
 OnLine = Callable[[str], None]
 
 FULL = ("no space left on device", "os error 28", "disk quota exceeded", "os error 122")
@@ -156,7 +157,8 @@ def environment(envs: Path, offline: bool, base: Mapping[str, str] = os.environ)
 def failure(wanted: Wanted, envs: Path, argv: list[str], status: int, log: list[str]) -> LlmctlError:
     """The typed error that a program's last lines mean."""
     said = "\n".join(log).casefold()
-    if any(word in said for word in FULL):
+    full = shutil.disk_usage(envs).free < SCRAPS  # venv does not say why its ensurepip failed
+    if full or any(word in said for word in FULL):
         return _no_space(wanted, envs, log)
     what = f"the environment {wanted.name}"
     if any(word in said for word in TAMPERED):

@@ -31,15 +31,15 @@ Pins = Mapping[str, str]
 
 
 def wanted(
-    engines: Collection[str], facts: Facts, pins: Sequence[tuple[str, Pins]] = (), *, cache: Path | None = None
+    engines: Collection[str], facts: Facts, pins: Sequence[tuple[str, Pins]] = (), *, solved: Path | None = None
 ) -> list[Wanted]:
     """The environments of a host with these engines ("convert" may be one): the base always, first.
 
     `pins` are the stacks of its models: an engine and what they pin (catalog.Model.env). What is solved for them, and
-    for a torch that is not shipped here, is kept in `cache` (None: in the state folder). Refused or DeployFailed when
+    for a torch that is not shipped here, is kept in `solved` (None: in the state folder). Refused or DeployFailed when
     it cannot be solved; UsageError for an engine without an environment.
     """
-    kept = cache or paths.home() / "cache" / "locks"
+    kept = solved or cache() / "locks"
     names = [BASE, *sorted(set(engines) - {*WITHOUT, BASE})]
     plain = [Wanted(name, _built(shipped(name), facts, {}, kept)) for name in names]
     own = {stack(engine, own): _built(shipped(engine), facts, own, kept) for engine, own in pins if own}
@@ -53,6 +53,11 @@ def shipped(name: str) -> str:
     if path.stem not in known:
         raise UsageError(f"no lock for {name[:40]!r}", hint=f"there are {', '.join(known)}")
     return path.read_text(encoding="utf-8")
+
+
+def cache() -> Path:
+    """Where what was solved and fetched for environments is kept on the operator's machine."""
+    return paths.home() / "cache"
 
 
 def tool(name: str) -> Wanted:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from llmctl.errors import Unsupported
+from llmctl.errors import Unsupported, UsageError
 from llmctl.fleet.facts import Accelerator, Facts
 
 Python = tuple[int, ...]
@@ -34,6 +34,15 @@ def named(platform: str, cuda: str | None = None) -> Facts:
     os, version, arch, libc = CARRIED[platform]
     accelerators = (Accelerator("", 0, None, cuda),) if cuda else ()
     return Facts(os, version, arch, libc, "", 0, 0, 0, "", 0, "", accelerators=accelerators)
+
+
+def version_of(text: str) -> Python:
+    """A Python version as it is typed: "3.11", "3.11.2"."""
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)?", text):
+        raise UsageError(f"{text[:40]!r} is not a version of Python", hint="--python 3.11")
+    version = tuple(map(int, text.split(".")))
+    check_python(version)
+    return version
 
 
 def check_python(python: Python) -> str:
@@ -67,11 +76,11 @@ def platforms(facts: Facts) -> list[str]:
 
 
 def _manylinux(newest: int, arch: str) -> Iterable[str]:
+    yield f"linux_{arch}"
     for minor in range(newest, LOWEST_GLIBC.get(arch, 17) - 1, -1):
         yield f"manylinux_2_{minor}_{arch}"
         if minor in LEGACY:
             yield f"{LEGACY[minor]}_{arch}"
-    yield f"linux_{arch}"
 
 
 @lru_cache(8)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,15 @@ from llmctl.errors import DeployFailed, LlmctlError, NoSpace, Refused
 from llmctl.files import blocks
 from llmctl.fleet.facts import Facts
 
-NO_ROUTE = ("connection", "name resolution", "timed out", "proxyerror", "sslerror", "could not fetch url")
+NO_ROUTE = (
+    "connection",
+    "name resolution",
+    "timed out",
+    "proxyerror",
+    "sslerror",
+    "could not fetch url",
+    "not a trusted",
+)
 LOG_LINES = 20
 
 
@@ -78,6 +88,28 @@ def carried(wanted: Sequence[Wanted], python: Python, facts: Facts, folder: Path
             details={"log": lines},
         )
     return sorted(set(found.values()))
+
+
+def fill(folder: Path, found: Iterable[Path]) -> list[Path]:
+    """Copy wheels into a folder to be carried along, each whole or not at all; those that were not there yet."""
+    new = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in found:
+            target = folder / path.name
+            if not target.is_file() or sha256(target) != sha256(path):
+                temp = folder / f".{path.name}.tmp"
+                try:
+                    shutil.copyfile(path, temp)
+                    os.replace(temp, target)
+                finally:
+                    temp.unlink(missing_ok=True)
+                new.append(target)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise Refused(f"{folder} cannot be written: {error}", hint="name another folder") from None
+        raise NoSpace(f"no room for the packages in {folder}", hint="name another folder") from None
+    return new
 
 
 def check(paths: Iterable[Path], python: Python, facts: Facts) -> None:
@@ -182,6 +214,7 @@ def _download(folder: Path, python: Python, facts: Facts) -> list[str]:
         "--progress-bar",
         "off",
     ]
+    argv += ["--retries", "2"]  # with none, pip does not say that it could not connect
     argv += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--implementation", "cp"]
     argv += ["--python-version", version, "--dest", str(folder), "--requirement", str(folder / "lock.txt")]
     return [*argv, *(word for platform in platforms(facts) for word in ("--platform", platform))]
