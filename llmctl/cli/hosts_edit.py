@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,11 @@ import typer
 
 from llmctl import config, files
 from llmctl.cli import options as o
+from llmctl.cli import trust as trust_verb
 from llmctl.cli.init import HOSTS
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
-from llmctl.errors import Refused, UsageError
+from llmctl.errors import LlmctlError, Refused, UsageError
 from llmctl.fleet import facts_cache, hosts_file
 
 app = typer.Typer()
@@ -32,6 +34,7 @@ def add(
     gateway: Annotated[str | None, typer.Option(metavar="HOST", help="Reached over it: a host, or an address.")] = None,
     service: Annotated[str | None, typer.Option(help="auto, none, systemd, launchd, …")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="Repeatable; --host @LABEL.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Look at its key, and trust it when you agree.")] = False,
     from_ssh_config: Annotated[
         bool, typer.Option("--from-ssh-config", help="Only list the hosts of ~/.ssh/config that could be added.")
     ] = False,
@@ -57,7 +60,15 @@ def add(
     text = hosts_file.added(path, old, name, {key: value for key, value in given.items() if value})
     _check_login(path, text, name)
     files.write_text(path, text)
-    return Answer({"added": name, "path": str(path), "next": f"llmctl hosts trust {name}"})
+    data = {"added": name, "path": str(path), "keys": [], "next": f"llmctl hosts trust {name}"}
+    if not trust:
+        return Answer(data)
+    ctx.obj = replace(session)  # which reads hosts.toml anew
+    try:
+        keys = trust_verb.trust(ctx, name, None).data["keys"]
+    except LlmctlError as error:
+        return Answer(data, 3, (error,))
+    return Answer({**data, "keys": keys, "next": f"llmctl deploy {name}"})
 
 
 @app.command()

@@ -90,13 +90,12 @@ def _check(data: Mapping[str, Any]) -> Table:
     return Table(["HOST", "VERDICT", "KEY", "PYTHON", "LLMCTL", "BACKEND", "SERVICE", "WHY"], rows)
 
 
-def _added(data: Mapping[str, Any]) -> str | Table:
+def _added(data: Mapping[str, Any]) -> str:
     if "candidates" in data:
         if not data["candidates"]:
             return "~/.ssh/config has no host that is not here"
         return "\n".join(f"llmctl hosts add {c['name']} {c['type']}" for c in data["candidates"])
-    trusted = data.get("trusted")
-    return f"wrote {data['added']} into {data['path']}" + ("" if trusted else f"; next: {data['next']}")
+    return f"wrote {data['added']} into {data['path']}; next: {data['next']}"
 
 
 VIEWS: dict[str, View] = {
