@@ -6,6 +6,7 @@ The client key opens inference; the admin key opens that and the routes that cha
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import secrets
@@ -40,6 +41,16 @@ def read(home: Path) -> Keys | None:
     """The keys of the state folder `home`; None when none were made yet, StateError when the file is damaged."""
     path = home / "keys.json"
     return _parse(path) if path.exists() else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is a name or an address of this machine only: a slot there may go without a key."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def current() -> str | None:

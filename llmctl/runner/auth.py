@@ -6,13 +6,12 @@ Works on the ASGI scope, so that it holds for HTTP and WebSocket alike.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llmctl.errors import Refused, RequestError
-from llmctl.keys import Keys
+from llmctl.keys import Keys, is_loopback
 
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?")
 
@@ -67,16 +66,6 @@ class Auth:
     def _known(self, host: str) -> bool:
         name = _name(host)
         return name is not None and (name in self._hosts or is_loopback(name))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is a name or an address of this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _name(host: str) -> str | None:

@@ -12,8 +12,8 @@ import pytest
 
 from llmctl import keys
 from llmctl.errors import Refused, RequestError, StateError
-from llmctl.keys import Keys
-from llmctl.runner.auth import Auth, is_loopback
+from llmctl.keys import Keys, is_loopback
+from llmctl.runner.auth import Auth
 
 KEYS = Keys(admin="lm-admin-x", client="lm-y")
 
