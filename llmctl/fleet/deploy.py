@@ -14,7 +14,7 @@ from llmctl.catalog import Catalog
 from llmctl.config import Config, Host
 from llmctl.errors import DeployFailed, LlmctlError, NotDeployed, VersionSkew
 from llmctl.fleet import deploy_packages as packages
-from llmctl.fleet import hooks, opening
+from llmctl.fleet import facts_cache, hooks, opening
 from llmctl.fleet.call import call
 from llmctl.fleet.deploy_choice import Choice, Order, choose
 from llmctl.fleet.deploy_side import LONG, HostSide, Shipment, reachable
@@ -98,6 +98,7 @@ class Deploy:
     def run(self) -> Deployed:
         """The whole of it."""
         self.facts = gather(self.transport)
+        facts_cache.write(self.kit.home, self.host, self.facts)
         self.choice = self.chosen()
         self.wanted = self.choice.wanted(self.kit.shipment.release)
         self.side = HostSide(self.transport, self.choice.python.path, self.facts.home, self.kit.shipment, self.on_event)
@@ -179,6 +180,7 @@ class Deploy:
             self.go_back(error)
             raise
         self.finish("ok")
+        facts_cache.released(self.kit.home, self.host, self.kit.shipment.release)
         return self.result(
             DEPLOYED, environments=tuple(self.there["missing"]), sent=sent, changed=tuple(changed),
             slots=(*renewed, *applied),

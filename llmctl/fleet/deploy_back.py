@@ -9,7 +9,7 @@ from typing import Any
 
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, NotDeployed
-from llmctl.fleet import choices, opening
+from llmctl.fleet import choices, facts_cache, opening
 from llmctl.fleet.deploy import Kit, add, smoke
 from llmctl.fleet.deploy_side import LONG, HostSide, reachable
 from llmctl.fleet.gathering import gather
@@ -56,6 +56,7 @@ def rollback(host: Host, kit: Kit, to: str | None, on_event: OnEvent) -> RolledB
                 side.step("finish", audit={**audit, "outcome": error.message}, timeout=LONG)
             raise
         side.step("finish", audit={**audit, "outcome": "ok"}, timeout=LONG)
+    facts_cache.released(kit.home, host, done["to"])
     return RolledBack(host.name, done["from"], done["to"], done["version"], tuple(slots))
 
 
@@ -66,7 +67,9 @@ def prune(host: Host, kit: Kit, on_event: OnEvent) -> dict[str, Any]:
 
 def remove(host: Host, kit: Kit, on_event: OnEvent) -> dict[str, Any]:
     """Take llmctl off a host: {"host", "slots", "removed", "kept"}; models, keys and what happened stay."""
-    return _one_step(host, kit, "remove", on_event)
+    done = _one_step(host, kit, "remove", on_event)
+    facts_cache.released(kit.home, host, "")
+    return done
 
 
 def _one_step(host: Host, kit: Kit, name: str, on_event: OnEvent) -> dict[str, Any]:

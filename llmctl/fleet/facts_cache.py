@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmctl import files
@@ -26,9 +26,13 @@ class Seen:
 
 def write(home: Path, host: Host, facts: Facts) -> Seen:
     """Keep what was seen just now."""
-    seen = Seen(facts, time.time())
-    files.write_json(_path(home, host), {"at": seen.at, "place": _place(host), "facts": facts.to_dict()})
-    return seen
+    return _put(home, host, Seen(facts, time.time()))
+
+
+def released(home: Path, host: Host, release: str) -> None:
+    """Keep that another release is in use there since it was seen ("": none)."""
+    if seen := read(home, host):
+        _put(home, host, Seen(replace(seen.facts, release=release), seen.at))
 
 
 def read(home: Path, host: Host) -> Seen | None:
@@ -46,6 +50,11 @@ def forget(home: Path, host: Host) -> None:
     """Remove what is kept of a host."""
     for suffix in (".json", ".bak", ".torn"):
         _path(home, host).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _put(home: Path, host: Host, seen: Seen) -> Seen:
+    files.write_json(_path(home, host), {"at": seen.at, "place": _place(host), "facts": seen.facts.to_dict()})
+    return seen
 
 
 def _path(home: Path, host: Host) -> Path:

@@ -256,6 +256,16 @@ def test_a_cache_that_cannot_be_read_is_a_host_never_seen(tmp_path: Path, text: 
     assert facts_cache.read(tmp_path, STUDIO)
 
 
+def test_a_deploy_changes_the_release_that_was_seen_and_not_its_age(tmp_path: Path) -> None:
+    facts_cache.released(tmp_path, STUDIO, "1.0-aa")
+    assert facts_cache.read(tmp_path, STUDIO) is None
+    seen = facts_cache.write(tmp_path, STUDIO, facts_of("ubuntu-h100"))
+    facts_cache.released(tmp_path, STUDIO, "1.0-aa")
+    assert facts_cache.read(tmp_path, STUDIO) == replace(seen, facts=replace(seen.facts, release="1.0-aa"))
+    facts_cache.released(tmp_path, STUDIO, "")
+    assert facts_cache.read(tmp_path, STUDIO).facts.version is None  # type: ignore[union-attr]
+
+
 def test_a_forgotten_host_leaves_no_file(tmp_path: Path) -> None:
     for _ in range(2):
         facts_cache.write(tmp_path, STUDIO, facts_of("debian-12"))
