@@ -21,7 +21,8 @@ from llmctl.host import releases
 
 SCRIPT = """\
 #!/bin/sh
-: "${{LLMCTL_HOME:={home}}}" "${{LLMCTL_CONFIG:={home}/config}}"
+[ -n "$LLMCTL_HOME" ] || LLMCTL_HOME={home}
+[ -n "$LLMCTL_CONFIG" ] || LLMCTL_CONFIG={config}
 export LLMCTL_HOME LLMCTL_CONFIG
 PYTHONSAFEPATH=1 PYTHONPATH={lib} exec {python} -m {module} "$@"
 """
@@ -47,7 +48,7 @@ def texts(home: Path, wanted: Wanted) -> dict[str, str]:
     """All files of a release in use besides its code: paths under the state folder and what they hold."""
     base = releases.folder(home, wanted.release).relative_to(home)
     found = pythons(home, wanted)
-    said = {"home": str(home), "lib": str(home / base / "lib"), "python": found["base"]}
+    said = {"home": str(home), "config": str(home / "config"), "lib": str(home / base / "lib"), "python": found["base"]}
     quoted = {key: shlex.quote(value) for key, value in said.items()}
     return {
         **{f"{base}/bin/{name}": SCRIPT.format(**quoted, module=module) for name, module in PROGRAMS.items()},
