@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmctl import hf_token
 from llmctl.errors import LlmctlError
 from llmctl.jobs import kinds, queue, tree
 from llmctl.jobs.secrets import Secrets
@@ -55,7 +56,7 @@ class Worker:
 
     def __init__(self, jobs: Jobs, id: int) -> None:
         self.jobs, self.id, self.me = jobs, id, ProcessId.of(os.getpid())
-        self.log, self.secrets = Log(jobs.log(id)), Secrets(os.environ)
+        self.log, self.secrets = Log(jobs.log(id)), Secrets(os.environ, [hf_token.stored(jobs.home)])
         self.child: subprocess.Popen[bytes] | None = None
         self.terminated: float | None = None
 

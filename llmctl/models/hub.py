@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from llmctl import hf_token
 from llmctl.errors import HubError, LlmctlError, UsageError
 from llmctl.models import hub_errors
 from llmctl.models.hub_errors import Patience
@@ -58,7 +59,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Hub:
-    """The hub at `endpoint`, seen with this process's token (HF_TOKEN, or the one `hf auth login` keeps)."""
+    """The hub at `endpoint`, seen with this host's token (HF_TOKEN, what `hf auth login` keeps, or llmctl.hf_token)."""
 
     endpoint: str
     patience: Patience = Patience()
@@ -67,7 +68,7 @@ class Hub:
         """All files of `repo` at `revision` (None: its main branch), with sizes and hashes."""
         from huggingface_hub import HfApi
 
-        api = HfApi(endpoint=self.endpoint)
+        api = HfApi(endpoint=self.endpoint, token=hf_token.fallback())
         about = f"{repo} at {revision}" if revision else repo
         info = self.patiently(
             about, lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=timeout())
@@ -110,7 +111,8 @@ class Hub:
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
         # A compressed answer could not be resumed by a range. The session drops the token on another host.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
+        headers = build_hf_headers(token=hf_token.fallback())
+        headers |= {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
         url = hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint)
         with get_session().stream("GET", url, headers=headers, timeout=timeout()) as response:
             hf_raise_for_status(response)

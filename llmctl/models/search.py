@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from llmctl import hf_token
 from llmctl.catalog import Catalog, Model
 from llmctl.errors import HubError, Unreachable
 from llmctl.models.hub import REPO, Hub
@@ -52,7 +53,7 @@ def on_hub(text: str, format: str | None, limit: int) -> list[Repo]:
     once = Patience(tries=1, connects=1)  # huggingface-hub tries again by itself here
 
     def ask() -> list[Any]:
-        found = HfApi(endpoint=endpoint).list_models(
+        found = HfApi(endpoint=endpoint, token=hf_token.fallback()).list_models(
             search=text, filter=TAGS[format] if format else None, sort="downloads", limit=limit
         )
         return list(found)

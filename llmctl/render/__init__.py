@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from llmctl.render import (
     search,
     slots,
     smoke,
+    token,
     trust,
     wheelhouse,
 )
@@ -88,6 +90,9 @@ def _planned(data: Mapping[str, Any]) -> str:
     )
 
 
+FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token"))
+"""What other hosts ask, and people hardly ever."""
+
 VIEWS: dict[str, View] = {
     "init": lambda data: "\n".join(f"wrote {path}" for path in data["written"]),
     "version": lambda data: f"llmctl {data['version']}",
@@ -106,6 +111,8 @@ VIEWS: dict[str, View] = {
     **deploy.VIEWS,
     **fleet.VIEWS,
     **smoke.VIEWS,
+    **token.VIEWS,
+    **dict.fromkeys(FOR_HOSTS, lambda data: json.dumps(data, indent=1)),
     **trust.VIEWS,
     **wheelhouse.VIEWS,
 }
