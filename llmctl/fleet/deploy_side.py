@@ -74,7 +74,7 @@ class HostSide:
         )  # fmt: skip
 
     def _event(self, line: str) -> None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             event = json.loads(line)
             if isinstance(event, dict) and "event" in event:
                 self.on_event(event)
@@ -166,7 +166,7 @@ def reachable(error: BaseException) -> bool:
 
 def _answer(ran: Ran) -> dict[str, Any] | None:
     for line in reversed(ran.out.splitlines()):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(line)
             if isinstance(answer, dict) and "ok" in answer:
                 return answer

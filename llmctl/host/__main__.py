@@ -49,7 +49,7 @@ def asked() -> dict[str, Any]:
     """The request."""
     try:
         request = json.loads(sys.stdin.buffer.readline())
-    except ValueError:
+    except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):
         raise UsageError("the host side of a deploy is asked by one JSON line", hint="llmctl deploy HOST")
