@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from llmctl import units
+from llmctl import keys, units
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, LoadFailed, Unreachable
 from llmctl.files import locked
@@ -34,26 +34,32 @@ def is_up(folder: SlotFolder) -> bool:
 def ensure_server(home: Path, port: int, launch: Launch | None = None) -> None:
     """A slot server runs on `port` afterwards. Raises what keeps it from starting: foreign listener, state, key.
 
-    `launch` None: as it was launched before. Of several callers at once one starts it.
+    `launch` None: as it was launched before. Of several callers at once one starts it. The keys that a slot beyond
+    loopback needs are made with the first one.
     """
     folder = SlotFolder(home, port)
     folder.make()
+    if launch and not keys.is_loopback(launch.bind):
+        keys.show(home)
     with held_down(folder) as down:
         if down:
             _start(folder, launch)
 
 
-def move(home: Path, port: int, service: str) -> None:
-    """The slot server comes under another service manager: a new one takes the listening socket over.
+def under(home: Path, port: int, service: str) -> None:
+    """A slot server runs on `port` under this service manager afterwards, whatever it ran under before.
 
-    Meanwhile connections wait; the engine is started anew. Refused, with nothing changed, when answers take too long.
+    One that runs under another gives its listening socket to the new one: meanwhile connections wait, and the engine
+    starts anew. Refused, with nothing changed, when answers take too long to wait for.
     """
     folder = SlotFolder(home, port)
-    with held_down(folder):
+    with held_down(folder) as down:
         before = folder.read_desired().launch
         if before.service != service:
             _start(folder, replace(before, service=service))
             units.get(before.service).stop(home, port)
+        elif down:
+            _start(folder, None)
 
 
 @contextlib.contextmanager
@@ -74,6 +80,8 @@ def _start(folder: SlotFolder, launch: Launch | None) -> None:
     try:
         units.get(now.service).start(folder.home, folder.port)
         _wait_until_up(folder)
+        if desired.spec is None:
+            units.get(now.service).at_boot(folder.home, folder.port, False)
     except LlmctlError as error:
         if now != before:
             folder.write_desired(desired)

@@ -14,7 +14,7 @@ from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
 from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
 from llmctl.processes import code, start_time
 from llmctl.slots import control
-from llmctl.slots.launch import ensure_server, held_down, move
+from llmctl.slots.launch import ensure_server, held_down, under
 from llmctl.slots.state import Disabled, Launch, SlotFolder, slot_ports
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -145,9 +145,9 @@ def restart(
     A slot server that runs under another service manager than `service` comes under that one; its engine starts anew.
     """
     _must_exist(home, port)
-    if reexec and service not in ("auto", SlotFolder(home, port).read_desired().launch.service):
+    if reexec and service != "auto" and service != _service(SlotFolder(home, port)):
         began = time.monotonic()
-        move(home, port, service)
+        under(home, port, service)
         return _settled(home, port, began)
     if reexec:
         return _reexec(home, port)
@@ -214,8 +214,16 @@ def log_lines(home: Path, port: int, *, follow: bool = False, lines: int = 100) 
     return logs.read(SlotFolder(home, port).log, lines, lambda: follow)
 
 
+def _service(folder: SlotFolder) -> str:
+    """What keeps the slot server running: as it says itself, or where none runs as its state says."""
+    try:
+        return str(control.call(folder.control, "ping", timeout=STATUS_TIMEOUT)["service"])
+    except Unreachable:
+        return folder.read_desired().launch.service
+
+
 def _units(home: Path, port: int) -> units.Units:
-    return units.get(SlotFolder(home, port).read_desired().launch.service)
+    return units.get(_service(SlotFolder(home, port)))
 
 
 def _must_exist(home: Path, port: int) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from llmctl.errors import LoadFailed, from_dict
 from llmctl.processes import own_environment
 from llmctl.slots.state import SlotFolder
-from llmctl.units import UnitState
+from llmctl.units import UnitState, program
 
 START_TIMEOUT = 30.0
 
 
 class Detached:
-    """Starts in the code of whoever asks, and knows nothing of a slot afterwards."""
+    """Starts the release in use, or where there is none the code of whoever asks; knows nothing of it afterwards."""
 
     def install(self, home: Path) -> list[str]:
         return []
@@ -26,7 +26,9 @@ class Detached:
     def start(self, home: Path, port: int) -> None:
         folder = SlotFolder(home, port)
         read, write = os.pipe()
-        argv = [sys.executable, "-m", "llmctl.runner.server", str(port), "--home", str(home), "--ready-fd", str(write)]
+        deployed = [str(program(home))] if program(home).exists() else None
+        server = deployed or [sys.executable, "-m", "llmctl.runner.server"]
+        argv = [*server, str(port), "--home", str(home), "--ready-fd", str(write)]
         with open(folder.errors, "ab") as errors:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=(write,), cwd=home,

@@ -81,10 +81,9 @@ class Systemd:
             )
         if self._property(unit, "ActiveState") == "failed":
             self._change("systemctl", "reset-failed", unit)
-        self._change("systemctl", "enable", "--quiet", unit)
         started = self._systemctl("start", unit, change=True, timeout=START_TIMEOUT + 10)
         if started.returncode == 0:
-            return
+            return self.at_boot(home, port, True)
         if (refused := _needs_password(started)) is not None:
             raise refused
         about = self._systemctl("status", "--no-pager", "--full", "--lines=10", unit).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shlex
 import shutil
 from functools import cache
 from pathlib import Path
@@ -93,10 +94,10 @@ class Host:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def llmctl(self, words: str, code: int = 0, timeout: float = 120) -> dict[str, Any]:
-        """A verb with --json; its data."""
+    def llmctl(self, words: str, code: int | None = 0, timeout: float = 120) -> dict[str, Any]:
+        """A verb with --json, its data and errors; `code` None: whatever becomes of it."""
         ran = self.machine.ran(f"{HOME}/bin/llmctl --json {words}", "op", timeout)
-        assert ran.returncode == code, f"{words}: {ran.returncode}: {ran.stdout}{ran.stderr}"
+        assert code in (None, ran.returncode), f"{words}: {ran.returncode}: {ran.stdout}{ran.stderr}"
         envelope = json.loads(ran.stdout)
         return {**envelope["data"], "errors": envelope["errors"]}
 
@@ -120,3 +121,29 @@ class Host:
     def answers(self, port: int) -> bool:
         """Something listens there and says how it is."""
         return self.machine.ran(f"curl -sf http://127.0.0.1:{port}/health").returncode == 0
+
+    def python(self, code: str, user: str = "op") -> str:
+        """What a piece of Python prints in the release in use, with `home` as its state folder."""
+        prelude = f"from pathlib import Path\nhome = Path({HOME!r})\n"
+        run = f"PYTHONPATH={HOME}/current/lib {BASE}/bin/python -c {shlex.quote(prelude + code)}"
+        return self.machine.sh(run, user)
+
+    def ping(self, port: int) -> dict[str, Any]:
+        """What the slot server says of itself."""
+        asked = f"control.call(home / 'slots' / '{port}' / 'control.sock', 'ping')"
+        said = self.python(f"import json\nfrom llmctl.slots import control\nprint(json.dumps({asked}))")
+        return dict(json.loads(said))
+
+    def install_units(self, service: str) -> str:
+        """What llmctl.units changed so that the host has its unit."""
+        return self.python(f"from llmctl import units\nprint(units.get({service!r}).install(home))")
+
+    def show(self, unit: str, *properties: str, user: bool = True) -> list[str]:
+        """Properties of a unit, as systemd has them."""
+        names = " ".join(f"-p {name}" for name in properties)
+        said = self.machine.sh(f"systemctl {'--user' if user else ''} show {names} {unit}", "op")
+        found = dict(line.split("=", 1) for line in said.splitlines())
+        return [found[name] for name in properties]
+
+    def gone(self, pid: int) -> bool:
+        return self.machine.ran(f"kill -0 {pid}").returncode != 0
