@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "host": {"host", "environments", "units", "slots.control", "slots.state", *CORE},
     "fleet": {"fleet", "profiles", "environments", "models.choice", "models.manifest", "progress", *CORE},
     "checks": {"checks", "client", "keys", "slots", "models", "backends", *CORE},
-    "slots": {"slots", "profiles", "models", "backends", "units", "environments", *CORE},
+    "slots": {"slots", "keys", "profiles", "models", "backends", "units", "environments", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "environments", "units", "keys", *CORE},
     "runner.worker": {"runner.frames", "engines", "techniques", "domain", "errors"},
     "runner.frames": {"domain", "errors"},
