@@ -133,7 +133,8 @@ def solve(lock: str, pins: Pins, cache: Path, build: str | None) -> str:
         (folder / "in.txt").write_text("\n".join([*direct[1].split(" | "), *(f"{k}=={v}" for k, v in pins.items())]))
         (folder / "out.txt").write_text(lock)  # uv prefers the versions that are there
         argv = [*_uv(), "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-annotate", "--no-header"]
-        argv += ["--python-version", OLDEST, "--output-file", "out.txt", "in.txt"]
+        argv += ["--python-version", OLDEST, "--python", sys.executable, "--no-python-downloads"]
+        argv += ["--output-file", "out.txt", "in.txt"]
         argv += ["--torch-backend", build] if build else []
         done = subprocess.run(
             argv, cwd=folder, env=_indexes(os.environ), stdin=subprocess.DEVNULL, capture_output=True, text=True
