@@ -60,7 +60,8 @@ linux() {
     done
     [ -d /run/systemd/system ] || return
     bounded systemctl show -p Version | each systemd
-    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$uid} bounded systemctl --user show -p Version | each systemd-user
+    runtime=${XDG_RUNTIME_DIR:-/run/user/$uid}
+    bounded env "XDG_RUNTIME_DIR=$runtime" systemctl --user show -p Version | each systemd-user
     [ -e "/var/lib/systemd/linger/$user" ] && say linger yes
 }
 
