@@ -7,12 +7,14 @@ works on are its arguments. POSIX sh and what macOS, busybox and coreutils share
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 
 from llmctl.errors import UsageError
 
 GRACE = 1  # second from the polite signal to the one that cannot be ignored
+_VERB = re.compile(r"[a-z][a-z-]{0,19}")
 UNBOUNDED = 100_000_000  # seconds that GNU and busybox `timeout` both take
 
 _TIMEOUT = f"command -v timeout >/dev/null 2>&1 && t='timeout -k {GRACE}' || t="
@@ -63,10 +65,10 @@ def get(source: str, offset: int) -> bytes:
 
 
 def title(argv: Sequence[str]) -> str:
-    """How messages name a program: its name and first word, never what could be long or secret."""
+    """How messages name a program: its name, and its verb where it has one; never what could be long or secret."""
     name = argv[0].rpartition("/")[2]
-    words = [word for word in argv[1:] if not word.startswith("-")]
-    return " ".join([name, *words[:1]])[:60]
+    verb = next((word for word in argv[1:] if not word.startswith("-")), "")
+    return f"{name} {verb}" if _VERB.fullmatch(verb) else name
 
 
 def _script(script: str, *words: str) -> bytes:

@@ -101,6 +101,16 @@ def of_get(name: str, source: str, code: int, err: str) -> LlmctlError:
     return LlmctlError(f"{source} cannot be fetched from {name}: {told}", host=name)
 
 
+def noise(name: str, said: bytes) -> LlmctlError:
+    """The login shell of the host prints something of its own before what it was asked for."""
+    text = said[:200].decode(errors="replace")
+    return LlmctlError(
+        f"the login shell on {name} prints {text!r} where an answer was expected",
+        hint=f"keep ~/.bashrc and the like on {name} silent for shells that are not interactive",
+        host=name,
+    )
+
+
 def _rejected(login: Login, more: str) -> AuthRejected:
     defaults = [path for path in (Path.home() / ".ssh" / key for key in DEFAULT_KEYS) if path.is_file()]
     keys = [*login.identities, *(path for path in defaults if path not in login.identities)]
@@ -126,9 +136,9 @@ def _locked(path: Path) -> bool:
 
     try:
         PKey.from_path(path)
-    except PasswordRequiredException:
+    except (PasswordRequiredException, TypeError):  # cryptography's answer to a missing passphrase is a TypeError
         return True
-    except (OSError, ValueError, TypeError, SSHException, UnsupportedAlgorithm):
+    except (OSError, ValueError, SSHException, UnsupportedAlgorithm):
         return False
     return False
 

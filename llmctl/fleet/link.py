@@ -18,7 +18,7 @@ from typing import Any
 
 import fabric
 import paramiko
-from paramiko.ssh_exception import ChannelException, SSHException
+from paramiko.ssh_exception import SSHException
 
 from llmctl.errors import LockedOut, Unreachable
 from llmctl.fleet import failures, known_hosts
@@ -48,20 +48,16 @@ for name in ("paramiko", "fabric", "invoke"):
 
 
 class Link:
-    """A connection that is logged in. Call `heard` whenever something came over it; `lost` says that it went away."""
+    """A connection that is logged in; `lost` says that it went away."""
 
     def __init__(self, connection: fabric.Connection, way: Way) -> None:
         self.transport: paramiko.Transport = connection.transport
         self._connection, self._way = connection, way
-        self._last = time.monotonic()
         self._done = threading.Event()
 
     @property
     def lost(self) -> bool:
         return not self.transport.is_active()
-
-    def heard(self) -> None:
-        self._last = time.monotonic()
 
     def watch(self) -> None:
         """From now on close the connection when nothing answers any more."""
@@ -69,70 +65,83 @@ class Link:
 
     def close(self) -> None:
         self._done.set()
-        self._way.hang_up()
+        self._way.wire.hang_up()
         self._connection.client.close()
         self._way.close()
 
     def _watch(self) -> None:
         while not self._done.wait(PING_EVERY) and not self.lost:
             asked = time.monotonic()
-            if asked - self._last < PING_EVERY:
+            if asked - self._way.wire.heard < PING_EVERY:
                 continue
             # A thread of its own: with a full send buffer even asking would wait forever.
             ping = threading.Thread(target=self._ping, daemon=True)
             ping.start()
             ping.join(PING_WAIT)
-            if self._last < asked and not self._done.is_set():
+            if self._way.wire.heard < asked and not self._done.is_set():
                 self.transport.close()
 
     def _ping(self) -> None:
-        """Ask for a channel of a kind that no server has: its refusal is the answer."""
-        try:
+        """Ask for a channel of a kind that no server has; it is refused, and the refusal is heard."""
+        with contextlib.suppress(SSHException, OSError, EOFError):
             self.transport.open_channel("ping@llmctl", timeout=PING_WAIT)
-        except ChannelException:
-            self.heard()
-        except (SSHException, OSError, EOFError):
-            pass
 
 
-class _Prompt(socket.socket):
-    """A TCP socket that sends at once and acknowledges at once.
+class Wire:
+    """What a connection's bytes go through: a socket, or a channel of a gateway. `heard` is when the last ones came."""
 
-    Until the first session is open sshd sends no small packet before the last one was acknowledged, and a system
-    likes to acknowledge after 40 ms: a login would take 65 ms on loopback where it takes 30.
-    """
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._tcp = isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6)
+        self._closed = False  # paramiko asks for it by this name
+        self.heard = time.monotonic()
+        if self._tcp:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(fileno=sock.detach())
-        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def recv(self, size: int) -> bytes:
+        """What came, acknowledged at once.
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        data = super().recv(size, flags)
-        if hasattr(socket, "TCP_QUICKACK"):  # Linux; it lasts for one packet
-            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        Until the first session is open sshd sends no small packet before the last one was acknowledged, and a system
+        likes to acknowledge after 40 ms: a login would take 65 ms on loopback where it takes 30.
+        """
+        data: bytes = self._sock.recv(size)
+        self.heard = time.monotonic()
+        if self._tcp and hasattr(socket, "TCP_QUICKACK"):  # Linux; it lasts for one packet
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return data
+
+    def send(self, data: bytes) -> int:
+        return int(self._sock.send(data))
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._sock.settimeout(seconds)
+
+    def close(self) -> None:
+        self._closed = True
+        self._sock.close()
+
+    def hang_up(self) -> None:
+        """Let the reader see the end now, and not when it looks up next."""
+        with contextlib.suppress(OSError, EOFError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class Way:
-    """What a connection runs over: a socket, a channel of a gateway, or a ProxyCommand."""
+    """How the bytes get there: by TCP, through a gateway, or through a ProxyCommand."""
 
     def __init__(self, login: Login, via: Link | None) -> None:
         self.via = via
         self.process: subprocess.Popen[bytes] | None = None
         if via:
-            self.sock: Any = _through(via, login)
+            self.wire = Wire(_through(via, login))
         elif login.command:
-            self.sock, self.process = _command(login)
+            sock, self.process = _command(login)
+            self.wire = Wire(sock)
         else:
             try:
-                self.sock = _Prompt(socket.create_connection((login.address, login.port), CONNECT))
+                self.wire = Wire(socket.create_connection((login.address, login.port), CONNECT))
             except OSError as error:
                 raise failures.of_tcp(error, login, CONNECT) from None
-
-    def hang_up(self) -> None:
-        """Let the reader of the socket see its end now, and not when it looks up next."""
-        with contextlib.suppress(OSError, EOFError):
-            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End it, its gateway too."""
@@ -142,7 +151,7 @@ class Way:
 
     def leave(self) -> None:
         """End it; its gateway stays."""
-        self.sock.close()
+        self.wire.close()
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -175,7 +184,7 @@ def host_key(login: Login, own: Path) -> Key:
             stack.callback(via.close)
         way = Way(login, via)
         stack.callback(way.leave)
-        transport = _transport(way.sock, Trusted())
+        transport = _transport(way.wire, Trusted())
         stack.callback(transport.close)
         transport.banner_timeout = HELLO
         try:
@@ -211,13 +220,13 @@ def _log_in(login: Login, own: Path, via: Link | None) -> Link:
         forward_agent=False,
         connect_timeout=int(2 * HELLO),
         connect_kwargs={
-            "sock": way.sock,
+            "sock": way.wire,
             "banner_timeout": HELLO,
             "auth_timeout": AUTH,
             "channel_timeout": CHANNEL,
             "key_filename": [str(path) for path in login.identities],
             "allow_agent": login.agent,
-            "transport_factory": lambda sock, **_: _transport(sock, known),
+            "transport_factory": lambda wire, **_: _transport(wire, known),
         },
     )
     connection.client.set_missing_host_key_policy(judge)
@@ -232,9 +241,9 @@ def _log_in(login: Login, own: Path, via: Link | None) -> Link:
     return Link(connection, way)
 
 
-def _transport(sock: Any, known: Trusted) -> paramiko.Transport:
-    """An ssh client on `sock` with our choice of algorithms; the types of the keys that are known come first."""
-    transport = paramiko.Transport(sock)
+def _transport(wire: Wire, known: Trusted) -> paramiko.Transport:
+    """An ssh client on `wire` with our choice of algorithms; the types of the keys that are known come first."""
+    transport = paramiko.Transport(wire)
     options = transport.get_security_options()
     options.kex = tuple(name for name in KEX if name in options.kex)
     options.ciphers = tuple(name for name in CIPHERS if name in options.ciphers)

@@ -83,7 +83,8 @@ class LocalTransport:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in reversed([folder for folder in path.parents if not folder.exists()]):
+                folder.mkdir(mode=0o700, exist_ok=True)
             with open(temp, "wb", opener=files.private) as file:
                 for block in _blocks(source):
                     file.write(block)
@@ -104,7 +105,7 @@ class LocalTransport:
             with open(self._home / source, "rb") as file, open(target, "ab") as copy:
                 size = os.fstat(file.fileno()).st_size
                 if copy.tell() > size:
-                    copy.truncate(0)
+                    copy.seek(copy.truncate(0))
                 file.seek(copy.tell())
                 while block := file.read(BLOCK):
                     copy.write(block)

@@ -24,6 +24,9 @@ from llmctl.fleet.transport import OnBytes, OnLine
 BLOCK = 2**15
 SILENCE = 60.0
 """Seconds without a byte after which a transfer has failed; a slow one may take as long as it wants."""
+FINISH = 600.0
+"""Seconds that a host may take to get a file that was sent altogether onto its disk."""
+LOOK = 0.25
 BROKEN = (SSHException, OSError, EOFError)
 
 
@@ -85,7 +88,6 @@ class Program:
                         return
                     view = view[sent:]
                     done += sent
-                    self.link.heard()
                     if on_bytes:
                         on_bytes(done, size)
             self.channel.shutdown_write()
@@ -116,21 +118,24 @@ class Program:
     def receive(self, target: Path, has: int, on_bytes: OnBytes | None) -> Fetched:
         """Append what `commands.get` prints to `target`, of which `has` bytes are here."""
         head, err, size, done = b"", Output(), None, has
-        with open(target, "ab") as file:
+        with contextlib.ExitStack() as stack:
             for data, pipe in self._pieces((Output(), err), silence=SILENCE):
                 if pipe is err:
                     err.feed(data)
                     continue
                 if size is None:
-                    first, newline, data = (head + data).partition(b"\n")
-                    head = first
-                    if not newline or not first.strip().isdigit():
+                    head, newline, data = (head + data).partition(b"\n")
+                    if not newline:
                         continue
-                    size = int(first)
-                file.write(data)
-                done += len(data)
-                if on_bytes and done <= size:
-                    on_bytes(done, size)
+                    if not head.strip().isdigit():
+                        raise failures.noise(self.host, head)
+                    size = int(head)
+                    file = stack.enter_context(open(target, "ab"))
+                if data:
+                    file.write(data)
+                    done += len(data)
+                    if on_bytes:
+                        on_bytes(done, size)
         code = self._code(time.monotonic() + CHANNEL)
         if size is not None and done < size:
             raise self._cut()
@@ -146,6 +151,7 @@ class Program:
         ready = self.channel.fileno()
         try:
             while True:
+                last = time.monotonic()
                 over = self.channel.eof_received or self.channel.closed
                 while self.channel.recv_ready():
                     yield self.channel.recv(BLOCK), pipes[0]
@@ -153,12 +159,21 @@ class Program:
                     yield self.channel.recv_stderr(BLOCK), pipes[1]
                 if over:
                     return
-                self.link.heard()
-                wait = silence if ends is None else max(0.0, ends - time.monotonic())
-                if not select.select([ready], [], [], wait)[0]:
-                    raise self._cut()
+                until = ends if ends is not None else last + silence if silence is not None else None
+                self._wait(ready, until)
         except BROKEN:
             raise self._cut() from None
+
+    def _wait(self, ready: int, until: float | None) -> None:
+        """Return when there may be something to read; TransportCut at the time `until`.
+
+        paramiko may forget to mark `ready` when both outputs change at once, so they are looked at now and then too.
+        """
+        while not select.select([ready], [], [], LOOK)[0]:
+            if self.channel.recv_ready() or self.channel.recv_stderr_ready() or self.channel.closed:
+                return
+            if until is not None and time.monotonic() >= until:
+                raise self._cut()
 
     def _code(self, ends: float) -> int:
         self.channel.status_event.wait(max(0.0, ends - time.monotonic()))

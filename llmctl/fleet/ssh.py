@@ -18,7 +18,7 @@ from llmctl.config import Host
 from llmctl.fleet import commands, failures
 from llmctl.fleet.link import Link, open_link
 from llmctl.fleet.output import Output
-from llmctl.fleet.program import SILENCE, Program
+from llmctl.fleet.program import FINISH, Program
 from llmctl.fleet.ssh_settings import Login
 from llmctl.fleet.transport import OnBytes, OnLine, Ran
 
@@ -68,7 +68,7 @@ class SshTransport:
             program = stack.enter_context(self._started(commands.put(target, size, mode), f"writing {target}"))
             err = Output()
             program.send(file, size, on_bytes)
-            code = program.collect(Output(), err, time.monotonic() + SILENCE)
+            code = program.collect(Output(), err, time.monotonic() + FINISH)
         if code:
             raise failures.of_put(self.host.name, target, size, code, err.text)
 

@@ -66,14 +66,15 @@ class SshHost:
         enter.chmod(0o755)
         authorized = self.folder / "authorized_keys"
         authorized.write_text(self.client_key.with_suffix(".pub").read_text())
-        # the first line of a setting counts, so `lines` come first
-        said = [
-            *self.lines, f"ListenAddress 127.0.0.1:{self.port}", f"HostKey {key}", f"AuthorizedKeysFile {authorized}",
+        defaults = [
+            f"ListenAddress 127.0.0.1:{self.port}", f"HostKey {key}", f"AuthorizedKeysFile {authorized}",
             f"ForceCommand {enter}", "StrictModes no", "UsePAM no", "PasswordAuthentication no",
             "KbdInteractiveAuthentication no", "PermitRootLogin yes", "UseDNS no", "PidFile none",
             "SetEnv SHLVL=5",  # bash then leaves the .bashrc of whoever runs the tests alone
             "MaxStartups 200", "MaxSessions 64", "Subsystem sftp /usr/lib/openssh/sftp-server", "LogLevel VERBOSE",
         ]  # fmt: skip
+        given = {line.split()[0] for line in self.lines}  # instead of the default: of some the last line counts
+        said = [*self.lines, *(line for line in defaults if line.split()[0] not in given)]
         settings.write_text("\n".join(said) + "\n")
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
