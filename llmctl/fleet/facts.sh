@@ -104,8 +104,8 @@ for dir in $dirs; do
         [ -f "$python" ] && [ -x "$python" ] || continue
         for other in $seen; do [ "$python" -ef "$other" ] && continue 2; done
         seen=$seen:$python
-        # without Apple's command line tools, this one opens a window that asks for them
-        case $system:$python in Darwin*:/usr/bin/python3) xcode-select -p >/dev/null || continue ;; esac
+        # without Apple's command line tools, Apple's own opens a window that asks for them
+        case $system:$python in Darwin*:/usr/bin/python3*) xcode-select -p >/dev/null || continue ;; esac
         say python "$python $(bounded "$python" -V 2>&1 | head -n 1)"
     done
 done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
 import shutil
 import subprocess
 import time
@@ -113,8 +114,7 @@ def test_a_program_that_hangs_is_ended_and_the_rest_is_told(machine: Machine) ->
 def test_an_empty_environment_and_a_bare_path_suffice(machine: Machine) -> None:
     ran = subprocess.run(["/bin/sh", "-s"], input=script(), capture_output=True, env={}, timeout=60)
     facts = parse(ran.stdout.decode(), Clock(time.time() - 30, time.time()))
-    assert facts.os == "linux"
-    assert facts.home.startswith("/")
+    assert (facts.os, facts.home) == ("linux", pwd.getpwuid(os.getuid()).pw_dir)
 
 
 # ── Pythons and tools ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,4 +244,6 @@ def test_a_mac_as_its_programs_are_documented(machine: Machine, shell: str) -> N
     assert [(gpu.name, gpu.cores) for gpu in facts.accelerators] == [("Apple M3 Ultra", 80)]
     assert "launchd" in facts.services
     assert "nobody is logged in" in facts.notes[0]
-    assert "/usr/bin/python3" not in [python.path for python in facts.pythons]
+    assert not [python for python in facts.pythons if python.path.startswith("/usr/bin/")]
+    machine.program("xcode-select", "echo /Library/Developer/CommandLineTools")
+    assert [python for python in machine.facts(shell).pythons if python.path.startswith("/usr/bin/")]

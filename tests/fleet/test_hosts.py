@@ -193,6 +193,20 @@ def test_a_release_of_another_version_is_a_finding(run: Run, trusted: list[SshHo
 
 
 @needs_sshd
+def test_check_as_people_see_it(
+    trusted: list[SshHost], home: Path, capsys: pytest.CaptureFixture[str], run: Run
+) -> None:
+    (home / known_hosts.FILE).write_text(trusted[0].known())
+    assert main(["hosts", "check"]) == 3
+    shown = capsys.readouterr()
+    head, h1, h2 = shown.out.splitlines()
+    assert head.split() == ["HOST", "VERDICT", "KEY", "PYTHON", "LLMCTL", "BACKEND", "SERVICE", "WHY"]
+    assert h1.split()[:3] == ["h1", "ok", "trusted"]
+    assert h2.split() == ["h2", "unreachable", "not", "trusted", "-", "-", "-", "-", "key_unknown"]
+    assert "hint: llmctl hosts trust h2" in shown.err
+
+
+@needs_sshd
 def test_a_profile_that_talks_does_not_disturb(run: Run, trusted: list[SshHost]) -> None:
     enter = trusted[1].folder / "enter"
     quiet = enter.read_text()
@@ -298,3 +312,14 @@ def test_the_hosts_of_the_ssh_configuration_can_be_added(run: Run, three: None, 
         ("studio-2", "studio2.invalid"),
         ("cellar", "cellar"),
     ]
+
+
+def test_without_a_configuration_the_first_host_makes_one(
+    folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLMCTL_CONFIG")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, data, _ = run("hosts", "add", "new", "new.invalid")
+    assert (code, data["path"]) == (0, str(tmp_path / "operator" / ".config" / "llmctl" / "hosts.toml"))
+    assert list(by_name(run("hosts", "list")[1])) == ["local", "new"]
