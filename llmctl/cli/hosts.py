@@ -14,7 +14,7 @@ from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session
 from llmctl.config import Host
 from llmctl.envelope import Answer
-from llmctl.errors import KeyChanged, KeyUnknown, Unreachable
+from llmctl.errors import KeyChanged, KeyUnknown, Unreachable, UsageError
 from llmctl.fleet import facts_cache, fanout, gathering, selection
 from llmctl.fleet.facts_cache import Seen
 from llmctl.fleet.fanout import Outcome
@@ -96,11 +96,11 @@ def _verdict(session: Session, outcome: Outcome[Seen]) -> dict[str, Any]:
     verdict = FINDING if any(finding.bad for finding in found) else OK
     if error:
         verdict = UNREACHABLE if isinstance(error, Unreachable) else FAILED
-    trusted = None if outcome.host.transport == "local" or verdict == UNREACHABLE else True
+    unasked = outcome.host.transport == "local" or isinstance(error, Unreachable | UsageError)
     return {
         **_row(session, outcome.host),
         "verdict": verdict,
-        "trusted": False if isinstance(error, KeyUnknown | KeyChanged) else trusted,
+        "trusted": False if isinstance(error, KeyUnknown | KeyChanged) else None if unasked else True,
         "findings": [asdict(finding) for finding in found],
         "error": {"code": error.code, "message": error.message, "hint": error.hint} if error else None,
     }

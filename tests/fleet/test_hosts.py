@@ -193,6 +193,33 @@ def test_a_release_of_another_version_is_a_finding(run: Run, trusted: list[SshHo
 
 
 @needs_sshd
+def test_f13_a_host_whose_clock_is_a_day_ahead_is_named(run: Run, trusted: list[SshHost], tmp_path: Path) -> None:
+    date = tmp_path / "date"
+    date.write_text("#!/bin/sh\necho $(($(/bin/date +%s) + 86400))\n")
+    date.chmod(0o755)
+    enter = trusted[1].folder / "enter"
+    right = enter.read_text()
+    enter.write_text(right.replace("cd ", f'PATH="{tmp_path}:$PATH"; export PATH; cd ', 1))
+    try:
+        code, data, _ = run("hosts", "check")
+    finally:
+        enter.write_text(right)
+    h1, h2 = by_name(data).values()
+    assert (code, h1["verdict"], h2["verdict"]) == (3, "ok", "finding")
+    assert abs(h2["facts"]["skew"] - 86400) < 60
+    assert [finding["what"] for finding in h2["findings"] if finding["bad"]] == ["clock"]
+
+
+@needs_sshd
+def test_an_entry_that_cannot_be_used_fails_alone(run: Run, trusted: list[SshHost], folder: Path) -> None:
+    text = (folder / "hosts.toml").read_text()
+    (folder / "hosts.toml").write_text(text + '[hosts.h3]\ntransport = "ssh"\naddress = "-oProxyCommand=id"\n')
+    code, data, errors = run("hosts", "check")
+    assert (code, [row["verdict"] for row in data["hosts"]]) == (3, ["ok", "ok", "failed"])
+    assert (data["hosts"][2]["trusted"], errors[0]["host"]) == (None, "h3")
+
+
+@needs_sshd
 def test_check_as_people_see_it(
     trusted: list[SshHost], home: Path, capsys: pytest.CaptureFixture[str], run: Run
 ) -> None:
