@@ -87,7 +87,7 @@ def _make(
     lock: int,
 ) -> None:
     requirements = folder.with_name(f".{folder.name}.txt")
-    requirements.write_text(wanted.requirements if not wheelhouse else _without_indexes(wanted.requirements))
+    requirements.write_text(wanted.requirements)
     try:
         plan = Plan(folder, requirements, python, _version(python), tool, wheelhouse)
         for argv in MANAGERS[manager](plan):
@@ -103,11 +103,6 @@ def _make(
         os.fsync(file.fileno())
     sync(folder)
     sync(folder.parent)
-
-
-def _without_indexes(requirements: str) -> str:
-    """The requirements alone: a line that names an index would be asked in spite of the wheelhouse."""
-    return "".join(line for line in requirements.splitlines(True) if not line.startswith(("--index", "--extra-index")))
 
 
 def _version(python: Path) -> str:

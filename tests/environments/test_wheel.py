@@ -53,7 +53,9 @@ def copied(folder: Path) -> Path:
 
 
 def test_it_holds_data_and_locks_and_nothing_compiled(tmp_path: Path) -> None:
-    names = zipfile.ZipFile(wheel.make(tmp_path)).namelist()
+    archive = zipfile.ZipFile(wheel.make(tmp_path))
+    names = archive.namelist()
+    assert {(entry.date_time, entry.compress_type) for entry in archive.infolist()} == {((1980, 1, 1, 0, 0, 0), 0)}
     assert {"llmctl/catalog.toml", "llmctl/environments/locks/base.txt", "llmctl/__main__.py"} <= set(names)
     assert not [name for name in names if name.endswith(".pyc") or "/." in name]
     assert names[-1].endswith(".dist-info/RECORD")

@@ -64,6 +64,14 @@ def test_s13_what_an_index_sends_must_have_the_hash_of_the_lock(own_index: Path,
     assert caught.value.hint and not list((tmp_path / "cache").iterdir())
 
 
+def test_s13_a_package_without_a_hash_is_not_fetched(own_index: Path, tmp_path: Path) -> None:
+    make_wheel(own_index, "demo", "1.0")
+    with pytest.raises(DeployFailed) as caught:
+        collect([Wanted("demo", "demo==1.0\n")], PYTHON, DEBIAN, tmp_path / "cache")
+    assert any("--require-hashes" in line for line in caught.value.details["log"])
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_only_a_source_package_is_a_clear_error(own_index: Path, tmp_path: Path) -> None:
     (own_index / "demo-1.0.tar.gz").write_bytes(b"x")
     digest = wheelhouse.sha256(own_index / "demo-1.0.tar.gz")
