@@ -79,8 +79,9 @@ class SshHost:
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         with open(self.folder / "log", "ab") as log:
+            before = self.log.count("Server listening")
             self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(settings)], stdout=log, stderr=log)
-        eventually(lambda: "Server listening" in self.log)
+        eventually(lambda: self.log.count("Server listening") > before)
         return self
 
     def stop(self) -> None:
