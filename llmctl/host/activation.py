@@ -26,6 +26,7 @@ SCRIPT = """\
 export LLMCTL_HOME LLMCTL_CONFIG
 PYTHONSAFEPATH=1 PYTHONPATH={lib} exec {python} -m {module} "$@"
 """
+PROGRAM, TO_CURRENT = "bin/llmctl", Path("../current/bin/llmctl")
 PROGRAMS = {"llmctl": "llmctl", "slot-server": "llmctl.runner.server"}
 
 
@@ -60,7 +61,8 @@ def texts(home: Path, wanted: Wanted) -> dict[str, str]:
 
 def differing(home: Path, wanted: Wanted) -> list[str]:
     """Those of its files that are not as they should be."""
-    return sorted(path for path, text in texts(home, wanted).items() if _text(home / path) != text)
+    found = sorted(path for path, text in texts(home, wanted).items() if _text(home / path) != text)
+    return found if _leads(home) else [*found, PROGRAM]
 
 
 def activate(home: Path, wanted: Wanted) -> list[str]:
@@ -70,13 +72,16 @@ def activate(home: Path, wanted: Wanted) -> list[str]:
         what = f"environment {absent[0]}" if absent else f"release {wanted.release}"
         raise DeployFailed(f"{what} is not on this host", hint="run the deploy again")
     changed, all_texts = differing(home, wanted), texts(home, wanted)
-    _note_undo(home, changed)
+    _note_undo(home, [path for path in changed if path in all_texts])
     for path in changed:
-        _write(home / path, all_texts[path])
+        if path in all_texts:
+            _write(home / path, all_texts[path])
     if releases.current(home) != wanted.release:
         releases.flip(home, wanted.release)
         changed.append("current")
-    return [*changed, *_program(home), *units.get(wanted.service).install(home)]
+    if PROGRAM in changed:
+        _lead(home)
+    return [*changed, *units.get(wanted.service).install(home)]
 
 
 def revert(home: Path) -> str | None:
@@ -144,17 +149,19 @@ def _note_undo(home: Path, changed: list[str]) -> None:
     write_json(_undo(home), {**undo, "texts": {**before, **undo["texts"]}})
 
 
-def _program(home: Path) -> list[str]:
-    """`bin/llmctl` leads to the one in use."""
-    link, target = home / "bin" / "llmctl", Path("../current/bin/llmctl")
-    if link.is_symlink() and link.readlink() == target:
-        return []
+def _leads(home: Path) -> bool:
+    """`bin/llmctl` leads to the release in use, whichever that is."""
+    link = home / PROGRAM
+    return link.is_symlink() and link.readlink() == TO_CURRENT
+
+
+def _lead(home: Path) -> None:
+    link = home / PROGRAM
     link.parent.mkdir(parents=True, exist_ok=True)
     temp = link.with_name(".llmctl.tmp")
     temp.unlink(missing_ok=True)
-    temp.symlink_to(target)
+    temp.symlink_to(TO_CURRENT)
     temp.replace(link)
-    return ["bin/llmctl"]
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 from llmctl import logs
 from llmctl.errors import Busy, DeployFailed, LlmctlError, LoadFailed, Refused, Unreachable, from_dict
 from llmctl.host import releases
+from llmctl.processes import start_time
 from llmctl.slots import control
 from llmctl.slots.state import SlotFolder, slot_ports
 
 ANSWER_TIMEOUT = 5.0
 REEXEC_WAIT = 180.0
+BACK_WAIT = 60.0
 LAST_LINES = 15
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -138,7 +140,7 @@ def reexec(home: Path, port: int, release: str, python: str) -> None:
     end = time.monotonic() + REEXEC_WAIT
     while True:
         try:
-            control.call(folder.control, "reexec", {"python": python, "code": lib})
+            pid = control.call(folder.control, "reexec", {"python": python, "code": lib})["pid"]
             break
         except (
             Busy,
@@ -147,15 +149,16 @@ def reexec(home: Path, port: int, release: str, python: str) -> None:
             if error.details.get("log") or time.monotonic() > end:
                 raise
             time.sleep(0.5)
-    while time.monotonic() < end:
+    started, end = start_time(pid), time.monotonic() + BACK_WAIT
+    while time.monotonic() < end and start_time(pid) == started is not None:
         time.sleep(0.05)
         try:
-            said = control.call(folder.control, "ping", timeout=ANSWER_TIMEOUT)
+            if control.call(folder.control, "ping", timeout=ANSWER_TIMEOUT).get("code") == lib:
+                return
         except Unreachable:
             continue
-        if said.get("code") == lib:
-            return
-    raise Unreachable(f"it did not come back as {release}", port=port)
+    how = "ended" if start_time(pid) is None else "did not answer"
+    raise LoadFailed(f"the slot server of {release} {how} after it had taken over", port=port)
 
 
 def end_all(home: Path) -> list[int]:
