@@ -175,6 +175,7 @@ def test_f07_a_copy_between_hosts_that_is_cut_at_either_end_goes_on(
         code, envelope = run("pull", "tiny-llama", "--from", "h1", "--host", "h2")
     assert code == 0 and visible(there) == ["tiny-llama"], envelope
     assert proxy.passed[direction] < envelope["data"]["copied"][0]["bytes"] - kept + 100_000
+    configure(operator, home, hosts)
     assert run("models", "verify", "tiny-llama", "--host", "h2")[0] == 0
 
 
