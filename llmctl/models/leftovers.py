@@ -11,10 +11,13 @@ from pathlib import Path
 
 from llmctl.errors import Busy
 from llmctl.files import locked
-from llmctl.models import hf_cache, removing, store
+from llmctl.models import hf_cache, receiving, removing, store
 from llmctl.models.cache import LITTER_AGE, RepoCache
 
 STAGED, PARTIAL, SUPERSEDED, QUARANTINED = "staging", "partial download", "superseded snapshot", "quarantine"
+COPY = "partial copy"
+COPY_AGE = 86400.0
+"""Seconds after the last byte of a file; others of its artifact may still be coming."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ def find(models_dir: Path, cache: Path, used: Collection[Path]) -> list[Leftover
     """Everything that can go; `used` are paths that slots and catalog entries name. Nothing is changed."""
     return [
         *_dead_staging(models_dir),
+        *_half_copies(models_dir),
         *_quarantined(models_dir),
         *_partials(cache),
         *_superseded(models_dir, cache, used),
@@ -53,6 +57,21 @@ def _dead_staging(models_dir: Path) -> Iterator[Leftover]:
 def _clear_staging(path: Path, models_dir: Path, used: Collection[Path]) -> bool:
     with store.staging(models_dir):  # it sweeps
         return not path.exists()
+
+
+def _half_copies(models_dir: Path) -> Iterator[Leftover]:
+    """What came from another host and was not gone on with for a while."""
+    for path in sorted((models_dir / store.STAGING).glob(f"*{receiving.PARTIAL}")):
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            if time.time() - stat.st_mtime > COPY_AGE:
+                yield Leftover(COPY, path, stat.st_size)
+
+
+def _clear_half_copy(path: Path, models_dir: Path, used: Collection[Path]) -> bool:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".lock").unlink(missing_ok=True)
+    return True
 
 
 def _quarantined(models_dir: Path) -> Iterator[Leftover]:
@@ -131,6 +150,7 @@ def _repo(folder: Path) -> RepoCache:
 
 _CLEAR = {
     STAGED: _clear_staging,
+    COPY: _clear_half_copy,
     PARTIAL: _clear_partial,
     QUARANTINED: _clear_quarantined,
     SUPERSEDED: _clear_superseded,
