@@ -19,21 +19,30 @@ default = "local"
 
 [hosts.local]
 transport = "local"
+profiles = ["demo"]           # of profiles/: what `llmctl apply` puts here; none anywhere: all, on the default host
 # backend = "auto"            # auto, cpu, cuda or metal
+# engines = ["llamacpp"]      # default: those that the backend prefers
 # memory_budget = "24GB"      # what models may take; default: the memory there is
 # ports = [8100, 8139]        # the managed range; `auto` takes its lowest free port
 # models_dir = "~/models"     # default: models in LLMCTL_HOME (~/.llmctl)
 # bind = "127.0.0.1"          # any other address needs a key: llmctl keys show
+# labels = ["desk"]           # --host @desk
 
-# Hosts over ssh (coming with `llmctl deploy`):
+# Hosts over ssh: llmctl hosts add, llmctl hosts trust, llmctl deploy
 #
 # [hosts.studio]
 # transport = "ssh"
-# address = "studio.example"
+# address = "studio.example"  # or a Host of ~/.ssh/config, which is honoured
 # user = "me"
+# ssh_port = 22
+# identity = "~/.ssh/id_ed25519"
+# gateway = "jump.example"    # a jump host: another host's name, or [user@]address[:port]
 # backend = "metal"
-# service = "launchd"         # none, systemd, launchd or launchd-system
-# memory_budget = "160GB"
+# service = "launchd"         # auto, none, systemd, systemd-system, launchd or launchd-system
+# environment = "auto"        # auto, uv, mamba, micromamba, conda or venv
+# engines = ["mlx", "llamacpp"]
+# profiles = ["ensemble"]
+# memory_budget = "260GB"
 # labels = ["mac"]
 #
 # [hosts.mini]
@@ -49,6 +58,7 @@ transport = "local"
 # address = "workstation.example"
 # backend = "cuda"
 # service = "systemd"
+# profiles = ["big-guns"]
 # labels = ["linux"]
 """
 

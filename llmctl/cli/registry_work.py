@@ -127,7 +127,7 @@ def _profile(session: Session, known: Catalog, name: str, brought: Brought, text
     path = session.folder / "profiles" / f"{name}.toml"
     if path.exists():
         there = configs.profile(session.config, known, name)
-        text = profiles.with_slots(there, session.host().name, brought.slots)
+        text = profiles.with_slots(there, session.here().name, brought.slots)
     else:
         text = profiles.as_toml(DESCRIPTION, brought.slots) if brought.slots else None
     if text is not None:
@@ -143,7 +143,7 @@ def _good(
     good = {}
     for port, slot in brought.good.items():
         try:
-            good[port] = profile_slot(known, session.host(), slot)
+            good[port] = profile_slot(known, session.here(), slot)
         except LlmctlError as error:
             path = ["lanes", str(port), "last_known_good_target"]
             findings.append(found.finding(path, error.message, error.hint))

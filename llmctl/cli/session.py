@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmctl import catalog, config, paths
 from llmctl.catalog import Catalog
@@ -80,13 +80,18 @@ class Session:
     def host(self, name: str | None = None) -> Host:
         """A host of this machine; without a name the one of `--host`, else the default one."""
         host = self.config.host(name or self.chosen)
-        if host.transport != "local":
-            raise Refused(
-                f"this works on the machine that it is typed on, and {host.name} is another",
-                hint=f'run it on {host.name} itself, or add a host with transport = "local" to hosts.toml',
-                host=host.name,
-            )
-        return host
+        return host if host.transport == "local" else self._elsewhere(host)
+
+    def here(self) -> Host:
+        """This machine, whatever the default host is: for verbs that have no --host."""
+        return _local(self.config) or self._elsewhere(self.config.host())
+
+    def _elsewhere(self, host: Host) -> NoReturn:
+        raise Refused(
+            f"this works on the machine that it is typed on, and {host.name} is another",
+            hint=f'run it on {host.name} itself, or add a host with transport = "local" to hosts.toml',
+            host=host.name,
+        )
 
     def place(self) -> Place:
         """This machine, for what works on all of its slots."""
