@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -33,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = close_stdout()
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in common:
+            import traceback
+
             traceback.print_exc()
         try:
             code = show(command, envelope.failure(error), as_json)

@@ -35,7 +35,6 @@ Errors cross processes as `to_dict` / `from_dict`; one met far away reads the sa
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -286,5 +285,7 @@ def from_dict(data: Mapping[str, Any]) -> LlmctlError:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known spelling closest to `word`, or None when nothing is close."""
+    import difflib
+
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

@@ -16,6 +16,16 @@ def home() -> Path:
     return Path(os.environ.get("LLMCTL_HOME") or "~/.llmctl").expanduser().absolute()
 
 
+def slot(home: Path, port: int) -> Path:
+    """The folder of a slot."""
+    return home / "slots" / str(port)
+
+
+def slot_ports(home: Path) -> list[int]:
+    """Ports that have a folder under `home`, ascending."""
+    return sorted(int(path.name) for path in (home / "slots").glob("*") if path.name.isdigit())
+
+
 def check_name(name: str, what: str) -> str:
     """`name` when it is safe as a file name and as an argument, else UsageError. `what` is "model", "profile", …"""
     if len(name) > 128 or not _NAME.fullmatch(name) or ".." in name:

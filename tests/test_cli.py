@@ -121,7 +121,7 @@ def test_a_bug_shows_its_traceback_with_debug_only(run: Run, monkeypatch: pytest
     def broken(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("llmctl.slots.verbs.status", broken)
+    monkeypatch.setattr("llmctl.slots.status.status", broken)
     code, _, err = run("status")
     assert code == 1
     assert "ZeroDivisionError: oh" in err

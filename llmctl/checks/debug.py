@@ -24,12 +24,13 @@ from llmctl.config import Host
 from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, READY, SlotSpec
 from llmctl.errors import LlmctlError, LoadFailed, Refused, Unreachable
 from llmctl.models import store
+from llmctl.paths import slot_ports
 from llmctl.processes import own_environment
 from llmctl.slots import control
 from llmctl.slots.admission import Ledger
 from llmctl.slots.launch import server_argv
 from llmctl.slots.resolve import Wish, resolve
-from llmctl.slots.state import Launch, SlotFolder, slot_ports
+from llmctl.slots.state import Launch, SlotFolder
 
 PROMPT, TOKENS, TEMPERATURE = "Once upon a time", 20, 0.7
 READY_WITHIN = 30.0

@@ -22,9 +22,7 @@ class Order(str, Enum):
 
 
 def _ports(incomplete: str) -> list[str]:
-    from llmctl.slots.state import slot_ports
-
-    return [port for port in map(str, slot_ports(paths.home())) if port.startswith(incomplete)]
+    return [port for port in map(str, paths.slot_ports(paths.home())) if port.startswith(incomplete)]
 
 
 def _models(incomplete: str) -> list[str]:

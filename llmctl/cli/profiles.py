@@ -100,9 +100,9 @@ def save(
 
 def running(session: Session) -> dict[int, SlotSpec | None]:
     """What each slot of this machine should run by its own state."""
-    from llmctl.slots.state import SlotFolder, slot_ports
+    from llmctl.slots.state import SlotFolder
 
-    return {port: SlotFolder(session.home, port).read_desired().spec for port in slot_ports(session.home)}
+    return {port: SlotFolder(session.home, port).read_desired().spec for port in paths.slot_ports(session.home)}
 
 
 def _slots(session: Session) -> Answer:

@@ -39,21 +39,20 @@ def answer(words: Sequence[str], as_host: str | None = None) -> Answer:
 
 def here(ports: Sequence[str], host: str, home: Path) -> Answer:
     """The slots of this machine, or those of `ports`."""
-    from llmctl.slots import verbs
+    from llmctl.slots.status import status
 
     wanted = [int(port) for port in ports if port.isascii() and port.isdigit()]
     if len(wanted) < len(ports):
         raise UsageError(f"{' '.join(ports)[:140]!r} are not all ports", hint="type 8101 or HOST:8101")
-    slots = verbs.status(home, wanted or None, host)
+    slots = status(home, wanted or None, host)
     return Answer({"slots": [asdict(slot) for slot in slots]})
 
 
 def row(host: str, found: Any) -> dict[str, Any]:
     """A row of another llmctl, as this one has them."""
-    from llmctl.domain import build
-    from llmctl.slots.verbs import SlotStatus
+    from llmctl.slots import status
 
-    return asdict(build(SlotStatus, {"port": 0, **found, "host": host}))
+    return asdict(status.row(host, {"port": 0, **found}))
 
 
 def of_fleet(session: Session, ports: Sequence[str], patterns: Sequence[str], reach: Reach | None = None) -> Answer:

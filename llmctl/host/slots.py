@@ -14,9 +14,10 @@ from typing import Any
 from llmctl import logs
 from llmctl.errors import Busy, DeployFailed, LlmctlError, LoadFailed, Refused, Unreachable, from_dict
 from llmctl.host import releases
+from llmctl.paths import slot_ports
 from llmctl.processes import start_time
 from llmctl.slots import control
-from llmctl.slots.state import SlotFolder, slot_ports
+from llmctl.slots.state import SlotFolder
 
 ANSWER_TIMEOUT = 5.0
 REEXEC_WAIT = 180.0

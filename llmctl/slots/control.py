@@ -19,6 +19,7 @@ from typing import Any
 from llmctl.errors import LlmctlError, Unreachable, from_dict
 
 Event = dict[str, Any]
+NAME = "control.sock"
 LONGEST_ADDRESS = 100  # sun_path holds 104 bytes on macOS, 108 on Linux
 
 

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llmctl import paths
 from llmctl.domain import EMPTY, Limits, SlotSpec, build
 from llmctl.errors import LlmctlError, from_dict
 from llmctl.files import read_json, write_json
+from llmctl.slots import control
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class SlotFolder:
 
     def __init__(self, home: Path, port: int) -> None:
         self.home, self.port = home, port
-        self.path = home / "slots" / str(port)
-        self.control = self.path / "control.sock"
+        self.path = paths.slot(home, port)
+        self.control = self.path / control.NAME
         self.log = self.path / "engine.log"
         self.lock = self.path / "server.lock"
         self.errors = self.path / "server.err"
@@ -120,8 +122,3 @@ class SlotFolder:
             return from_dict(json.loads(self.refusal.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return None
-
-
-def slot_ports(home: Path) -> list[int]:
-    """Ports that have a folder under `home`, ascending."""
-    return sorted(int(p.name) for p in (home / "slots").glob("*") if p.name.isdigit())

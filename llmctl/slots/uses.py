@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmctl.errors import Busy, Refused
+from llmctl.paths import slot_ports
 from llmctl.slots import verbs
-from llmctl.slots.state import SlotFolder, slot_ports
+from llmctl.slots.state import SlotFolder
 
 
 def used(home: Path) -> Mapping[int, tuple[Path, ...]]:

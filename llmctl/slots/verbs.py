@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmctl import logs, units
-from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY, SlotSpec, build
-from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable
+from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, STARTING, SlotSpec, build
+from llmctl.errors import LoadFailed, Refused, UnknownName, Unreachable
 from llmctl.processes import code, start_time
 from llmctl.slots import control
 from llmctl.slots.launch import ensure_server, held_down, under
-from llmctl.slots.state import Disabled, Launch, SlotFolder, slot_ports
+from llmctl.slots.state import Disabled, Launch, SlotFolder
+from llmctl.slots.status import SlotStatus as SlotStatus
+from llmctl.slots.status import status as status
 
 OnEvent = Callable[[dict[str, Any]], None]
 STATUS_TIMEOUT = 5.0
 STOP_TIMEOUT = 60.0
 REEXEC_TIMEOUT = 60.0
-
-
-@dataclass(frozen=True)
-class SlotStatus:
-    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory."""
-
-    host: str
-    port: int
-    model: str | None = None
-    engine: str | None = None
-    state: str = EMPTY
-    pid: int | None = None
-    runner_pid: int | None = None
-    handles: tuple[str, ...] = ()
-    since: float = 0.0
-    memory_bytes: int = 0
-    tokens_per_second: float = 0.0
-    active: int = 0
-    queued: int = 0
-    operation: str | None = None
-    version: str | None = None
-    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,48 +38,6 @@ class ChangeResult:
     load_seconds: float
     cut: int
     state: str
-
-
-def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
-    """Every slot of this host, or those of `ports`; UnknownName for a port that never was one."""
-    known = slot_ports(home)
-    for port in ports or ():
-        if port not in known:
-            raise UnknownName(f"port {port} is no slot here", hint=f"llmctl load {port} MODEL", port=port)
-    return [_status(SlotFolder(home, port), host) for port in (ports or known)]
-
-
-def _status(folder: SlotFolder, host: str) -> SlotStatus:
-    try:
-        row = control.call(folder.control, "status", timeout=STATUS_TIMEOUT)
-        return build(SlotStatus, {**row, "host": host})
-    except Unreachable:
-        return _at_rest(folder, host)
-
-
-def _at_rest(folder: SlotFolder, host: str) -> SlotStatus:
-    """A slot without a server: what is desired, and that it is down."""
-    try:
-        desired, actual = folder.read_desired(), folder.read_actual()
-    except LlmctlError as error:
-        return SlotStatus(host, folder.port, state=DOWN, why=error.message)
-    spec, disabled = desired.spec, desired.disabled
-    if disabled and not disabled.over():
-        state, why = DISABLED, disabled.why
-    elif spec is None:
-        state, why = EMPTY, None
-    else:
-        state = CRASH_LOOP if actual.state == CRASH_LOOP else DOWN
-        why = f"no slot server runs; llmctl restart {folder.port}"
-        unit = units.get(desired.launch.service).state(folder.home, folder.port)
-        if unit.active == units.FAILED:
-            state, why = CRASH_LOOP, f"its slot server ended again and again; llmctl restart {folder.port}"
-        elif unit.active in units.COMING:
-            why = "its slot server is being started"
-    return SlotStatus(
-        host, folder.port, spec.model if spec else None, spec.engine.engine if spec else None, state,
-        since=actual.since, why=why,
-    )  # fmt: skip
 
 
 def change(
@@ -126,14 +64,16 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
     """End the model after its requests; a port that is up stays up and says that nothing is loaded."""
     _must_exist(home, port)
     folder = SlotFolder(home, port)
-    _units(home, port).at_boot(home, port, False)
     with held_down(folder) as down:
         if down:
             desired = folder.read_desired()
             folder.write_desired(replace(desired, spec=None))
             before = desired.spec.model if desired.spec else None
-            return ChangeResult(port, None, before, None, "none", 0.0, 0.0, 0, EMPTY)
-    return _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
+            result = ChangeResult(port, None, before, None, "none", 0.0, 0.0, 0, EMPTY)
+    if not down:
+        result = _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
+    _units(home, port).at_boot(home, port, False)
+    return result
 
 
 def restart(
@@ -145,10 +85,8 @@ def restart(
     A slot server that runs under another service manager than `service` comes under that one; its engine starts anew.
     """
     _must_exist(home, port)
-    if reexec and service != "auto" and service != _service(SlotFolder(home, port)):
-        began = time.monotonic()
-        under(home, port, service)
-        return _settled(home, port, began)
+    if service not in ("auto", _service(SlotFolder(home, port))):
+        return _move(home, port, service)
     if reexec:
         return _reexec(home, port)
     ensure_server(home, port)
@@ -158,22 +96,32 @@ def restart(
 def _reexec(home: Path, port: int) -> ChangeResult:
     began = time.monotonic()
     control.call(SlotFolder(home, port).control, "reexec", {"python": sys.executable, "code": code()})
-    return _settled(home, port, began)
+    return _settled(home, port, began, REEXEC_TIMEOUT)
 
 
-def _settled(home: Path, port: int, began: float) -> ChangeResult:
-    """What a slot is once its next slot server answers; `began` is when that was asked for."""
+def _move(home: Path, port: int, service: str) -> ChangeResult:
+    spec, began = SlotFolder(home, port).read_desired().spec, time.monotonic()
+    under(home, port, service)
+    result = _settled(home, port, began, REEXEC_TIMEOUT + (spec.load_timeout if spec else 0))
+    if result.state in (BACKOFF, CRASH_LOOP):
+        why = status(home, [port])[0].why
+        raise LoadFailed(f"{result.model} did not come back: {why}", hint=f"llmctl logs {port}", port=port)
+    return result
+
+
+def _settled(home: Path, port: int, began: float, within: float) -> ChangeResult:
+    """What a slot is once its next slot server answers and has its engine; `began` is when that was asked for."""
     folder = SlotFolder(home, port)
-    while time.monotonic() - began < REEXEC_TIMEOUT:
+    while time.monotonic() - began < within:
         time.sleep(0.1)
         try:
             row = control.call(folder.control, "status", timeout=STATUS_TIMEOUT)
         except Unreachable:
             continue
-        if row["operation"] != "upgrade":
+        if row["operation"] != "upgrade" and row["state"] != STARTING:
             seconds = round(time.monotonic() - began, 3)
             return ChangeResult(port, row["model"], row["model"], row["engine"], "none", seconds, 0.0, 0, row["state"])
-    raise Unreachable(f"port {port} did not come back from its upgrade", hint=f"llmctl logs {port}", port=port)
+    raise Unreachable(f"port {port} did not come back within {within:.0f} s", hint=f"llmctl logs {port}", port=port)
 
 
 def disable(home: Path, port: int, why: str, until: str | None = None) -> ChangeResult:

@@ -12,11 +12,12 @@ from llmctl.catalog import Catalog
 from llmctl.config import Host, ProfileSlot
 from llmctl.domain import CRASH_LOOP, DOWN, build
 from llmctl.errors import LlmctlError, Refused, UsageError
+from llmctl.paths import slot_ports
 from llmctl.profiles import KEEP, LOAD, START, STILL, SWAP, UNLOAD, Now, Step
 from llmctl.slots import verbs
 from llmctl.slots.ports import free_port
 from llmctl.slots.resolve import launch_of, profile_slot
-from llmctl.slots.state import SlotFolder, slot_ports
+from llmctl.slots.state import SlotFolder
 from llmctl.slots.verbs import ChangeResult
 
 OnEvent = Callable[[dict[str, Any]], None]

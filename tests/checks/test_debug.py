@@ -20,7 +20,7 @@ from llmctl.checks import debug
 from llmctl.domain import SlotSpec
 from llmctl.errors import DoesNotFit
 from llmctl.slots.admission import Ledger
-from llmctl.slots.state import slot_ports
+from llmctl.paths import slot_ports
 from tests.conftest import RunningSlot, eventually
 
 Run = Callable[..., tuple[int, dict[str, Any]]]

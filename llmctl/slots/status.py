@@ -1,0 +1,91 @@
+"""What the slots of this host are: asked of their servers, or read where none runs; imports as little as it can.
+
+Hosts run this for other hosts, many at once on few cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmctl import paths
+from llmctl.errors import LlmctlError, UnknownName, Unreachable
+from llmctl.slots import control
+
+TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory."""
+
+    host: str
+    port: int
+    model: str | None = None
+    engine: str | None = None
+    state: str = "empty"
+    pid: int | None = None
+    runner_pid: int | None = None
+    handles: tuple[str, ...] = ()
+    since: float = 0.0
+    memory_bytes: int = 0
+    tokens_per_second: float = 0.0
+    active: int = 0
+    queued: int = 0
+    operation: str | None = None
+    version: str | None = None
+    why: str | None = None
+
+
+def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
+    """Every slot of this host, or those of `ports`; UnknownName for a port that never was one."""
+    known = paths.slot_ports(home)
+    for port in ports or ():
+        if port not in known:
+            raise UnknownName(f"port {port} is no slot here", hint=f"llmctl load {port} MODEL", port=port)
+    return [_status(home, port, host) for port in (ports or known)]
+
+
+def row(host: str, said: Mapping[str, Any]) -> SlotStatus:
+    """What a slot server, or another llmctl, says of a slot; what this one does not know is left out."""
+    known = {key: value for key, value in said.items() if key in SlotStatus.__dataclass_fields__}
+    return SlotStatus(**{**known, "host": host, "handles": tuple(said.get("handles") or ())})
+
+
+def _status(home: Path, port: int, host: str) -> SlotStatus:
+    try:
+        return row(host, control.call(paths.slot(home, port) / control.NAME, "status", timeout=TIMEOUT))
+    except Unreachable:
+        return _at_rest(home, port, host)
+
+
+def _at_rest(home: Path, port: int, host: str) -> SlotStatus:
+    """A slot without a server: what is desired, and that it is down."""
+    from llmctl import units
+    from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY
+    from llmctl.slots.state import SlotFolder
+
+    folder = SlotFolder(home, port)
+    try:
+        desired, actual = folder.read_desired(), folder.read_actual()
+    except LlmctlError as error:
+        return SlotStatus(host, port, state=DOWN, why=error.message)
+    spec, disabled = desired.spec, desired.disabled
+    if disabled and not disabled.over():
+        state, why = DISABLED, disabled.why
+    elif spec is None:
+        state, why = EMPTY, None
+    else:
+        state = CRASH_LOOP if actual.state == CRASH_LOOP else DOWN
+        why = f"no slot server runs; llmctl restart {port}"
+        unit = units.get(desired.launch.service).state(home, port)
+        if unit.active == units.FAILED:
+            state, why = CRASH_LOOP, f"its slot server ended again and again; llmctl restart {port}"
+        elif unit.active in units.COMING:
+            why = "its slot server is being started"
+    return SlotStatus(
+        host, port, spec.model if spec else None, spec.engine.engine if spec else None, state,
+        since=actual.since, why=why,
+    )  # fmt: skip
