@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
 
 from llmctl.environments import locks, wheelhouse
 from llmctl.errors import DeployFailed
+from llmctl.fleet.facts import Facts
 from tests.environments.conftest import PYTHON, WHEELS, facts_here
 
 
@@ -21,3 +23,16 @@ def packages() -> Path:
     except DeployFailed as error:
         pytest.skip(f"needs the package index once: {error}")
     return WHEELS
+
+
+@pytest.fixture(scope="session")
+def debian_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheelhouse for the test hosts (Debian 12, Python 3.11): base, llamacpp and uv, fetched once for all runs."""
+    facts = Facts("linux", "12", platform.machine(), "glibc 2.36", "", 2, 0, 0, "op", 1000, "/home/op")
+    try:
+        found = wheelhouse.collect([*locks.wanted(["llamacpp"], facts), locks.tool("uv")], (3, 11, 2), facts, WHEELS)
+    except DeployFailed as error:
+        pytest.skip(f"needs the package index once: {error}")
+    folder = tmp_path_factory.mktemp("debian-packages")
+    wheelhouse.fill(folder, found)
+    return folder
