@@ -143,7 +143,9 @@ def restart(
     target = session.target(port)
     wait = tables.seconds(lock_wait)
     with session.progress() as on_event:
-        result = verbs.restart(session.home, target.port, reexec=reexec, lock_wait=wait, on_event=on_event)
+        result = verbs.restart(
+            session.home, target.port, reexec=reexec, service=target.host.service, lock_wait=wait, on_event=on_event
+        )
     return Answer(data_of(target, result))
 
 

@@ -19,6 +19,7 @@ from llmctl.runner.edge import Drain, make_protocol
 
 BACKLOG = 1024
 IDLE_GRACE = 2.0
+ACCEPTED_TURNS = 5  # of the event loop, within which a connection that was just accepted becomes one of `connections`
 App = Callable[..., Awaitable[None]]
 
 
@@ -78,13 +79,22 @@ class Listener:
         IDLE_GRACE is closed.
         """
         self.drain_flag.draining = True
-        if self._server:
-            self._server.close()
+        await self._stop_accepting()
         await self._until_quiet(min(IDLE_GRACE, seconds))
         for connection in list(self.state.connections):
             connection.shutdown()
         await self._until_quiet(seconds - IDLE_GRACE)
         return len(self.state.connections)
+
+    async def _stop_accepting(self) -> None:
+        """A connection that was accepted a moment ago becomes one of `connections` first: before Python 3.12 a server
+        that is closed drops it."""
+        if self._server:
+            for sock in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            for _ in range(ACCEPTED_TURNS):
+                await asyncio.sleep(0)
+            self._server.close()
 
     async def _until_quiet(self, seconds: float) -> None:
         end = asyncio.get_running_loop().time() + seconds
