@@ -74,7 +74,7 @@ class Reach:
         typed = ["--yes", *words] if yes else words
         try:
             reply = call.call(
-                self.transport(host), typed, stdin=stdin, timeout=timeout, on_event=_sound(on_event),
+                self.transport(host), typed, stdin=stdin, timeout=timeout, on_event=sound(on_event),
                 any_version=any_version,
             )  # fmt: skip
         except LlmctlError as error:
@@ -218,20 +218,30 @@ def tagged(on_event: OnEvent, host: str) -> OnEvent:
     return show
 
 
-def _sound(on_event: OnEvent | None) -> OnEvent | None:
+def sound(on_event: OnEvent | None) -> OnEvent | None:
     """Passes only what `llmctl.progress` can show: another version may say more, and a broken one anything."""
     if on_event is None:
         return None
     shown = on_event
 
     def check(event: dict[str, Any]) -> None:
-        if event["event"] == "note" and isinstance(event.get("message"), str):
-            shown(event)
-        elif event["event"] == "stage" and isinstance(event.get("stage"), str):
+        kind, stage, message = (event.get(key) for key in ("event", "stage", "message"))
+        if kind == "note" and isinstance(message, str):
+            shown({"event": "note", "message": message})
+        elif kind == "stage" and isinstance(stage, str):
             numbers = {key: event.get(key) for key in ("done", "total", "elapsed", "eta", "speed")}
             known = {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-            parts = event.get("parts") if isinstance(event.get("parts"), dict) else {}
             usual = {"done": 0, "total": 0, "elapsed": 0.0, "eta": None}
-            shown({**usual, **known, "event": "stage", "stage": event["stage"], "parts": parts})
+            shown({**usual, **known, "event": "stage", "stage": stage, "parts": _parts(event.get("parts"))})
 
     return check
+
+
+def _parts(found: Any) -> dict[str, list[int | float]]:
+    """{name: [done, total]}, what is no such thing left out."""
+    items = found.items() if isinstance(found, dict) else ()
+    return {
+        str(name): part
+        for name, part in items
+        if isinstance(part, list) and len(part) == 2 and all(isinstance(number, int | float) for number in part)
+    }
