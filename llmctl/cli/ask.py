@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from llmctl import client
 from llmctl.cli import options as o
 from llmctl.cli import reach, status
 from llmctl.cli.far import words_of
@@ -74,7 +73,7 @@ def _ask_there(session: Session, slot: Target, words: list[str], text: str) -> G
 def _ask(
     slot: Target, messages: list[dict[str, Any]], max_tokens: int | None, temperature: float | None
 ) -> Generator[str, None, Mapping[str, Any]]:
-    from llmctl import keys
+    from llmctl import client, keys
 
     answer = yield from client.chat(
         slot.host.bind,

@@ -24,7 +24,6 @@ from llmctl.fleet.call import Reply
 from llmctl.fleet.fanout import Outcome
 from llmctl.fleet.plan import Assignment, assign
 from llmctl.profiles import STILL
-from llmctl.slots import wanted
 
 app = typer.Typer()
 
@@ -133,6 +132,8 @@ def _over(reach: Reach, asked: Wish, verb: str, hosts: Sequence[Host]) -> list[O
             request = asked.assigned.request(host.name, asked.prune)
 
             def here(session: Session) -> Answer:
+                from llmctl.slots import wanted
+
                 act = host_verbs.planned if verb == "plan" else host_verbs.applied
                 return act(session, wanted.read_slots(request["slots"]), request["prune"])
 

@@ -1,5 +1,5 @@
 """What tests of the command line share."""
 
-from tests.cli.fleet import fleet, machines
+from tests.cli.fleet import emptied, fleet, machines
 
-__all__ = ["fleet", "machines"]
+__all__ = ["emptied", "fleet", "machines"]

@@ -111,3 +111,16 @@ def fleet(
     found = Fleet(hosts, ports, tmp_path, capsys)
     found.configure(gpu1={"labels": '["fast", "left"]'}, gpu2={"labels": '["fast"]'})
     return found
+
+
+@pytest.fixture
+def emptied(fleet: Fleet) -> Iterator[None]:
+    """After the test no slot of a host has a model or is disabled."""
+    yield
+    fleet.configure()
+    for row in fleet("status", "--host", "gpu*").data["slots"]:
+        where = f"{row['host']}:{row['port']}"
+        if row["state"] == "disabled":
+            fleet("enable", where)
+        if row["model"]:
+            fleet("unload", where)

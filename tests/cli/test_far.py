@@ -19,19 +19,8 @@ from tests.cli.fleet import Fleet
 from tests.conftest import eventually
 from tests.testbed.sshd import SshHost, needs_sshd
 
-pytestmark = needs_sshd
+pytestmark = [needs_sshd, pytest.mark.usefixtures("emptied")]
 LLMCTL = [sys.executable, "-m", "llmctl"]
-
-
-@pytest.fixture(autouse=True)
-def as_before(fleet: Fleet) -> Iterator[None]:
-    """The slots of both hosts are empty again, and not disabled."""
-    yield
-    fleet.configure()
-    for row in fleet("status", "--host", "gpu*").data["slots"]:
-        where = f"{row['host']}:{row['port']}"
-        fleet("enable", where)
-        fleet("unload", where)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,7 @@ import pytest
 from tests.cli.fleet import Fleet
 from tests.testbed.sshd import needs_sshd
 
-pytestmark = needs_sshd
-
-
-@pytest.fixture(autouse=True)
-def as_before(fleet: Fleet) -> Iterator[None]:
-    """The slots of both hosts are empty again, and not disabled."""
-    yield
-    fleet.configure()
-    for row in fleet("status", "--host", "gpu*").data["slots"]:
-        where = f"{row['host']}:{row['port']}"
-        fleet("enable", where)
-        fleet("unload", where)
+pytestmark = [needs_sshd, pytest.mark.usefixtures("emptied")]
 
 
 @pytest.fixture
