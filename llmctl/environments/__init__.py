@@ -16,6 +16,14 @@ BASE = "base"
 WITHOUT = ("scripted",)
 """Engines that run in the base environment."""
 
+PROOFS = {
+    BASE: ("typer", "uvicorn", "huggingface_hub"),
+    "llamacpp": ("xllamacpp",),
+    "torch": ("torch", "transformers"),
+    "mlx": ("mlx_lm",),
+}
+"""What must import before an environment counts as made: wheels may need libraries of the system that are not there."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -29,6 +37,11 @@ class Wanted:
     def folder(self) -> str:
         """Its folder's name under ~/.llmctl/envs."""
         return f"{self.name}-{hashlib.sha256(self.requirements.encode()).hexdigest()[:12]}"
+
+    @property
+    def proof(self) -> tuple[str, ...]:
+        """The modules that must import; a stack's are its engine's."""
+        return PROOFS.get(self.name.split("-")[0], ())
 
 
 def stack(engine: str, pins: Mapping[str, str]) -> str:

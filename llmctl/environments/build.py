@@ -10,6 +10,7 @@ import collections
 import contextlib
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Mapping
@@ -29,6 +30,9 @@ OnLine = Callable[[str], None]
 FULL = ("no space left on device", "os error 28", "disk quota exceeded", "os error 122")
 TAMPERED = ("hash mismatch", "do not match the hashes", "hashes are required", "has hash mismatch")
 ABSENT = ("no solution found", "no matching distribution", "could not find a version", "has no wheels", "not found in")
+
+_LIBRARY = re.compile(r"(lib\S+?\.so[\d.]*): cannot open shared object")
+SYSTEM_PACKAGES = {"libgomp.so.1": "libgomp1 (Debian, Ubuntu; libgomp on Fedora)"}
 
 
 def python_of(folder: Path) -> Path:
@@ -96,6 +100,9 @@ def _make(
         requirements.unlink()
     if not python_of(folder).exists():
         raise DeployFailed(f"{manager} made no Python in {folder}")
+    if wanted.proof:
+        proof = [str(python_of(folder)), "-c", f"import {', '.join(wanted.proof)}"]
+        _run(proof, wanted, folder.parent, bool(wheelhouse), on_line, lock)
     os.sync()  # before the marker: after a power cut it must not stand for files that are not there
     with open(folder / MARKER, "x") as file:
         file.write(f"{manager}\n")
@@ -160,6 +167,13 @@ def failure(wanted: Wanted, envs: Path, argv: list[str], status: int, log: list[
         return DeployFailed(
             f"{what}: a package does not have the hash that its lock names, and was not installed",
             hint="remove it from the wheelhouse and deploy again: it is fetched anew",
+            details={"log": log},
+        )
+    if library := _LIBRARY.search(said):
+        package = SYSTEM_PACKAGES.get(library[1], f"the package that has {library[1]}")
+        return DeployFailed(
+            f"{what}: this host lacks the system library {library[1]}",
+            hint=f"install {package} there, and deploy again",
             details={"log": log},
         )
     if "ensurepip" in said:

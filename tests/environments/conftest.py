@@ -46,10 +46,10 @@ def base() -> Wanted:
 
 
 def make_wheel(
-    folder: Path, name: str, version: str, tag: str = "py3-none-any", says: str = "", extra: int = 0
+    folder: Path, name: str, version: str, tag: str = "py3-none-any", says: str = "", extra: int = 0, code: str = ""
 ) -> Path:
-    """A real wheel of one module `name` with SAYS in it, and `extra` bytes that do not compress."""
-    info, files = f"{name}-{version}.dist-info", {f"{name}.py": f"SAYS = {says!r}\n".encode()}
+    """A real wheel of one module `name` with SAYS and `code` in it, and `extra` bytes that do not compress."""
+    info, files = f"{name}-{version}.dist-info", {f"{name}.py": f"SAYS = {says!r}\n{code}\n".encode()}
     if extra:
         files[f"{name}_data.bin"] = os.urandom(extra)
     files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()

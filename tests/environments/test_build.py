@@ -88,6 +88,18 @@ def test_what_is_made_is_found_at_once(
     assert again == first and not lines
 
 
+def test_an_engine_whose_library_of_the_system_is_not_there_is_not_made(
+    tmp_path: Path, tools: dict[str, Path | None]
+) -> None:
+    needs = "import ctypes; ctypes.CDLL('libnothere.so.1')"
+    wheel = make_wheel(tmp_path / "house", "xllamacpp", "1.0", code=needs)
+    wanted = Wanted("llamacpp", lock_of(wheel))
+    with pytest.raises(DeployFailed, match="lacks the system library libnothere") as caught:
+        make(wanted, tmp_path / "envs", wheel.parent, "uv", tools["uv"])
+    assert caught.value.hint and "install the package that has libnothere.so.1" in caught.value.hint
+    assert not (tmp_path / "envs" / wanted.folder).exists()
+
+
 def test_another_lock_is_another_environment_beside_it(
     small: tuple[Wanted, Path], tmp_path: Path, tools: dict[str, Path | None]
 ) -> None:
