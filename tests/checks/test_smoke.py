@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import pytest
 
 from llmctl import keys
 from llmctl.checks import smoke as checks
+from llmctl.checks.slot_checks import Subject, Verdict, cancel
+from llmctl.checks.slot_http import SlotHttp
 from llmctl.domain import Limits, SlotSpec
 from llmctl.models.checkpoint import inspect
 from llmctl.slots import verbs
 from llmctl.slots.resolve import needs
 from llmctl.slots.state import Launch
+from tests.clients import chat
 from tests.conftest import RunningSlot, eventually
 from tests.runner.test_real_engines import real
 
@@ -64,6 +68,18 @@ def test_a_slow_answer_is_cancelled(slots: Slots, script: Script) -> None:
     assert failed(rows) == []
     assert rows["cancel"][0] == "pass" and rows["cancel"][1].startswith("free 0.")
     assert rows["memory"] == ("skip", "a script has no weights to estimate")
+
+
+def test_a_cancel_among_others_is_not_judged(slots: Slots, script: Script) -> None:
+    slot = slots(script(**SLOW))
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(chat, slot.port, "hello", max_tokens=1000)
+        eventually(lambda: slot.status().active)
+        subject = Subject(
+            slot.folder.read_desired().spec, "cpu", SlotHttp("127.0.0.1", slot.port, None, 30), slot.status
+        )  # type: ignore[arg-type]
+        assert cancel(subject) == Verdict("skip", "1 other requests run: what becomes of one cannot be seen")
+        assert other.result()[0] == 200
 
 
 def test_a_model_without_a_chat_template_is_asked_for_completions(
