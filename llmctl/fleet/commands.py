@@ -18,8 +18,9 @@ _VERB = re.compile(r"[a-z][a-z-]{0,19}")
 UNBOUNDED = 100_000_000  # seconds that GNU and busybox `timeout` both take
 
 _TIMEOUT = f"command -v timeout >/dev/null 2>&1 && t='timeout -k {GRACE}' || t="
-# Without `timeout`, a second process ends the first. Its output is closed, or it would hold the connection's end up.
-_END = f'kill "$p"; sleep {GRACE}; kill -9 "$p"'
+# A second process ends the first: with its group, which `timeout` makes; without `timeout` alone. Its output is
+# closed, or it would hold up the end of the connection.
+_END = f'kill -s TERM -- "-$p" || kill -s TERM "$p"; sleep {GRACE}; kill -s KILL -- "-$p" || kill -s KILL "$p"'
 _RUN = (
     f'n=$1; shift; {_TIMEOUT}; if [ -n "$t" ]; then $t "$n" "$@"; exit $?; fi; exec 3<&0; "$@" <&3 3<&- & p=$!; '
     f'{{ sleep "$n"; {_END}; }} </dev/null >/dev/null 2>&1 3<&- & w=$!; '

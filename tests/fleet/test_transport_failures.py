@@ -273,7 +273,7 @@ def test_a_fetch_that_was_cut_goes_on(host: SshHost, one: Operator) -> None:
 def test_a_program_that_is_followed_ends_when_the_connection_does(host: SshHost, one: Operator) -> None:
     with CuttingProxy(host.port) as proxy:
         one.add(host, port=proxy.port)
-        stream = one.transport("h1").stream(["sh", "-c", "echo $$; exec tail -f /dev/null"])
+        stream = one.transport("h1").stream(["sh", "-c", "echo $$; exec sleep 600"])
         pid = int(next(stream))
         assert not gone(pid)
         proxy.cut()
@@ -354,7 +354,7 @@ def test_a_transfer_in_which_nothing_moves_ends(host: SshHost, one: Operator, mo
 
 
 def test_s09_nothing_but_the_error_reaches_the_terminal(host: SshHost, one: Operator) -> None:
-    with CuttingProxy(host.port) as proxy:
+    with CuttingProxy(host.port, reset=True) as proxy:
         one.add(host, port=proxy.port)
         code = """
 import sys, threading

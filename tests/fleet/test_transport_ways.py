@@ -318,13 +318,20 @@ def test_a_gateway_that_is_off_is_named(hosts: list[SshHost], one: Operator) -> 
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [('"h2"', '"h1"'), ('"h1"', None), ('"a:b:c"', None), ('"root@-oX"', None), ('"here"', None)]
+    ("first", "second", "why"),
+    [
+        ('"h2"', '"h1"', "in a circle: h1 → h2 → h1"),
+        ('"h1"', None, "in a circle: h1 → h1"),
+        ('"a:b:c"', None, "no gateway"),
+        ('"root@-oX"', None, "no address"),
+        ('"here"', None, "here is not reached by ssh"),
+    ],
 )
-def test_gateways_that_cannot_be(hosts: list[SshHost], one: Operator, first: str, second: str | None) -> None:
+def test_gateways_that_cannot_be(hosts: list[SshHost], one: Operator, first: str, second: str | None, why: str) -> None:
     one.entries["here"] = "[hosts.here]\n"
     one.add(hosts[0], gateway=first)
     one.add(hosts[1], **({"gateway": second} if second else {}))
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=why):
         one.transport("h1")
 
 
