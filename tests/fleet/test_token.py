@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,7 @@ def test_s09_what_is_typed_at_a_terminal_is_not_shown(operator: Operator) -> Non
         return b"Token of Hugging Face" in shown
 
     eventually(read)
+    eventually(lambda: not termios.tcgetattr(ours)[3] & termios.ECHO)  # what is typed before is thrown away
     os.write(ours, f"{TOKEN}\n".encode())
     try:
         while data := os.read(ours, 4096):
