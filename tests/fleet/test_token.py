@@ -17,6 +17,8 @@ import pytest
 
 from llmctl import hf_token
 from llmctl.errors import UsageError
+from llmctl.jobs.state import Jobs
+from llmctl.jobs.worker import Worker
 from tests.conftest import REPO, eventually
 from tests.models.making import make_folder
 from tests.testbed.hub import Hub
@@ -174,6 +176,15 @@ def test_the_hubs_own_places_come_first(home: Path, monkeypatch: pytest.MonkeyPa
     assert hf_token.fallback() == TOKEN
     monkeypatch.setenv("HF_TOKEN", "hf_another_0123")
     assert hf_token.fallback() is None
+
+
+def test_s09_a_job_hides_the_token_that_is_kept(home: Path) -> None:
+    hf_token.store(home, TOKEN)
+    jobs = Jobs(home)
+    jobs.folder(1).mkdir(parents=True)
+    worker = Worker(jobs, 1)
+    worker.log.close()
+    assert worker.secrets.hide(f"the hub did not like {TOKEN}") == "the hub did not like ***"
 
 
 @pytest.mark.parametrize("text", ["", " \n", "hf_a hf_b", "hf_\x00", "hf_ä", "x" * 600, "a\nb"])
