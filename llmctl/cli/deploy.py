@@ -83,7 +83,7 @@ def deploy(
     if environment not in (None, *configs.ENVIRONMENTS):
         raise UsageError(f"no environment manager {environment!r}", hint=", ".join(configs.ENVIRONMENTS))
     kit = replace(
-        kit_of(session, message, lock_wait, meant, profile),
+        kit_of(session, message, lock_wait, meant, [] if prune or remove else profile),
         order=Order(_engines(engine), system, environment, offline, wheelhouse),
         smoke=not no_smoke,
         dry_run=dry_run,

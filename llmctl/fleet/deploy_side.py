@@ -33,7 +33,12 @@ class Shipment:
 
 
 class HostSide:
-    """Runs steps on one host. `python` is an absolute path there, `home` the user's home folder."""
+    """Runs steps on one host. `python` is an absolute path there, `home` the user's home folder.
+
+    `silence` is the seconds without a word from us after which another deploy may take the host over.
+    """
+
+    silence = 24.0
 
     def __init__(self, transport: Transport, python: str, home: str, shipment: Shipment, on_event: OnEvent) -> None:
         self.transport, self.python, self.shipment, self.on_event = transport, python, shipment, on_event
@@ -125,7 +130,7 @@ class HostSide:
     def leased(self, owner: str, message: str, wait: float, needed: int = 0) -> Iterator[None]:
         """Within the block this host is ours; it is renewed all the while. The last step is `finish`, which gives it
         back; without it, it ends by itself a while after we fall silent."""
-        claim = {"token": secrets.token_hex(8), "owner": owner, "message": message}
+        claim = {"token": secrets.token_hex(8), "owner": owner, "message": message, "ttl": self.silence}
         begun = self.step("begin", claim=claim, wait=wait, needed=needed, timeout=QUICK + wait)
         if lost := begun["took_over"]:
             why = f" ({lost['message']})" if lost["message"] else ""
