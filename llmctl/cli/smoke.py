@@ -38,7 +38,7 @@ def smoke(
     no_proof: NoProof = False,
     private: Private = False,
 ) -> Answer:
-    """Prove by generated tokens that slots work; keep the proof. Without a target: all that should be up on the default host."""
+    """Prove by generated tokens that slots work; keep the proof. No target: what should be up on the default host."""
     from llmctl.checks import smoke as checks
     from llmctl.cli.reach import Reach, side_by_side, tagged
     from llmctl.fleet import fanout
