@@ -301,7 +301,7 @@ def test_f04_a_connection_that_freezes_is_noticed(
     with CuttingProxy(host.port) as proxy:
         one.add(host, port=proxy.port)
         with pytest.raises(TransportCut):
-            one.transport("h1").run(["sh", "-c", "echo in; sleep 600"], timeout=300, on_out=lambda _: proxy.freeze())
+            one.transport("h1").run(["sh", "-c", "echo in; sleep 30"], timeout=300, on_out=lambda _: proxy.freeze())
 
 
 def test_f04_a_connection_that_freezes_under_an_upload_is_noticed(
