@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from llmctl.slots.state import Launch
 from tests.cli.fleet import Fleet
-from tests.conftest import eventually
+from tests.conftest import RunningSlot, eventually, free_port
 from tests.testbed.sshd import SshHost, needs_sshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("emptied")]
@@ -203,6 +204,31 @@ def test_one_verb_on_several_hosts_has_one_answer(fleet: Fleet) -> None:
     assert (done.code, done.errors[0]["code"], done.data) == (4, "unreachable", {})
 
 
+def test_this_machine_is_a_host_like_any_other(fleet: Fleet, home: Path) -> None:
+    port = free_port()
+    (fleet.config / "alpha.json").write_text("{}")
+    fleet.configure(f'default = "desk"\n[hosts.desk]\nports = [{port}, {port}]\n')
+    try:
+        done = fleet("load", "auto", "alpha", "--host", "desk", "--host", "gpu1")
+        assert (done.code, [(host["host"], host["state"]) for host in done.data["hosts"]]) == (
+            0, [("desk", "ready"), ("gpu1", "ready")],
+        )  # fmt: skip
+        both = ("--host", "desk", "--host", "gpu1")
+        assert [row["host"] for row in fleet("status", *both).data["slots"]] == ["desk", "gpu1"]
+        assert fleet("restart", port).data["host"] == "desk"
+        done = fleet("load", port, "beta", "--host", "desk", "--host", "dead")
+        assert [(error["host"], error["code"]) for error in done.errors] == [
+            ("desk", "refused"),
+            ("dead", "unreachable"),
+        ]
+        models = fleet("models", "list", *both).data["models"]
+        assert [row["host"] for row in models if row["id"] == "alpha" and row["present"]] == ["desk", "gpu1"]
+        assert "desk" in str(fleet("keys", "rotate", "--host", "desk", "--host", "gpu1").errors)
+        assert fleet("plan", "--host", "desk").data["steps"][0]["action"] == "extra"
+    finally:
+        RunningSlot(home, port, Launch()).kill()
+
+
 def test_rows_of_several_hosts_are_joined(fleet: Fleet) -> None:
     done = fleet("models", "list", "--host", "gpu*")
     rows = [(row["host"], row["present"]) for row in done.data["models"] if row["id"] == "alpha"]
@@ -292,7 +318,7 @@ def test_f04_a_swap_whose_connection_is_cut_goes_on_and_is_told_as_unknown(fleet
     assert fleet("load", slot, "alpha").code == 0
     lost: list[str] = []
     over = threading.Event()
-    asking = threading.Thread(target=ask_all_the_while, args=(port, over, lost))
+    asking = threading.Thread(target=ask_all_the_while, args=(port, over, lost), daemon=True)
     asking.start()
     with subprocess.Popen(
         [*LLMCTL, "--json", "swap", slot, "slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
