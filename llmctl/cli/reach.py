@@ -37,7 +37,11 @@ class Reach:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for transport in self.open.values():
+        self.close()
+
+    def close(self) -> None:
+        """End all connections, also with something under way."""
+        for transport in list(self.open.values()):
             transport.close()
 
     def transport(self, host: Host) -> Transport:

@@ -14,6 +14,7 @@ from llmctl.errors import LlmctlError, NotDeployed, UnknownName, Unreachable, Us
 if TYPE_CHECKING:
     from llmctl.cli.reach import Reach
     from llmctl.cli.session import Session
+    from llmctl.config import Host
 
 OK, UNKNOWN, NOT_DEPLOYED, SKEW = "ok", "unknown", "not deployed", "skew"
 
@@ -74,9 +75,11 @@ def of_fleet(session: Session, ports: Sequence[str], patterns: Sequence[str], re
     known = session.config.hosts
     meant = [known[name] for name in numbers] if ports else selection.select(session.config, patterns)
     exact = [] if patterns else numbers
-    outcomes = fanout.over(
-        meant, lambda host: reaching.rows(reach, host, numbers[host.name] if host.name in exact else ()), len(meant)
-    )
+
+    def look(host: Host) -> tuple[list[dict[str, Any]], str]:
+        return reaching.rows(reach, host, numbers[host.name] if host.name in exact else ())
+
+    outcomes = fanout.over(meant, look, len(meant))
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if len(errors) == len(meant) == 1 and errors[0].exit_code == UsageError.exit_code:
         raise errors[0]

@@ -337,6 +337,22 @@ def test_f04_a_swap_whose_connection_is_cut_goes_on_and_is_told_as_unknown(fleet
     assert lost == []
 
 
+@pytest.mark.parametrize("where", [("gpu1",), ("gpu1", "gpu2")])
+def test_ctrl_c_ends_the_waiting_not_the_work(fleet: Fleet, where: tuple[str, ...]) -> None:
+    slot = fleet.at("gpu1")
+    hosts = [f"--host={name}" for name in where]
+    words = ["load", "auto", "slow", *hosts]
+    with subprocess.Popen([*LLMCTL, "--json", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as it:
+        assert it.stderr
+        while b'load"' not in it.stderr.readline():
+            pass
+        it.send_signal(signal.SIGINT)
+        out, _ = it.communicate(timeout=60)
+    assert (it.returncode, json.loads(out)["errors"][0]["code"]) == (130, "interrupted")
+    eventually(lambda: fleet("status", slot).data["slots"][0]["state"] == "ready")
+    eventually(lambda: {row["state"] for row in fleet("status", *hosts).data["slots"]} <= {"ready", "empty"})
+
+
 def ask_all_the_while(port: int, over: threading.Event, lost: list[str]) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 4}).encode()
     while not over.wait(0.05):
