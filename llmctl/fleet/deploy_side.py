@@ -81,7 +81,10 @@ class HostSide:
     def _event(self, line: str) -> None:
         with contextlib.suppress(ValueError, RecursionError):
             event = json.loads(line)
-            if isinstance(event, dict) and "event" in event:
+            kind = event.get("event") if isinstance(event, dict) else None
+            if kind == "slot":
+                self.note(f"port {event.get('port')}: {event.get('step')}")
+            elif kind in ("note", "stage"):
                 self.on_event(event)
 
     def _data(self, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from llmctl.environments import wheel
 from llmctl.slots import verbs
 from llmctl.slots.verbs import SlotStatus
 from tests.conftest import REPO, free_port
@@ -116,6 +117,19 @@ class Operator:
         if name not in self.codes:
             self.codes[name] = copy(self.folder / "code" / name, name)
         return self.codes[name]
+
+    def wheel(self, code: str) -> Path:
+        """The wheel of a release, as a deploy makes it."""
+        folder = self.folder / "wheels" / code
+        if not folder.exists():
+            script = "import pathlib, sys; from llmctl.environments import wheel; wheel.make(pathlib.Path(sys.argv[1]))"
+            told = {**os.environ, "PYTHONPATH": str(self.code(code)), "PYTHONSAFEPATH": "1"}
+            subprocess.run([sys.executable, "-c", script, folder], env=told, check=True)
+        return next(folder.glob("*.whl"))
+
+    def release(self, code: str) -> str:
+        """Its id."""
+        return wheel.release_id(self.wheel(code))
 
     def argv(self, *words: object, code: str = "same", before: str = "") -> list[str]:
         script = f"import sys\n{before}\nfrom llmctl.__main__ import main\nsys.exit(main())"
