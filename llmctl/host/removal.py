@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ GOES = (
 STAYS = ("models", "keys.json", "hf_token", "history.db", "audit.log", "slots", "jobs")
 
 
+WAITING = 3600.0
+
+
 def prune(home: Path) -> dict[str, Any]:
     """Remove releases beyond the five last, and environments that none of the others needs."""
     used = {slot.code for slot in slots.seen(home)}
@@ -30,11 +35,25 @@ def prune(home: Path) -> dict[str, Any]:
 
 def clean(home: Path) -> int:
     """Remove the wheels that environments were made of, and half-sent files; the bytes that they took."""
-    taken = 0
-    for folder in (home / "wheelhouse", home / "incoming"):
-        taken += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        shutil.rmtree(folder, ignore_errors=True)
-    return taken
+    folders = (home / "wheelhouse", home / "incoming")
+    before = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(home / "wheelhouse", ignore_errors=True)
+    sweep_incoming(home)
+    left = (home / "incoming").glob("*")
+    return before - sum(path.stat().st_size for path in left)
+
+
+def sweep_incoming(home: Path) -> None:
+    """Remove what was sent and is not needed: all but the young wheels of llmctl, out of which another deploy may run
+    that waits for its turn."""
+    young = time.time() - WAITING
+    for path in sorted((home / "incoming").glob("*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.stem == releases.current(home) or path.stat().st_mtime < young:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (home / "incoming").rmdir()
 
 
 def remove(home: Path, service: str) -> dict[str, Any]:

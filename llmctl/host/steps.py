@@ -6,7 +6,6 @@ Those of CHANGES carry the lease ({"number", "token"}) and do nothing without it
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -149,7 +148,7 @@ def finish(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
             if entry.get("what") == "deploy":
                 releases.note_order(home, str(releases.current(home)))
                 pruned = removal.prune(home)
-                shutil.rmtree(home / "incoming", ignore_errors=True)
+                removal.sweep_incoming(home)
         audit.note(home, {"who": mine.owner, "message": mine.message, **entry})
     lease.release(home, **request["lease"])
     return {"pruned": pruned}

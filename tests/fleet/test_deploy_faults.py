@@ -180,6 +180,7 @@ def step(self, name, /, **request):
     return real(self, name, **request)
 HostSide.step = step
 """
+AFTER = {"environment": 0.5, "slots": 0.3}
 STEPS = ("begin", "wheels", "environment", "release", "activate", "slots", "finish")
 
 
@@ -190,7 +191,7 @@ def test_f05_killed_at_any_step_the_next_run_takes_over_and_names_who_was_lost(o
         for marker in (state(host) / "envs").glob("base-*/.llmctl-complete"):
             marker.unlink()
         next((state(host) / "wheelhouse").glob("rich-*")).unlink()
-    killed = operator.deploy(code=code, before=KILLED.format(step=step, after=0.1, how="SIGKILL"))
+    killed = operator.deploy(code=code, before=KILLED.format(step=step, after=AFTER.get(step, 0.03), how="SIGKILL"))
     assert killed.code == -signal.SIGKILL, killed
     assert_serving(operator)
     again = operator.deploy("--lock-wait", "60", code=code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -183,6 +184,17 @@ def test_finish_keeps_five_releases_and_the_environments_that_they_need(home: Pa
         f"base-x{number}" for number in range(2, 7)
     ]
     assert not (home / "incoming").exists()
+
+
+def test_the_wheel_of_a_deploy_that_waits_outlives_the_one_before_it(home: Path, one: Asker) -> None:
+    """It is what the waiting one's end here runs out of."""
+    one("begin")
+    one.release(send_wheel(home, "1.0-b"))
+    one.activate(wanted("1.0-b"))
+    waiting, old = send_wheel(home, "1.0-w").path, send_wheel(home, "1.0-o").path
+    os.utime(old, (0, 0))
+    one.finish()
+    assert list((home / "incoming").iterdir()) == [waiting]
 
 
 def test_what_failed_is_in_the_audit_log_and_prunes_nothing(home: Path, one: Asker) -> None:
