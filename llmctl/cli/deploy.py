@@ -62,6 +62,7 @@ def deploy(
     message: Message = "",
     lock_wait: HostLockWait = "0",
     no_smoke: NoSmoke = False,
+    pull: o.Pull = False,
     dry_run: o.DryRun = False,
     prune: Annotated[bool, typer.Option("--prune", help="Only remove what the hosts no longer need.")] = False,
     remove: Annotated[
@@ -86,6 +87,7 @@ def deploy(
         kit_of(session, message, lock_wait, meant, [] if prune or remove else profile),
         order=Order(_engines(engine), system, environment, offline, wheelhouse),
         smoke=not no_smoke,
+        pull=pull,
         dry_run=dry_run,
     )
     if prune:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -49,12 +49,13 @@ def apply(
     profile: Names = None,
     host: o.Hosts = None,
     prune: Prune = False,
+    pull: o.Pull = False,
     dry_run: o.DryRun = False,
 ) -> Answer:
     """Make the hosts run what their profiles say; asks first. What is as it should be is left alone."""
     session: Session = ctx.obj
     with Reach(session) as reach:
-        asked = wish(session, profile, host, prune)
+        asked = replace(wish(session, profile, host, prune), pull=pull)
         found = planned(reach, asked)
         changes = [step for step in found.data["steps"] if step["action"] not in STILL]
         if dry_run or not changes:
@@ -71,11 +72,12 @@ def apply(
 
 @dataclass(frozen=True)
 class Wish:
-    """Hosts, what profiles want on them, and whether what is on them besides is to go."""
+    """Hosts, what profiles want on them, whether what is on them besides is to go, and absent models are to come."""
 
     hosts: tuple[Host, ...]
     assigned: Assignment
     prune: bool = False
+    pull: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -129,13 +131,13 @@ def _over(reach: Reach, asked: Wish, verb: str, hosts: Sequence[Host]) -> list[O
     with reaching.side_by_side(reach.session) as on_event:
 
         def one(host: Host) -> Reply:
-            request = asked.assigned.request(host.name, asked.prune)
+            request = asked.assigned.request(host.name, asked.prune, asked.pull)
 
             def here(session: Session) -> Answer:
-                from llmctl.slots import wanted
-
-                act = host_verbs.planned if verb == "plan" else host_verbs.applied
-                return act(session, wanted.read_slots(request["slots"]), request["prune"])
+                slots, prune, pull = host_verbs.asked(json.dumps(request))
+                if verb == "plan":
+                    return host_verbs.planned(session, slots, prune)
+                return host_verbs.applied(session, slots, prune, pull)
 
             reply = reach.call(
                 host, ["host", verb], here, stdin=json.dumps(request).encode(), timeout=7 * 86400.0,

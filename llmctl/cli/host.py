@@ -4,7 +4,7 @@
 
     {"slots": [{"port": 8101 | "auto", "model": "tiny-qwen2", "engine": "auto", "quantization": null, "context": null,
                 "parallel": null, "technique": null, "handle": null, "idle_unload": null, "order": "auto"}, …],
-     "prune": false}
+     "prune": false, "pull": false}
 
 where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and model may be left out). They answer
 
@@ -14,9 +14,10 @@ where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and m
                                        "load_seconds", "cut", "state"} | null}, …]}
     host slots  {"slots": [ProfileSlot, …]}   what a profile must say to get the slots as they are
 
-`action` is keep, load, swap, start, unload (with prune), extra (left alone) or held (disabled, left alone). Of `apply`
-the exit code is 0 when all is as wanted, 3 when some steps failed and 1 when all did; the envelope's `errors` have the
-port of each. Progress goes to stderr as lines of JSON, with a note for each step.
+`action` is keep, load, swap, start, unload (with prune), extra (left alone) or held (disabled, left alone). With `pull`
+a model that is not here is fetched before its slot is loaded. Of `apply` the exit code is 0 when all is as wanted, 3
+when some steps failed and 1 when all did; the envelope's `errors` have the port of each. Progress goes to stderr as
+lines of JSON, with a note for each step.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 import typer
 
+from llmctl.cli.bring import bring
 from llmctl.cli.session import Session
 from llmctl.config import ProfileSlot
 from llmctl.envelope import Answer
@@ -39,13 +41,14 @@ app = typer.Typer(help="Asked by llmctl on other hosts.", hidden=True)
 @app.command()
 def plan(ctx: typer.Context) -> Answer:
     """What would make this host run the slots that stdin says."""
-    return planned(ctx.obj, *_asked())
+    slots, prune, _ = asked(sys.stdin.read())
+    return planned(ctx.obj, slots, prune)
 
 
 @app.command()
 def apply(ctx: typer.Context) -> Answer:
     """Make this host run the slots that stdin says."""
-    return applied(ctx.obj, *_asked())
+    return applied(ctx.obj, *asked(sys.stdin.read()))
 
 
 @app.command()
@@ -71,25 +74,31 @@ def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
     return Answer({"steps": rows})
 
 
-def applied(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
+def applied(session: Session, slots: list[ProfileSlot], prune: bool, pull: bool) -> Answer:
     """The answer of `host apply`: partial when some steps failed, failed when all did."""
     from llmctl.slots import wanted
 
+    def here(slot: ProfileSlot) -> None:
+        bring(session, slot.model, slot.engine, slot.quantization)
+
     place = session.place()
     with session.progress() as on_event:
-        done = wanted.apply(place, wanted.plan(place, slots, prune), on_event)
+        done = wanted.apply(place, wanted.plan(place, slots, prune), on_event, here if pull else None)
     errors = tuple(one.error for one in done if one.error)
     code = 0 if not errors else 3 if any(one.result for one in done) else errors[0].exit_code
     return Answer({"steps": [wanted.row_of(place.host.name, one) for one in done]}, code, errors)
 
 
-def _asked() -> tuple[list[ProfileSlot], bool]:
+def asked(text: str) -> tuple[list[ProfileSlot], bool, bool]:
+    """The slots, `prune` and `pull` of a request."""
     from llmctl.slots import wanted
 
     try:
-        asked: Any = json.loads(sys.stdin.read())
+        found: Any = json.loads(text)
     except ValueError:
-        asked = None
-    if not isinstance(asked, dict) or not isinstance(asked.get("prune", False), bool):
+        found = None
+    request: dict[str, Any] = found if isinstance(found, dict) else {"prune": None}
+    prune, pull = request.get("prune", False), request.get("pull", False)
+    if not isinstance(prune, bool) or not isinstance(pull, bool):
         raise UsageError("stdin is not a request of llmctl", hint="llmctl plan, llmctl apply")
-    return wanted.read_slots(asked.get("slots")), asked.get("prune", False)
+    return wanted.read_slots(request.get("slots")), prune, pull

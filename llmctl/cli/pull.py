@@ -31,12 +31,24 @@ def pull(
     dry_run: o.DryRun = False,
 ) -> Answer:
     """Fetch a model's files from the hub, whole and checked; go on where an earlier pull stopped."""
+    return fetch(ctx.obj, model, format.lower(), quantization, revision, detach, dry_run)
+
+
+def fetch(
+    session: Session,
+    model: str,
+    format: str = "auto",
+    quantization: str | None = None,
+    revision: str | None = None,
+    detach: bool = False,
+    dry_run: bool = False,
+) -> Answer:
+    """The pull on this machine; answers at once when all is here and unchanged."""
     from llmctl.jobs.context import Silent
     from llmctl.models import pull
     from llmctl.models.wanted import Wish
 
-    session: Session = ctx.obj
-    wanted = _wanted(session, Wish(model, format.lower(), quantization, revision))
+    wanted = _wanted(session, Wish(model, format, quantization, revision))
     job = Silent()
     kept = None if dry_run else pull.settled(wanted, job)
     if dry_run or kept:

@@ -65,6 +65,10 @@ class Session:
         known = catalog.load(self.config.dir)
         return store.with_local(known, self.models_dir)
 
+    def forget_models(self) -> None:
+        """Read the catalog anew when it is asked for again: a model has come."""
+        self.__dict__.pop("catalog", None)
+
     @cached_property
     def models_dir(self) -> Path:
         """Where the models of this machine lie."""

@@ -13,6 +13,7 @@ from llmctl import profiles, tables
 from llmctl.cli import options as o
 from llmctl.cli import reach
 from llmctl.cli import status as status_verb
+from llmctl.cli.bring import bring
 from llmctl.cli.changes import change, data_of, planned, spec_of
 from llmctl.cli.far import Way, on_hosts, run
 from llmctl.cli.session import Session, Target
@@ -34,11 +35,14 @@ def load(
     parallel: o.Parallel = None,
     idle_unload: o.IdleUnload = None,
     lock_wait: o.LockWait = "0",
+    pull: o.Pull = False,
     dry_run: o.DryRun = False,
 ) -> Answer:
     """Put MODEL on PORT; returns when it has answered its probe."""
     session: Session = ctx.obj
     target = session.target(port, auto=True)
+    if pull and not dry_run:
+        model = bring(session, model, engine, quantization)
     spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
     if dry_run:
         return planned("load", target, spec)
@@ -59,6 +63,7 @@ def swap(
     lock_wait: o.LockWait = "0",
     save: Annotated[bool, typer.Option("--save", help="Write the model into the profile that has this port.")] = False,
     profile: o.SaveTo = None,
+    pull: o.Pull = False,
     dry_run: o.DryRun = False,
     host: o.Hosts = None,
 ) -> Answer:
@@ -66,7 +71,7 @@ def swap(
     session: Session = ctx.obj
     told = {"engine": engine, "quantization": quantization, "context": context, "parallel": parallel}
     given = {**told, "port": port, "model": model, "order": order, "idle_unload": idle_unload}
-    given |= {"lock_wait": lock_wait, "dry_run": dry_run}
+    given |= {"lock_wait": lock_wait, "pull": pull, "dry_run": dry_run}
     way = Way("port", single=save or profile is not None)
 
     def edit(id: str) -> profiles.Edit:
@@ -93,10 +98,13 @@ def _swap(
     parallel: int | None,
     idle_unload: str | None,
     lock_wait: str,
+    pull: bool,
     dry_run: bool,
 ) -> Answer:
     session: Session = ctx.obj
     target = session.target(port)
+    if pull and not dry_run:
+        model = bring(session, model, engine, quantization)
     spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
     if dry_run:
         return planned("swap", target, spec)

@@ -34,10 +34,10 @@ class Assignment:
     slots: Mapping[str, tuple[Wanted, ...]]
     homeless: tuple[str, ...] = ()
 
-    def request(self, host: str, prune: bool = False) -> dict[str, Any]:
+    def request(self, host: str, prune: bool = False, pull: bool = False) -> dict[str, Any]:
         """What `llmctl host plan` and `host apply` on that host read."""
         slots = [{**asdict(wanted.slot), "host": None} for wanted in self.slots.get(host, ())]
-        return {"slots": slots, "prune": prune and bool(slots)}
+        return {"slots": slots, "prune": prune and bool(slots), "pull": pull}
 
 
 def assign(

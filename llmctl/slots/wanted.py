@@ -21,6 +21,7 @@ from llmctl.slots.state import SlotFolder
 from llmctl.slots.verbs import ChangeResult
 
 OnEvent = Callable[[dict[str, Any]], None]
+Bring = Callable[[ProfileSlot], Any]
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,20 @@ def problem(place: Place, step: Step) -> LlmctlError | None:
     return None
 
 
-def apply(place: Place, steps: Sequence[Step], on_event: OnEvent) -> list[Done]:
-    """Do the steps one after another, whatever becomes of the others."""
-    return [_do(place, step, on_event) for step in steps]
+def apply(place: Place, steps: Sequence[Step], on_event: OnEvent, bring: Bring | None = None) -> list[Done]:
+    """Do the steps one after another, whatever becomes of the others; `bring` has the model of a slot here first."""
+    return [_do(place, step, on_event, bring) for step in steps]
 
 
-def _do(place: Place, step: Step, on_event: OnEvent) -> Done:
+def _do(place: Place, step: Step, on_event: OnEvent, bring: Bring | None) -> Done:
     if step.action in STILL:
         return Done(step, _as_it_is(place, step) if step.action == KEEP else None)
-    if error := problem(place, step):
-        return Done(step, error=error)
     on_event({"event": "note", "message": f"{step.port}: {step.action} {step.model or step.current}"})
     try:
+        if bring and step.slot:
+            bring(step.slot)
+        if why := problem(place, step):
+            return Done(step, error=why)
         if step.action == UNLOAD:
             return Done(step, verbs.unload(place.home, step.port, on_event=on_event))
         assert step.slot

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,8 @@ def port(home: Path) -> Iterator[int]:
     RunningSlot(home, free, Launch()).kill()
 
 
-def test_pull_convert_gate_fit_load_ask(
-    hub: Hub, home: Path, port: int, tmp_path: Path, tiny_models: dict[str, Path]
-) -> None:
-    (home / "converters").mkdir()
-    os.link(tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.ARCHIVE, home / "converters" / fetch.ARCHIVE)
+def operator(hub: Hub, home: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """llmctl as it is typed; its data and its errors."""
     (tmp_path / "hosts.toml").write_text("[hosts.here]\nbackend = 'cpu'\n")
     (tmp_path / "models.toml").write_text(ENTRY)
     environment = {
@@ -63,8 +60,20 @@ def test_pull_convert_gate_fit_load_ask(
         assert done.returncode == envelope["exit_code"] == code, (words, envelope, done.stderr[-3000:])
         return {**envelope["data"], "errors": envelope["errors"]}
 
+    return llmctl
+
+
+def test_pull_convert_gate_fit_load_ask(
+    hub: Hub, home: Path, port: int, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    (home / "converters").mkdir()
+    os.link(tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.ARCHIVE, home / "converters" / fetch.ARCHIVE)
+    llmctl = operator(hub, home, tmp_path)
     hint = llmctl("load", port, "traveller", code=1)["errors"][0]["hint"]
     assert hint == "llmctl pull traveller"
+    brought = llmctl("load", port, "trav", "--engine", "torch", "--pull")
+    assert (brought["model"], brought["engine"]) == ("traveller", "torch")
+    llmctl("unload", port)
     llmctl("pull", "Trav")
     llmctl("models", "verify", "traveller")
 
@@ -99,3 +108,13 @@ def test_pull_convert_gate_fit_load_ask(
     assert str(port) in refused["errors"][0]["message"]
     llmctl("models", "rm", "traveller", "--format", "mlx", "--yes")
     assert not (home / "models" / "traveller" / "mlx-8bit").exists()
+
+
+def test_apply_fetches_what_a_profile_needs(hub: Hub, home: Path, port: int, tmp_path: Path) -> None:
+    llmctl = operator(hub, home, tmp_path)
+    (tmp_path / "profiles").mkdir()
+    slot = f'[[slots]]\nport = {port}\nmodel = "traveller"\nengine = "torch"\nparallel = 1\n'
+    (tmp_path / "profiles" / "demo.toml").write_text(slot)
+    assert llmctl("apply", "--yes", code=1)["errors"][0]["hint"] == "llmctl pull traveller"
+    (step,) = llmctl("apply", "--yes", "--pull")["steps"]
+    assert (step["result"]["model"], step["result"]["state"]) == ("traveller", "ready")
