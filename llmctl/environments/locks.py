@@ -17,13 +17,14 @@ from llmctl import paths
 from llmctl.environments import BASE, WITHOUT, Wanted, stack
 from llmctl.errors import DeployFailed, Refused, UsageError
 from llmctl.files import write_text
-from llmctl.fleet.facts import Facts
+from llmctl.fleet.facts import Accelerator, Facts
 
 LOCKS = Path(__file__).parent / "locks"
 SHIPPED_CUDA = "cu130"  # the one that the package index has under torch's plain version
 BUILDS = "https://download.pytorch.org/whl/"
 ONLY_CUDA = ("nvidia-", "cuda-", "triton==")  # what torch's CUDA builds need and its CPU build does not
 OLDEST = "3.10"
+TURING, BLACKWELL = (7, 5), (10, 0)  # compute capabilities
 INDEXES = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_EXTRA_INDEX_URL": "UV_INDEX", "PIP_FIND_LINKS": "UV_FIND_LINKS"}
 """pip's words for where packages are, and uv's."""
 
@@ -68,7 +69,8 @@ def tool(name: str) -> Wanted:
 def torch_build(facts: Facts) -> str:
     """Which build of torch this host runs: "mps", "cpu", or the newest CUDA that its driver does ("cu126", "cu130").
 
-    Refused for a driver that runs none of them. A build for CUDA 12.6 runs on every driver for CUDA 12.
+    A build for CUDA 12.6 runs on every driver for CUDA 12, and has the kernels of GPUs from Maxwell to Hopper; that for
+    CUDA 13 has those from Turing on. Refused for a driver, or a GPU with a driver, that none of them serves.
     """
     if facts.os == "darwin":
         return "mps"
@@ -76,14 +78,26 @@ def torch_build(facts: Facts) -> str:
     if not drivers:
         return "cpu"
     oldest = min(drivers, key=lambda a: _numbers(a.cuda))
-    if _numbers(oldest.cuda) >= (13,):
+    oldest_gpu, newest_gpu = min(drivers, key=_compute), max(drivers, key=_compute)
+    if _numbers(oldest.cuda) >= (13,) and _compute(oldest_gpu) >= TURING:
         return "cu130"
     if _numbers(oldest.cuda) >= (12,):
-        return "cu126"
+        if _compute(newest_gpu) < BLACKWELL:
+            return "cu126"
+        raise Refused(
+            f"no build of torch serves {newest_gpu.name} (compute capability {newest_gpu.compute}) together with "
+            f"{oldest_gpu.name} and the driver {oldest.driver} (CUDA {oldest.cuda})",
+            hint="update the driver to one for CUDA 13, or hide the older GPU with CUDA_VISIBLE_DEVICES",
+        )
     raise Refused(
         f"the driver {oldest.driver} of {oldest.name} runs CUDA {oldest.cuda} at most, and torch needs 12 or newer",
         hint='update the driver, or set engines = ["llamacpp"] for this host',
     )
+
+
+def _compute(accelerator: Accelerator) -> tuple[int, ...]:
+    """Its compute capability; one that is not known is taken for a common one."""
+    return _numbers(accelerator.compute) or TURING
 
 
 def _numbers(version: str | None) -> tuple[int, ...]:

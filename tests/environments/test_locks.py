@@ -73,6 +73,23 @@ def test_the_oldest_of_several_drivers_decides_and_a_mac_has_its_own() -> None:
     assert torch_build(MAC) == torch_build(replace(MAC, accelerators=(gpu(None, "Apple M4 Max"),))) == "mps"
 
 
+@pytest.mark.parametrize(
+    ("cuda", "compute", "build"),
+    [("13.0", "12.0", "cu130"), ("13.0", "7.5", "cu130"), ("13.0", "7.0", "cu126"), ("12.8", "9.0", "cu126")],
+)
+def test_a_gpu_gets_a_build_that_has_its_kernels(cuda: str, compute: str, build: str) -> None:
+    assert torch_build(replace(LINUX, accelerators=(replace(gpu(cuda), compute=compute),))) == build
+
+
+def test_a_gpu_that_no_build_for_its_driver_serves_is_refused() -> None:
+    with pytest.raises(Refused, match=r"compute capability 12\.0") as caught:
+        torch_build(replace(LINUX, accelerators=(replace(gpu("12.8"), compute="12.0"),)))
+    assert "CUDA 13" in str(caught.value.hint)
+    with pytest.raises(Refused, match=r"compute capability 12\.0"):
+        both = (replace(gpu("13.0"), compute="12.0"), replace(gpu("13.0"), compute="7.0"))
+        torch_build(replace(LINUX, accelerators=both))
+
+
 def test_a_driver_that_is_too_old_is_refused_with_what_to_do() -> None:
     with pytest.raises(Refused, match=r"driver 550\.54 of NVIDIA L4 runs CUDA 11\.8 at most") as caught:
         torch_build(replace(LINUX, accelerators=(gpu("11.8"),)))
