@@ -10,6 +10,7 @@ from llmctl.cli import (
     artifacts,
     ask,
     convert,
+    copy_ends,
     deploy,
     fleet,
     host,
@@ -74,6 +75,7 @@ for verbs in (verify, search):
     models.app.add_typer(verbs.app)
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
+host.app.add_typer(copy_ends.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
 for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit, trust, token):

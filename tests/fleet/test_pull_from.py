@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmctl.__main__ import main
-from llmctl.cli import copying as cli_copying
+from llmctl.cli import copy_ends
 from llmctl.fleet import copying
 from llmctl.models import receiving
 from tests.testbed.cutting_proxy import DOWN, UP, CuttingProxy
@@ -261,4 +261,4 @@ def test_s05_a_manifest_cannot_lead_out_of_its_folder(home: Path) -> None:
     for broken in (None, [], "x", {}):
         with pytest.raises(Exception, match="not the manifest of an artifact"):
             receiving.read_manifest(broken)
-    assert cli_copying.STEPS == ("plan", "take", "publish")
+    assert copy_ends.STEPS == ("plan", "take", "publish")
