@@ -228,7 +228,7 @@ def test_an_environment_whose_python_went_is_made_anew(
 @pytest.mark.root
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root: a small file system is mounted")
 @pytest.mark.parametrize("manager", MANAGERS)
-def test_c05_a_full_disk_is_an_error_and_leaves_nothing(
+def test_f06_a_full_disk_is_an_error_and_leaves_nothing(
     manager: str, tmp_path: Path, tools: dict[str, Path | None]
 ) -> None:
     wheel = make_wheel(tmp_path / "big-house", "big", "1.0", extra=12_000_000)
