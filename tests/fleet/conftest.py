@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from llmctl.environments import locks, wheelhouse
 from llmctl.errors import DeployFailed
 from llmctl.fleet.facts import Facts
 from tests.environments.conftest import PYTHON, WHEELS, facts_here
+from tests.fleet.deploying import Operator, new_ports
+from tests.testbed.sshd import ssh_hosts
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +40,12 @@ def debian_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("debian-packages")
     wheelhouse.fill(folder, found)
     return folder
+
+
+@pytest.fixture(scope="module")
+def bare(packages: Path) -> Iterator[Operator]:
+    """An operator with one host, which starts bare."""
+    with tempfile.TemporaryDirectory(prefix="dep-") as folder, ssh_hosts(Path(folder) / "hosts", ["h1"]) as hosts:
+        made = Operator(Path(folder) / "op", hosts, {"h1": new_ports()})
+        made.set_up()
+        yield made

@@ -20,7 +20,7 @@ from typing import Any
 from llmctl.environments import wheel
 from llmctl.slots import verbs
 from llmctl.slots.verbs import SlotStatus
-from tests.conftest import REPO, free_port
+from tests.conftest import REPO, eventually, free_port
 from tests.environments.conftest import WHEELS
 from tests.testbed.sshd import SshHost
 
@@ -35,6 +35,11 @@ CHANGES = {
     "newer": {"llmctl/__init__.py": ('__version__ = "', '__version__ = "9.')},
 }
 """Releases by name: files, and what is replaced in each by what."""
+
+
+SILENCE = 2.0
+PATCH = "from llmctl.fleet.deploy_side import HostSide; HostSide"
+"""The beginning of Python that changes how the operator's end behaves."""
 
 
 def copy(folder: Path, name: str) -> Path:
@@ -244,3 +249,16 @@ def load_on(port: int) -> Iterator[Load]:
         done.set()
         for thread in threads:
             thread.join()
+
+
+def other(operator: Operator) -> str:
+    """The one of two releases that is not in use; the host has it no more."""
+    code = "next" if operator.release("same") == current(operator.hosts[0]) else "same"
+    shutil.rmtree(state(operator.hosts[0]) / "releases" / operator.release(code), ignore_errors=True)
+    return code
+
+
+def assert_serving(operator: Operator) -> None:
+    with load_on(operator.ports["h1"][0]) as load:
+        eventually(lambda: load.answered or load.failed)
+    assert not load.failed

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.fleet.deploying import Operator, audit, current, load_on, new_ports, running, slots, state, tree
-from tests.testbed.sshd import needs_sshd, ssh_hosts
+from tests.fleet.deploying import Operator, audit, current, load_on, running, slots, state, tree
+from tests.testbed.sshd import needs_sshd
 
 pytestmark = needs_sshd
 
 
 @pytest.fixture(scope="module")
-def operator(packages: Path) -> Iterator[Operator]:
-    """An operator with one host, which starts bare."""
-    with tempfile.TemporaryDirectory(prefix="dep-") as folder, ssh_hosts(Path(folder) / "hosts", ["h1"]) as hosts:
-        made = Operator(Path(folder) / "op", hosts, {"h1": new_ports()})
-        made.set_up()
-        yield made
+def operator(bare: Operator) -> Operator:
+    return bare
 
 
 @pytest.fixture
