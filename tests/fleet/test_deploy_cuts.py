@@ -16,9 +16,9 @@ from llmctl import catalog, config
 from llmctl.environments import wheelhouse
 from llmctl.errors import LlmctlError
 from llmctl.fleet import opening
-from llmctl.fleet.deploy import Kit, deploy
-from llmctl.fleet.deploy_choice import Order
-from llmctl.fleet.deploy_side import HostSide, Shipment
+from llmctl.fleet.deploy.choice import Order
+from llmctl.fleet.deploy.host import Kit, deploy
+from llmctl.fleet.deploy.side import HostSide, Shipment
 from llmctl.fleet.plan import assign
 from llmctl.fleet.transport import Transport
 from tests.fleet.deploying import PATCH, SILENCE, Operator, Result, assert_serving, current, other, slots, tree
@@ -102,7 +102,7 @@ def test_f04_cut_at_every_step_something_serves_and_a_rerun_converges(
             assert current(host) == kit.shipment.release
             assert {slot.state for slot in slots(host).values()} == {"ready"}
     assert seen >= {"look", "put", "begin", "release", "activate", "slots", "finish"}
-    assert not [name for name in tree(host) if "staging" in name or "/incoming/" in name]
+    assert not [name for name in tree(host) if "staging" in name or "undo" in name]
 
 
 def connect_to_cut(made: list[CutAt], real: Any, cut: Callable[[], None], number: int, *given: Any) -> CutAt:
