@@ -23,7 +23,7 @@ from llmctl.errors import LlmctlError, UsageError
 from llmctl.fleet.fanout import Outcome, exit_code
 
 if TYPE_CHECKING:
-    from llmctl.fleet.deploy import Kit
+    from llmctl.fleet.deploy.host import Kit
     from llmctl.fleet.plan import Assignment
 
 app = typer.Typer()
@@ -73,9 +73,10 @@ def deploy(
 
     What is as it should be is left alone. A step that fails leaves the host with what it had.
     """
-    from llmctl.fleet import canary, deploy_back, hooks
-    from llmctl.fleet import deploy as deploys
-    from llmctl.fleet.deploy_choice import Order
+    from llmctl.fleet.deploy import back as deploy_back
+    from llmctl.fleet.deploy import canary, hooks
+    from llmctl.fleet.deploy import host as deploys
+    from llmctl.fleet.deploy.choice import Order
 
     session: Session = ctx.obj
     meant = select(session, hosts)
@@ -125,7 +126,7 @@ def rollback(
     no_smoke: NoSmoke = False,
 ) -> Answer:
     """Put the release before the current one in use on HOST again, or VERSION; its slots go on."""
-    from llmctl.fleet import deploy_back
+    from llmctl.fleet.deploy import back as deploy_back
 
     session: Session = ctx.obj
     meant = select(session, [host])
@@ -140,7 +141,7 @@ def rollback(
 @app.command()
 def releases(ctx: typer.Context, host: o.HostName) -> Answer:
     """The releases on HOST, and who did what there."""
-    from llmctl.fleet import deploy_back
+    from llmctl.fleet.deploy import back as deploy_back
 
     session: Session = ctx.obj
     meant = select(session, [host])
@@ -158,8 +159,8 @@ def kit_of(session: Session, message: str, lock_wait: str, hosts: Sequence[Host]
     """What all hosts share. The wheel of this llmctl is made anew each time: it is this very code."""
     from llmctl import __version__
     from llmctl.environments import wheel
-    from llmctl.fleet.deploy import Kit
-    from llmctl.fleet.deploy_side import Shipment
+    from llmctl.fleet.deploy.host import Kit
+    from llmctl.fleet.deploy.side import Shipment
 
     made = wheel.make(session.home / "cache" / "wheel")
     sha256 = hashlib.sha256(made.read_bytes()).hexdigest()
@@ -215,8 +216,8 @@ def _engines(typed: Sequence[str] | None) -> tuple[str, ...] | None:
 
 def _post_deploy(folder: Path | None, told: dict[str, str], on_event: Callable[[dict[str, Any]], None]) -> None:
     """A hook that fails afterwards is a warning: what it comes after is done."""
-    from llmctl.fleet import hooks
-    from llmctl.fleet.deploy import show_hook
+    from llmctl.fleet.deploy import hooks
+    from llmctl.fleet.deploy.host import show_hook
 
     try:
         show_hook(hooks.run(folder, hooks.POST_DEPLOY, told), on_event)

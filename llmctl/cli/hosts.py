@@ -15,11 +15,13 @@ from llmctl.cli.session import Session
 from llmctl.config import Host
 from llmctl.envelope import Answer
 from llmctl.errors import KeyChanged, KeyUnknown, Unreachable, UsageError
-from llmctl.fleet import facts_cache, fanout, gathering, selection
-from llmctl.fleet.facts_cache import Seen
+from llmctl.fleet import fanout, selection
+from llmctl.fleet.facts import cache as facts_cache
+from llmctl.fleet.facts import gathering
+from llmctl.fleet.facts.cache import Seen
+from llmctl.fleet.facts.findings import findings
+from llmctl.fleet.facts.outlook import outlook, value
 from llmctl.fleet.fanout import Outcome
-from llmctl.fleet.findings import findings
-from llmctl.fleet.outlook import outlook, value
 
 app = typer.Typer(help="The machines of the fleet.")
 

@@ -16,7 +16,8 @@ from llmctl.cli.init import HOSTS
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, Refused, UsageError
-from llmctl.fleet import facts_cache, hosts_file
+from llmctl.fleet import hosts_file
+from llmctl.fleet.facts import cache as facts_cache
 
 app = typer.Typer()
 
@@ -96,7 +97,7 @@ def _file(session: Session) -> tuple[Path, str]:
 
 def _check_login(path: Path, text: str, name: str) -> None:
     """ConfigError when the new entry cannot be used."""
-    from llmctl.fleet import ssh_settings
+    from llmctl.fleet.ssh import settings as ssh_settings
 
     changed = config.load(path.parent, text)
     ssh_settings.login(changed.hosts[name], changed)
@@ -104,7 +105,7 @@ def _check_login(path: Path, text: str, name: str) -> None:
 
 def _candidates(session: Session) -> list[dict[str, str]]:
     """The hosts of ~/.ssh/config by name, without those that are here already."""
-    from llmctl.fleet import ssh_config
+    from llmctl.fleet.ssh import config as ssh_config
 
     lines = ssh_config.read()
     words = [word for line in lines for word in _names(line)]

@@ -9,8 +9,8 @@ import typer
 from llmctl.cli import options as o
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
-from llmctl.fleet import trusting
-from llmctl.fleet.trusting import Shown
+from llmctl.fleet.ssh import trusting
+from llmctl.fleet.ssh.trusting import Shown
 
 app = typer.Typer()
 

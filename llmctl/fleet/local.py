@@ -17,8 +17,9 @@ from pathlib import Path
 from llmctl import files
 from llmctl.config import Host
 from llmctl.errors import LlmctlError
-from llmctl.fleet import commands, failures
+from llmctl.fleet import commands
 from llmctl.fleet.output import Output
+from llmctl.fleet.ssh import failures
 from llmctl.fleet.transport import OnBytes, OnLine, Ran
 
 BLOCK = 2**16

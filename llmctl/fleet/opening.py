@@ -14,7 +14,7 @@ def connect(host: Host, config: Config, home: Path) -> Transport:
         from llmctl.fleet.local import LocalTransport
 
         return LocalTransport(host)
-    from llmctl.fleet import known_hosts, ssh_settings
-    from llmctl.fleet.ssh import SshTransport
+    from llmctl.fleet.ssh import known_hosts, settings
+    from llmctl.fleet.ssh.transport import SshTransport
 
-    return SshTransport(host, ssh_settings.login(host, config), home / known_hosts.FILE)
+    return SshTransport(host, settings.login(host, config), home / known_hosts.FILE)

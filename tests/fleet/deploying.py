@@ -38,7 +38,7 @@ CHANGES = {
 
 
 SILENCE = 2.0
-PATCH = "from llmctl.fleet.deploy_side import HostSide; HostSide"
+PATCH = "from llmctl.fleet.deploy.side import HostSide; HostSide"
 """The beginning of Python that changes how the operator's end behaves."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmctl.fleet.facts import Facts
-from llmctl.fleet.gathering import Clock, parse
+from llmctl.fleet.facts.gathering import Clock, parse
 
 FOLDER = Path(__file__).parent / "facts"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.txt"))

@@ -9,8 +9,7 @@ import pytest
 
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, NoPython, NoSpace, Refused, Unsupported, UsageError
-from llmctl.fleet import choices
-from llmctl.fleet.facts import Facts, Python
+from llmctl.fleet.facts import Facts, Python, choices
 from tests.fleet.recorded import NAMES, facts_of
 
 HOST = Host("it", "ssh", address="it")

@@ -12,9 +12,9 @@ import pytest
 
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, Unsupported
-from llmctl.fleet import facts_cache
 from llmctl.fleet.facts import Accelerator, Facts, Python
-from llmctl.fleet.gathering import MOST, WIDEST, Clock, parse
+from llmctl.fleet.facts import cache as facts_cache
+from llmctl.fleet.facts.gathering import MOST, WIDEST, Clock, parse
 from tests.fleet.recorded import NAMES, THEN, facts_of, printed
 
 MIB = 2**20

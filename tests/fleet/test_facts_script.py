@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llmctl.fleet.facts import Facts, Python
-from llmctl.fleet.gathering import Clock, parse, script
+from llmctl.fleet.facts.gathering import Clock, parse, script
 from tests.fleet.recorded import printed
 
 SHELLS = {

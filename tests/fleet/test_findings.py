@@ -9,7 +9,7 @@ import pytest
 
 from llmctl import __version__
 from llmctl.config import Host
-from llmctl.fleet.findings import MOST_SKEW, findings
+from llmctl.fleet.facts.findings import MOST_SKEW, findings
 from tests.fleet.recorded import facts_of
 
 HOST = Host("it", "ssh", address="it")

@@ -13,7 +13,8 @@ import pytest
 from llmctl import __version__
 from llmctl.__main__ import main
 from llmctl.config import Host
-from llmctl.fleet import facts_cache, known_hosts
+from llmctl.fleet.facts import cache as facts_cache
+from llmctl.fleet.ssh import known_hosts
 from tests.fleet.recorded import facts_of
 from tests.testbed.sshd import SshHost, make_key, needs_sshd, ssh_hosts
 

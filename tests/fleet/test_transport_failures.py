@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from llmctl.errors import AuthRejected, LlmctlError, LockedOut, TransportCut, Unreachable
-from llmctl.fleet import link, program
+from llmctl.fleet.ssh import link, program
 from tests.conftest import eventually, free_port
 from tests.fleet.reaching import Operator, operator
 from tests.testbed.cutting_proxy import DOWN, UP, CuttingProxy

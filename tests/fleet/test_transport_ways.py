@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmctl.errors import ConfigError, KeyChanged, KeyUnknown, LlmctlError, Unreachable
-from llmctl.fleet import known_hosts
-from llmctl.fleet.known_hosts import Key
+from llmctl.fleet.ssh import known_hosts
+from llmctl.fleet.ssh.known_hosts import Key
 from tests.fleet.reaching import Operator, operator
 from tests.testbed.sshd import SshHost, make_key, needs_sshd, ssh_hosts
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmctl.config import Host
-from llmctl.fleet import commands, failures
-from llmctl.fleet.link import Link, open_link
+from llmctl.fleet import commands
 from llmctl.fleet.output import Output
-from llmctl.fleet.program import FINISH, Program
-from llmctl.fleet.ssh_settings import Login
+from llmctl.fleet.ssh import failures
+from llmctl.fleet.ssh.link import Link, open_link
+from llmctl.fleet.ssh.program import FINISH, Program
+from llmctl.fleet.ssh.settings import Login
 from llmctl.fleet.transport import OnBytes, OnLine, Ran
 
 LATE = 10.0

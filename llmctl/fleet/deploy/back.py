@@ -9,10 +9,12 @@ from typing import Any
 
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, NotDeployed
-from llmctl.fleet import choices, facts_cache, opening
-from llmctl.fleet.deploy import Kit, add, smoke
-from llmctl.fleet.deploy_side import LONG, HostSide, reachable
-from llmctl.fleet.gathering import gather
+from llmctl.fleet import opening
+from llmctl.fleet.deploy.host import Kit, add, smoke
+from llmctl.fleet.deploy.side import LONG, HostSide, reachable
+from llmctl.fleet.facts import cache as facts_cache
+from llmctl.fleet.facts import choices
+from llmctl.fleet.facts.gathering import gather
 
 OnEvent = Callable[[dict[str, Any]], None]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmctl import __version__
 from llmctl.config import Host
 from llmctl.fleet.facts import Facts
-from llmctl.fleet.outlook import outlook, value
+from llmctl.fleet.facts.outlook import outlook, value
 
 MOST_SKEW = 5.0
 LEAST_DISK = 5 * 10**9

@@ -16,9 +16,9 @@ from paramiko import Channel
 from paramiko.ssh_exception import ChannelException, SSHException
 
 from llmctl.errors import LlmctlError, Unreachable
-from llmctl.fleet import failures
-from llmctl.fleet.link import CHANNEL, Link
 from llmctl.fleet.output import Output
+from llmctl.fleet.ssh import failures
+from llmctl.fleet.ssh.link import CHANNEL, Link
 from llmctl.fleet.transport import OnBytes, OnLine
 
 BLOCK = 2**15

@@ -12,9 +12,9 @@ from llmctl.catalog import Catalog, Model
 from llmctl.config import Config, Host, ProfileSlot
 from llmctl.environments import Wanted, locks, managers
 from llmctl.errors import LlmctlError
-from llmctl.fleet import choices, deploy_config
-from llmctl.fleet.choices import Chosen
-from llmctl.fleet.facts import Facts, Python
+from llmctl.fleet.deploy import config as deploy_config
+from llmctl.fleet.facts import Facts, Python, choices
+from llmctl.fleet.facts.choices import Chosen
 from llmctl.models.choice import choose_engine
 
 CONVERT = "convert"

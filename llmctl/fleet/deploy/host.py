@@ -13,12 +13,14 @@ from typing import Any
 from llmctl.catalog import Catalog
 from llmctl.config import Config, Host
 from llmctl.errors import DeployFailed, LlmctlError, NotDeployed, VersionSkew
-from llmctl.fleet import deploy_packages as packages
-from llmctl.fleet import facts_cache, hooks, opening
+from llmctl.fleet import opening
 from llmctl.fleet.call import call
-from llmctl.fleet.deploy_choice import Choice, Order, choose
-from llmctl.fleet.deploy_side import LONG, HostSide, Shipment, reachable
-from llmctl.fleet.gathering import gather
+from llmctl.fleet.deploy import hooks
+from llmctl.fleet.deploy import packages as packages
+from llmctl.fleet.deploy.choice import Choice, Order, choose
+from llmctl.fleet.deploy.side import LONG, HostSide, Shipment, reachable
+from llmctl.fleet.facts import cache as facts_cache
+from llmctl.fleet.facts.gathering import gather
 from llmctl.fleet.plan import Assignment
 from llmctl.fleet.transport import Transport
 from llmctl.profiles import STILL

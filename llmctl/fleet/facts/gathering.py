@@ -9,8 +9,8 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from llmctl.errors import LlmctlError, Unsupported
-from llmctl.fleet.accelerators import accelerators
 from llmctl.fleet.facts import Facts, Python
+from llmctl.fleet.facts.accelerators import accelerators
 from llmctl.fleet.transport import Transport
 
 TIMEOUT = 30.0
@@ -41,7 +41,7 @@ class Clock(NamedTuple):
 
 def script() -> bytes:
     """What is sent to `sh -s`."""
-    return files("llmctl.fleet").joinpath("facts.sh").read_bytes()
+    return files("llmctl.fleet.facts").joinpath("facts.sh").read_bytes()
 
 
 def gather(transport: Transport) -> Facts:

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmctl.config import Config, Host
 from llmctl.errors import ConfigError
-from llmctl.fleet import ssh_config
+from llmctl.fleet.ssh import config as ssh_config
 
 MOST_HOPS = 8
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from llmctl.config import Config, Host
 from llmctl.errors import Refused, UsageError
-from llmctl.fleet import known_hosts, ssh_settings
-from llmctl.fleet.known_hosts import Key
-from llmctl.fleet.ssh_settings import Login
+from llmctl.fleet.ssh import known_hosts
+from llmctl.fleet.ssh import settings as ssh_settings
+from llmctl.fleet.ssh.known_hosts import Key
+from llmctl.fleet.ssh.settings import Login
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def look(host: Host, config: Config, home: Path) -> Iterator[Shown]:
 
     Raises Unreachable or one of its kinds; Refused for a key that a known_hosts file marks as revoked.
     """
-    from llmctl.fleet.link import host_key
+    from llmctl.fleet.ssh.link import host_key
 
     if host.transport == "local":
         raise Refused(f"{host.name} is this machine: there is no key to trust", host=host.name)

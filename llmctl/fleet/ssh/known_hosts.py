@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmctl import files
 from llmctl.errors import KeyChanged, KeyUnknown, LlmctlError
-from llmctl.fleet.ssh_settings import Login
+from llmctl.fleet.ssh.settings import Login
 
 FILE = "known_hosts"
 

@@ -21,10 +21,10 @@ import paramiko
 from paramiko.ssh_exception import SSHException
 
 from llmctl.errors import LockedOut, Unreachable
-from llmctl.fleet import failures, known_hosts
-from llmctl.fleet.known_hosts import Key, Trusted
-from llmctl.fleet.ssh_settings import Login
-from llmctl.fleet.wire import Wire
+from llmctl.fleet.ssh import failures, known_hosts
+from llmctl.fleet.ssh.known_hosts import Key, Trusted
+from llmctl.fleet.ssh.settings import Login
+from llmctl.fleet.ssh.wire import Wire
 
 CONNECT, HELLO, AUTH, CHANNEL = 5.0, 10.0, 15.0, 10.0
 """Seconds that a step may take: the TCP connection, the server's first line, the login, a channel."""

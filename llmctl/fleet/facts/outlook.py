@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 from llmctl.config import Host
 from llmctl.errors import LlmctlError
-from llmctl.fleet import choices
-from llmctl.fleet.choices import Chosen
-from llmctl.fleet.facts import Facts
+from llmctl.fleet.facts import Facts, choices
+from llmctl.fleet.facts.choices import Chosen
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmctl.errors import AuthRejected, LlmctlError, LockedOut, NoSpace, TimedOut, TransportCut, Unreachable
-from llmctl.fleet.ssh_settings import Login
+from llmctl.fleet.ssh.settings import Login
 
 FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from llmctl.environments import locks, wheelhouse
 from llmctl.environments.managers import SHIPPED
-from llmctl.fleet import choices
-from llmctl.fleet.deploy_choice import Choice, Order
-from llmctl.fleet.deploy_side import LONG, HostSide
-from llmctl.fleet.facts import Facts
+from llmctl.fleet.deploy.choice import Choice, Order
+from llmctl.fleet.deploy.side import LONG, HostSide
+from llmctl.fleet.facts import Facts, choices
 
 
 @dataclass(frozen=True)
