@@ -22,6 +22,10 @@ STAYS = ("models", "keys.json", "hf_token", "history.db", "audit.log", "slots", 
 
 
 WAITING = 3600.0
+LITTER = (
+    ".deploy*.tmp", ".service.*.tmp", ".current.tmp", "bin/.*.tmp", "config/**/.*.tmp", "releases/.*.tmp",
+    "releases/*/.*.tmp", "releases/*/bin/.*.tmp", "releases/*/config/**/.*.tmp",
+)  # fmt: skip
 
 
 def prune(home: Path) -> dict[str, Any]:
@@ -41,6 +45,15 @@ def clean(home: Path) -> int:
     sweep_incoming(home)
     left = (home / "incoming").glob("*")
     return before - sum(path.stat().st_size for path in left)
+
+
+def sweep_litter(home: Path) -> None:
+    """Remove what a deploy that was killed while it wrote left half written; nobody else has the lease."""
+    for pattern in LITTER:
+        for path in home.glob(pattern):
+            path.unlink(missing_ok=True)
+    for path in (home / "releases").glob(f"{releases.STAGING}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep_incoming(home: Path) -> None:

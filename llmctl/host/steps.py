@@ -45,6 +45,8 @@ def begin(home: Path, request: Request, on: OnEvent) -> dict[str, Any]:
     taken, lost = lease.take(home, claim, wait=float(request.get("wait", 0.0)), on_wait=waiting)
     if lost:
         audit.note(home, {"what": "took over", "who": taken.owner, "of": lost.owner, "message": lost.message})
+    with lease.held(home, taken.number, taken.token):
+        removal.sweep_litter(home)
     shown = {"number": taken.number, "token": taken.token}
     return {"lease": shown, "ttl": taken.ttl, "took_over": lost.shown() if lost else None}
 

@@ -107,17 +107,20 @@ HostSide.step = step
 
 
 def test_of_two_operators_at_once_one_waits_and_the_other_is_told_who_it_is(operator: Operator) -> None:
-    host, code = operator.hosts[0], other(operator)
-    first = operator.start(*operator.to("--message", "the big one"), code=code, before=SLOW.format(seconds=6))
-    eventually(
-        lambda: (state(host) / "deploy.lock").exists() and "the big one" in (state(host) / "deploy.lock").read_text()
-    )
-    loser = operator.deploy(code="engine")
-    assert loser.code == 1 and loser.errors[0]["code"] == "busy"
-    assert "the big one" in loser.errors[0]["message"] and "--lock-wait" in loser.errors[0]["hint"]
-    waiter = operator.deploy("--lock-wait", "2m", code="engine")
-    assert waiter.code == 0 and "waits for" in waiter.err and "the big one" in waiter.err
-    assert finish(first).code == 0
+    host = operator.hosts[0]
+    assert operator.deploy("--lock-wait", "60").code == 0
+    first = operator.start(*operator.to("--message", "the big one"), code="next", before=SLOW.format(seconds=6))
+    try:
+        eventually(lambda: "the big one" in (state(host) / "deploy.lock").read_text())
+        loser = operator.deploy(code="engine")
+        assert loser.code == 1 and loser.errors[0]["code"] == "busy"
+        assert "the big one" in loser.errors[0]["message"] and "--lock-wait" in loser.errors[0]["hint"]
+        waiter = operator.deploy("--lock-wait", "2m", code="engine")
+        assert waiter.code == 0 and "waits for" in waiter.err and "the big one" in waiter.err
+        assert finish(first).code == 0
+    finally:
+        first.kill()
+        first.wait()
     assert current(host) == waiter.host["release"]
 
 

@@ -197,6 +197,18 @@ def test_the_wheel_of_a_deploy_that_waits_outlives_the_one_before_it(home: Path,
     assert list((home / "incoming").iterdir()) == [waiting]
 
 
+def test_what_a_killed_deploy_left_half_written_goes_with_the_next_and_nothing_else(home: Path, one: Asker) -> None:
+    litter = (".deploy-undo.json.1.tmp", "config/.hosts.toml.1.tmp", "releases/1.0-a/bin/.llmctl.1.tmp",
+              "releases/.staging-1.0-b/lib/x", "bin/.llmctl.tmp")  # fmt: skip
+    others = (".keys.json.1.tmp", "slots/8101/.actual.json.1.tmp")
+    for name in (*litter, *others):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("half")
+    one("begin")
+    assert not [name for name in litter if (home / name).exists()]
+    assert all((home / name).exists() for name in others)
+
+
 def test_what_failed_is_in_the_audit_log_and_prunes_nothing(home: Path, one: Asker) -> None:
     one("begin")
     one.release(send_wheel(home, "1.0-b"))
