@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paramiko import Channel
-from paramiko.ssh_exception import ChannelException, SSHException
+from paramiko.ssh_exception import SSHException
 
 from llmctl.errors import LlmctlError, Unreachable
 from llmctl.fleet.output import Output
@@ -191,11 +191,13 @@ class Program:
         while True:
             try:
                 return self.link.transport.open_session(timeout=CHANNEL)
-            except ChannelException as error:
-                if time.monotonic() > ends:
+            except BROKEN as error:
+                # Of two refusals at once paramiko tells one thread the reason, and the other only that there is none.
+                if isinstance(error, SSHException) and not self.link.lost:
+                    if time.monotonic() < ends:
+                        time.sleep(random.uniform(0.05, 0.2))
+                        continue
                     message = f"{self.host} opens no more sessions on one connection ({error})"
                     raise Unreachable(message, hint="raise MaxSessions in its sshd_config", host=self.host) from None
-                time.sleep(random.uniform(0.05, 0.2))
-            except BROKEN:
                 message = f"the connection to {self.host} broke before this began: {self.title}"
                 raise Unreachable(message, hint="run it again", host=self.host) from None
