@@ -20,7 +20,6 @@ HOSTS = int(os.environ.get("LLMCTL_BENCH_HOSTS", 20))
 RUNS = 7
 DEPLOYS = 5
 PEERS = ("ansible-core==2.19.14", "pyinfra==3.10.0")
-PROGRAM = '#!/bin/sh\nexport PYTHONPATH=/home/op/.llmctl/lib\nexec python3 -m llmctl "$@"\n'
 
 
 def measure() -> Iterator[Row]:
@@ -34,8 +33,7 @@ def _status(folder: Path, programs: Path) -> Iterator[Row]:
     with light_hosts(HOSTS) as testbed:
         _configure(folder, testbed)
         for host in testbed.machines:
-            _install(host.path("/home/op/.llmctl"))
-            host.sh("chown -R op: /home/op/.llmctl")
+            host.bring_llmctl()
         inventory = _inventories(folder, testbed)
         ours = [sys.executable, "-m", "llmctl", "--json", "status"]
         ansible = [programs / "ansible", "all", "-i", inventory, "-m", "ping", "-f", str(HOSTS)]
@@ -100,15 +98,6 @@ def _configure(folder: Path, testbed: Testbed, **more: str) -> None:
     (folder / "hosts.toml").write_text(testbed.hosts_toml(**more))
     (folder / "home").mkdir()
     shutil.copy(testbed.known_hosts, folder / "home" / "known_hosts")
-
-
-def _install(home: Path) -> None:
-    """This llmctl on a host that needs no more of it than `status`."""
-    shutil.copytree(REPO / "llmctl", home / "lib" / "llmctl", ignore=shutil.ignore_patterns("__pycache__"))
-    program = home / "bin" / "llmctl"
-    program.parent.mkdir()
-    program.write_text(PROGRAM)
-    program.chmod(0o755)
 
 
 def _inventories(folder: Path, testbed: Testbed) -> Path:

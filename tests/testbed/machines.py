@@ -31,6 +31,7 @@ from tests.testbed.sshd import make_key
 SYSTEMD, LIGHT = "systemd", "light"
 ROOT = ("env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8")
 _RUN = re.compile(r"(llm-(\d+)-(\d+)-\d+)\b.*")
+_PROGRAM = '#!/bin/sh\nexport PYTHONPATH=/home/op/.llmctl/lib\nexec python3 -m llmctl "$@"\n'
 _count = itertools.count()
 
 
@@ -135,6 +136,16 @@ class Machine:
         ran = self.ran(command, user, timeout)
         assert ran.returncode == 0, f"{self.name}: {command}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
         return ran.stdout.strip()
+
+    def bring_llmctl(self) -> None:
+        """This checkout's llmctl for op, run by the host's own Python: enough for verbs that need no packages."""
+        home = self.path("/home/op/.llmctl")
+        shutil.copytree(REPO / "llmctl", home / "lib" / "llmctl", ignore=shutil.ignore_patterns("__pycache__"))
+        program = home / "bin" / "llmctl"
+        program.parent.mkdir()
+        program.write_text(_PROGRAM)
+        program.chmod(0o755)
+        self.sh("chown -R op: /home/op/.llmctl")
 
     # ── power ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
