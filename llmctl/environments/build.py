@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import ssl
 import subprocess
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -153,7 +154,13 @@ def environment(envs: Path, offline: bool, base: Mapping[str, str] = os.environ)
     """What the programs see: nothing of another Python, and of the host's own indexes only where they may be asked."""
     ours = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
     kept = {k: v for k, v in base.items() if k not in ours and not (offline and k.startswith(("PIP_", "UV_")))}
-    return {**kept, "UV_CACHE_DIR": str(envs / UV_CACHE), "LC_ALL": "C.UTF-8"}
+    told = {"UV_CACHE_DIR": str(envs / UV_CACHE), "LC_ALL": "C.UTF-8"}
+    # uv brings certificates of its own, and those of an index behind a company's proxy are only in the system's
+    return {"UV_SYSTEM_CERTS": "1", **kept, **told} if _has_certificates() else {**kept, **told}
+
+
+def _has_certificates() -> bool:
+    return bool(ssl.get_default_verify_paths().cafile)
 
 
 def failure(wanted: Wanted, envs: Path, argv: list[str], status: int, log: list[str]) -> LlmctlError:

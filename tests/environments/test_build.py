@@ -146,6 +146,15 @@ def test_programs_see_nothing_of_another_python_and_no_index_offline() -> None:
     assert online["PIP_INDEX_URL"] == "i" and online["UV_CACHE_DIR"] == "/e/.uv-cache" and "PYTHONPATH" not in online
 
 
+def test_an_index_is_trusted_by_the_certificates_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle.pem").write_text("")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bundle.pem"))
+    assert environment(tmp_path, False, {})["UV_SYSTEM_CERTS"] == "1"
+    assert environment(tmp_path, False, {"UV_SYSTEM_CERTS": "0"})["UV_SYSTEM_CERTS"] == "0"
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    assert "UV_SYSTEM_CERTS" not in environment(tmp_path, False, {})
+
+
 # ── S13 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
