@@ -47,7 +47,7 @@ def demo(tmp_path: Path, house: Path) -> str:
     """The interpreter of a real environment that holds demo 1.0."""
     made = make_wheel(tmp_path / "house", "demo", "1.0")
     uv = uv_from(next(house.glob("uv-*.whl")), tmp_path / "tools")
-    wanted = Wanted("torch", lock_of(made))
+    wanted = Wanted("demo", lock_of(made))
     return str(build(wanted, "uv", HERE, tmp_path / "envs", wheelhouse=made.parent, tool=uv))
 
 
