@@ -14,6 +14,7 @@ from llmctl.errors import LlmctlError, Unreachable
 T = TypeVar("T")
 MOST = 32
 """Hosts at once. One that does not answer holds its place for seconds, and a thread costs little."""
+LOOK = 0.25
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def over(hosts: Sequence[Host], work: Callable[[Host], T], most: int = MOST) -> 
         threading.Thread(target=worker, daemon=True).start()
     outcomes: dict[int, Outcome[T]] = {}
     while len(outcomes) < len(hosts):
-        at, outcome = done.get()
+        try:
+            at, outcome = done.get(timeout=LOOK)  # a Ctrl-C just before waiting for ever would wait as long
+        except queue.Empty:
+            continue
         if isinstance(outcome, BaseException):
             raise outcome
         outcomes[at] = outcome

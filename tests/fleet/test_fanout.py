@@ -83,5 +83,8 @@ except KeyboardInterrupt:
         assert child.stdout
         assert [child.stdout.readline() for _ in range(2)] == ["working\n"] * 2
         child.send_signal(signal.SIGINT)
-        assert child.communicate(timeout=30)[0] == "interrupted\n"
+        try:
+            assert child.communicate(timeout=30)[0] == "interrupted\n"
+        finally:
+            child.kill()
         assert child.returncode == 0
