@@ -141,8 +141,9 @@ class SlotHttp:
                             raise error_of(response.read(), self.port, f"HTTP {response.status}")
                         yield response
                 except (OSError, http.client.HTTPException) as error:
-                    if not late.is_set():
+                    if not late.is_set() and not isinstance(error, TimeoutError):
                         raise Unreachable(f"port {self.port} broke off: {error!r}", port=self.port) from None
+                    late.set()
                 except (ValueError, LookupError, TypeError) as error:
                     if not late.is_set():
                         raise LlmctlError(f"port {self.port} answered nonsense: {error!r}", port=self.port) from None

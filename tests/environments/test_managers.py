@@ -93,9 +93,10 @@ def test_a_conda_is_run_with_these_words_and_its_python_installs_the_lock(name: 
     made = build(wanted, name, python, tmp_path / "envs", wheelhouse=None, tool=program)
     folder, version = tmp_path / "envs" / wanted.folder, ".".join(map(str, sys.version_info[:2]))
     assert made == folder / "bin" / "python"
-    created, installed = log.read_text().splitlines()
+    created, installed, proof = log.read_text().splitlines()
     assert created == f"create --yes --prefix {folder} python={version} pip"
     assert installed.startswith("python: -m pip install") and "--require-hashes" in installed
+    assert proof == f"python: -c import {', '.join(wanted.proof)}"
     status.write_text("1")
     with pytest.raises(DeployFailed, match="ended with status 1"):
         build(Wanted("other", "x==1\n"), name, python, tmp_path / "envs", wheelhouse=None, tool=program)

@@ -67,11 +67,11 @@ def test_exit_codes() -> None:
 
 def test_an_interrupt_ends_it_at_once() -> None:
     code = """
-import time
+import os, time
 from llmctl.config import Host
 from llmctl.fleet import fanout
 def work(host):
-    print("working", flush=True)
+    os.write(1, b"working\\n")
     time.sleep(600)
 try:
     fanout.over([Host("a"), Host("b")], work)
@@ -80,10 +80,10 @@ except KeyboardInterrupt:
 """
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     with child:
-        assert child.stdout
-        assert [child.stdout.readline() for _ in range(2)] == ["working\n"] * 2
-        child.send_signal(signal.SIGINT)
         try:
+            assert child.stdout
+            assert [child.stdout.readline() for _ in range(2)] == ["working\n"] * 2
+            child.send_signal(signal.SIGINT)
             assert child.communicate(timeout=30)[0] == "interrupted\n"
         finally:
             child.kill()
