@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from llmctl import __version__
 from llmctl.environments import wheel
 from llmctl.slots import verbs
 from llmctl.slots.verbs import SlotStatus
@@ -42,6 +43,15 @@ PATCH = "from llmctl.fleet.deploy.side import HostSide; HostSide"
 """The beginning of Python that changes how the operator's end behaves."""
 
 
+def told_as(folder: Path, version: str) -> None:
+    """What tells a Python that the llmctl in `folder` is installed as that version."""
+    info = folder / f"llmctl_fleet-{version}.dist-info"
+    info.mkdir()
+    for name in ("METADATA", "entry_points.txt"):
+        text = distribution("llmctl-fleet").read_text(name) or ""
+        (info / name).write_text(text.replace(f"\nVersion: {__version__}\n", f"\nVersion: {version}\n", 1))
+
+
 def copy(folder: Path, name: str) -> Path:
     """The llmctl of this checkout with a change; a folder for PYTHONPATH."""
     shutil.copytree(REPO / "llmctl", folder / "llmctl", ignore=shutil.ignore_patterns("__pycache__"))
@@ -50,12 +60,7 @@ def copy(folder: Path, name: str) -> Path:
         assert old in text, f"{path} has changed: mend CHANGES"
         (folder / path).write_text(text.replace(old, new, 1))
     if name == "newer":
-        about = distribution("llmctl-fleet")
-        info = folder / f"llmctl_fleet-9.{about.version}.dist-info"
-        info.mkdir()
-        old, new = f"Version: {about.version}\n", f"Version: 9.{about.version}\n"
-        (info / "METADATA").write_text((about.read_text("METADATA") or "").replace(f"\n{old}", f"\n{new}", 1))
-        (info / "entry_points.txt").write_text(about.read_text("entry_points.txt") or "")
+        told_as(folder, f"9.{__version__}")
     return folder
 
 

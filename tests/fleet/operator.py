@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 from llmctl import __version__
 from tests.conftest import REPO
+from tests.fleet.deploying import told_as
 from tests.testbed.machines import Machine, Testbed
 
 QUESTION = "What is a slot?"
@@ -59,12 +59,7 @@ class Operator:
         shutil.copytree(REPO / "llmctl", self.code / "llmctl", ignore=shutil.ignore_patterns("__pycache__"))
         init = self.code / "llmctl" / "__init__.py"
         init.write_text(init.read_text().replace(__version__, version))
-        told = self.code / f"llmctl_fleet-{version}.dist-info"
-        told.mkdir()
-        for name in ("METADATA", "entry_points.txt"):
-            text = distribution("llmctl-fleet").read_text(name)
-            assert text
-            (told / name).write_text(text.replace(f"Version: {__version__}", f"Version: {version}"))
+        told_as(self.code, version)
 
     def argv(self, *words: str) -> list[str]:
         return [str(REPO / ".venv" / "bin" / "python"), "-m", "llmctl", "--yes", *words]

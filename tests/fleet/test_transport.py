@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,12 @@ from llmctl.fleet import commands, output
 from llmctl.fleet.local import LocalTransport
 from llmctl.fleet.transport import Transport
 from tests.conftest import eventually
-from tests.fleet.reaching import Operator, operator
+from tests.fleet.reaching import Operator
 from tests.testbed.sshd import SshHost, needs_sshd, ssh_hosts
 
 ODD = ["", " ", "a b", ";", "$()", "$(id)", "`id`", "'", "''", '"', "\n", "a\nb", "-oProxyCommand=touch x", "--", "*",
        "~", "$HOME", "\\", "\\n", "!", "#", "%h", "&&", "|", ">x", "é", "\udcff", "\t", "(", "{a,b}"]  # fmt: skip
 SHOW = r'for word; do printf "%s\0" "$word"; done'
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
-    with ssh_hosts(tmp_path_factory.mktemp("ssh"), ["h1"]) as hosts:
-        yield hosts[0]
-
-
-@pytest.fixture
-def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
-    with operator(tmp_path, monkeypatch) as someone:
-        yield someone
 
 
 @pytest.fixture(params=[pytest.param("ssh", marks=needs_sshd), "local"])

@@ -17,23 +17,11 @@ import pytest
 from llmctl.errors import AuthRejected, LlmctlError, LockedOut, TransportCut, Unreachable
 from llmctl.fleet.ssh import link, program
 from tests.conftest import eventually, free_port
-from tests.fleet.reaching import Operator, operator
+from tests.fleet.reaching import Operator
 from tests.testbed.cutting_proxy import DOWN, UP, CuttingProxy
 from tests.testbed.sshd import SshHost, make_key, needs_sshd, ssh_hosts
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
-    with ssh_hosts(tmp_path_factory.mktemp("ssh"), ["h1"]) as hosts:
-        yield hosts[0]
-
-
-@pytest.fixture
-def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
-    with operator(tmp_path, monkeypatch) as someone:
-        yield someone
 
 
 @contextlib.contextmanager

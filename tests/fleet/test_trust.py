@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmctl.errors import KeyChanged
-from tests.fleet.reaching import Operator, operator
+from tests.fleet.reaching import Operator
 from tests.testbed.sshd import SshHost, make_key, needs_sshd, ssh_hosts
 
 pytestmark = needs_sshd
@@ -23,12 +23,6 @@ pytestmark = needs_sshd
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SshHost]]:
     with ssh_hosts(tmp_path_factory.mktemp("ssh"), ["h1", "h2"]) as running:
         yield running
-
-
-@pytest.fixture
-def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
-    with operator(tmp_path, monkeypatch) as someone:
-        yield someone
 
 
 def fingerprint(host: SshHost) -> str:
