@@ -117,13 +117,7 @@ def renew(home: Path, slot: Seen, release: str, python: str, steps: Collection[s
 
 def start(home: Path, port: int, *, move: bool) -> None:
     """Have the release in use start a slot that should run, or with `move` take it under its own service manager."""
-    program = [
-        str(home / "current" / "bin" / "llmctl"),
-        "--json",
-        "restart",
-        str(port),
-        *(["--reexec"] if move else []),
-    ]
+    program = [str(home / "current" / "bin" / "llmctl"), "--json", "restart", str(port), *["--reexec"] * move]
     ran = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", cwd=home)
     try:
         errors = json.loads(ran.stdout)["errors"]
@@ -143,15 +137,13 @@ def reexec(home: Path, port: int, release: str, python: str) -> None:
         try:
             pid = control.call(folder.control, "reexec", {"python": python, "code": lib})["pid"]
             break
-        except (
-            Busy,
-            Refused,
-        ) as error:  # a change, or answers that still run; both end. Code that cannot start does not.
+        except (Busy, Refused) as error:
+            # A change, or answers that still run: both end. Code that cannot start does not.
             if error.details.get("log") or time.monotonic() > end:
                 raise
             time.sleep(0.5)
     started, end = start_time(pid), time.monotonic() + BACK_WAIT
-    while time.monotonic() < end and start_time(pid) == started is not None:
+    while started is not None and start_time(pid) == started and time.monotonic() < end:
         time.sleep(0.05)
         try:
             if control.call(folder.control, "ping", timeout=ANSWER_TIMEOUT).get("code") == lib:
