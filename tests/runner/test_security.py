@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,11 @@ import pytest
 
 from llmctl import keys
 from llmctl.domain import SlotSpec
-from llmctl.errors import LlmctlError
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
 from llmctl.runner.metrics import Metrics
-from llmctl.slots.state import Launch
-from tests.conftest import RunningSlot
+from llmctl.slots.state import Launch, SlotFolder
+from tests.conftest import RunningSlot, free_port
 from tests.runner.fake_slot import FakeService, Response, post, raw
 
 Slots = Callable[..., RunningSlot]
@@ -63,10 +65,22 @@ def test_s1_a_rotation_ends_the_old_key_on_a_running_slot(slots: Slots, script: 
     assert ask(slot.port, "GET", "/v1/models", f"x-api-key: {new}").status == 200
 
 
-def test_a_bind_beyond_loopback_without_a_key_does_not_start(slots: Slots, script: Script) -> None:
-    with pytest.raises(LlmctlError) as caught:
-        slots(script("alpha"), Launch(bind="0.0.0.0"))
-    assert caught.value.code == "refused" and "keys show" in (caught.value.hint or "")
+def test_a_slot_server_beyond_loopback_without_a_key_does_not_start(home: Path) -> None:
+    SlotFolder(home, port := free_port()).make()
+    launch = json.dumps(asdict(Launch(bind="0.0.0.0")))
+    argv = [sys.executable, "-m", "llmctl.runner.server", str(port), "--home", str(home), "--launch", launch]
+    ran = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1 and "needs a key, and there is none" in ran.stderr
+    assert not (home / "keys.json").exists()
+
+
+def test_the_first_slot_beyond_loopback_makes_the_keys_and_needs_them(slots: Slots, script: Script, home: Path) -> None:
+    slot = slots(script("alpha"), Launch(bind="0.0.0.0"))
+    made = json.loads((home / "keys.json").read_text())
+    assert made and (home / "keys.json").stat().st_mode & 0o777 == 0o600
+    assert ask(slot.port, "GET", "/v1/models").status == 401
+    key = keys.show(home)["client"]
+    assert ask(slot.port, "GET", "/v1/models", f"x-api-key: {key}").status == 200
 
 
 @pytest.mark.parametrize("headers", [[], [(b"x-api-key", b"wrong")], [(b"x-api-key", b"")], [(b"x-api-key", b"\xff")]])
