@@ -57,12 +57,12 @@ def _status(folder: Path, programs: Path) -> Iterator[Row]:
     )  # fmt: skip
     yield row(
         f"`llmctl status` of {HOSTS} hosts ÷ `ansible all -m ping`", [a[0] / b[0] for a, b, _ in rounds], "≤ 0.2",
-        f"{how}; Ansible with its defaults and -f {HOSTS}, which asks less: whether Python runs",
+        f"{how}; {PEERS[0]} with its defaults and -f {HOSTS}, which asks less: whether Python runs",
     )  # fmt: skip
     yield row(
         f"`llmctl status` of {HOSTS} hosts ÷ `pyinfra exec` of the same on each host",
         [a[0] / c[0] for a, _, c in rounds], "≤ 1",
-        f"{how}; pyinfra runs the hosts' own `llmctl --json status`, and nobody reads the answers",
+        f"{how}; {PEERS[1]} runs the hosts' own `llmctl --json status`, and nobody reads the answers",
     )  # fmt: skip
     yield row(f"`llmctl status` of {HOSTS} hosts, seconds", [a[0] for a, _, _ in rounds], "≤ 5", how)
 
