@@ -217,7 +217,8 @@ def tagged(on_event: OnEvent, host: str) -> OnEvent:
 
     def show(event: Mapping[str, Any]) -> None:
         key = "message" if event.get("event") == "note" else "stage"
-        on_event({**event, "host": host, key: f"{host}: {event.get(key)}"})
+        text = str(event.get(key))  # a verb that goes over hosts itself has named this one already
+        on_event({**event, "host": host, key: text if text.startswith(f"{host}: ") else f"{host}: {text}"})
 
     return show
 

@@ -153,7 +153,8 @@ class Deploy:
         with self.side.visiting():
             self.there = self.side.step("look", wanted=self.wanted)
         slots = self.slots_to_change()
-        notes = [f"would change {what}" for what in self.to_change()]
+        inside = f"releases/{self.kit.shipment.release}/"
+        notes = [f"would change {what}" for what in self.to_change() if self.there["whole"] or inside not in what]
         if slots is None:
             wanted = self.kit.assignment.slots[self.host.name]
             notes += [f"would have {one.slot.model} on port {one.slot.port}" for one in wanted]
