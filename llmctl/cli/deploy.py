@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -161,6 +159,7 @@ def kit_of(session: Session, message: str, lock_wait: str, hosts: Sequence[Host]
     from llmctl.environments import wheel
     from llmctl.fleet.deploy.host import Kit
     from llmctl.fleet.deploy.side import Shipment
+    from llmctl.jobs import queue
 
     made = wheel.make(session.home / "cache" / "wheel")
     sha256 = hashlib.sha256(made.read_bytes()).hexdigest()
@@ -170,7 +169,7 @@ def kit_of(session: Session, message: str, lock_wait: str, hosts: Sequence[Host]
         home=session.home,
         shipment=Shipment(wheel.release_id(made), __version__, made, sha256),
         assignment=_assignment(session, hosts, profile),
-        owner=f"{getpass.getuser()}@{socket.gethostname()}",
+        owner=queue.owner(),
         message=message,
         lock_wait=tables.seconds(lock_wait),
     )

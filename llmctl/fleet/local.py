@@ -185,13 +185,12 @@ def _pieces(process: subprocess.Popen[bytes], due: float | None) -> Iterator[tup
                     selector.unregister(key.fileobj)
 
 
-def _blocks(source: Path | bytes) -> Iterator[bytes]:
+def _blocks(source: Path | bytes) -> Iterator[bytes | memoryview]:
     if isinstance(source, bytes):
         yield source
         return
-    with open(source, "rb") as file:
-        while block := file.read(BLOCK):
-            yield block
+    with open(source, "rb", buffering=0) as file:
+        yield from files.blocks(file)
 
 
 def _code(code: int) -> int:

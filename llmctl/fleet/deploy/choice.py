@@ -23,8 +23,7 @@ CONVERT = "convert"
 
 @dataclass(frozen=True)
 class Order:
-    """What was typed. `engines` None: as hosts.toml says; `wheelhouse` is a folder of wheels that was brought along;
-    `slots` is the request for `host apply`."""
+    """What was typed. `engines` None: as hosts.toml says; `wheelhouse` is a folder of wheels that was brought along."""
 
     engines: tuple[str, ...] | None = None
     system: bool = False

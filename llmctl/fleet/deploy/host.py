@@ -174,7 +174,7 @@ class Deploy:
             self.make_release()
             changed = self.side.step("activate", wanted=self.wanted)["changed"]
         except BaseException as error:
-            self.give_up(error, None)
+            self.give_up(error)
             raise
         try:
             renewed = self.side.step("slots", timeout=LONG)["slots"]
@@ -243,9 +243,9 @@ class Deploy:
             add(error, f"and going back failed: {second.message}")
         else:
             add(error, f"{self.host.name} runs {to} again" if to else "there was no release to go back to")
-        self.give_up(error, self.there["current"])
+        self.give_up(error)
 
-    def give_up(self, error: BaseException, current: str | None) -> None:
+    def give_up(self, error: BaseException) -> None:
         """Note the failure and give the lease back, as far as the host can be reached."""
         if reachable(error):
             try:

@@ -49,7 +49,7 @@ class HostSide:
                 hint="unset LLMCTL_HOME, or name another host",
                 host=transport.host.name,
             )
-        self.code = f"{self.state}/releases/{shipment.release}/lib"
+        self.settle()
         self._lease: dict[str, Any] | None = None
         self._lost: LlmctlError | None = None
 
@@ -124,7 +124,7 @@ class HostSide:
         self.transport.put(self.shipment.wheel, target)
 
     def settle(self) -> None:
-        """From now on the release that was just made is what runs."""
+        """From now on the release, where it is there, is what runs."""
         self.code = f"{self.state}/releases/{self.shipment.release}/lib"
 
     # ── the lease ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,6 @@ from llmctl.errors import NoPython, NoSpace, Refused, Unsupported, UsageError, n
 from llmctl.fleet.facts import Facts, Python
 from llmctl.models.choice import PREFERENCE, REASON, RUNS_ON
 
-OLDEST_PYTHON = (3, 10)
 # The order in which Pythons are taken: the one that the tests run on first, then its neighbours; all have wheels.
 PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 10), (3, 14))
 
