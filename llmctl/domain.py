@@ -114,6 +114,22 @@ class Limits:
     drain: float = 30.0
 
 
+@dataclass(frozen=True)
+class MediaPolicy:
+    """What images a slot server takes. Data in the request always; files and addresses only where allowed.
+
+    `folder` is the one whose files may be named (None: none), `url_hosts` the names that may be fetched from ("*": any
+    public one). `count` is per request; `bytes` of one encoded file, `pixels` of one image; `seconds` for all fetching.
+    """
+
+    folder: str | None = None
+    url_hosts: tuple[str, ...] = ()
+    count: int = 16
+    bytes: int = 20 * 2**20
+    pixels: int = 40_000_000
+    seconds: float = 20.0
+
+
 # ── what a client asks ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -132,12 +148,41 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
+# What an answer can be made to match (`Format.kind`); a grammar is Lark's.
+JSON_OBJECT, JSON_SCHEMA, REGEX, GRAMMAR = "json_object", "json_schema", "regex", "grammar"
+
+# Modalities, in and out (`Identity.inputs`, `Media.kind`, the `type` of a message's part).
+TEXT, IMAGE, AUDIO, VIDEO = "text", "image", "audio", "video"
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a whole answer must match; `text` is the schema (as JSON), the expression or the grammar."""
+
+    kind: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Media:
+    """One image, sound or film of a request: an encoded file, its kind and size already checked."""
+
+    kind: str
+    data: bytes
+
+
 @dataclass(frozen=True)
 class GenerateRequest:
     """One validated request, whatever protocol it came by: either `messages` (a chat) or `prompt` is set.
 
-    `prompt` is text or token ids. `max_tokens` None means up to the context. `logprobs` None is off, 0 is the chosen
-    token only, k adds the k most likely. `images` are encoded image files. `time_cap` is seconds of generation.
+    `messages` are in the shape that chat templates take: {"role": system|user|assistant|tool, "content": text}, with
+    "name", "tool_call_id", "reasoning_content", and "tool_calls": [{"id", "type": "function", "function": {"name",
+    "arguments": object}}] where they apply. With `media`, content is a list of {"type": "text", "text"} and {"type":
+    "image"}; the n-th part that is no text is `media[n]`. `continue_last`: the last message, the assistant's, goes on.
+    `prompt` is text or token ids; `suffix` is what follows the gap that the answer fills. `max_tokens` None means up to
+    the context. `logprobs` None is off, 0 is the chosen token only, k adds the k most likely. `tools` are {"name",
+    "description", "parameters"}; `tool_choice` is auto, none or required (a named one is required, and alone).
+    `thinking` None leaves it to the model; `effort` is low, medium or high. `time_cap` is seconds of generation.
     """
 
     id: str
@@ -153,24 +198,56 @@ class GenerateRequest:
     ignore_eos: bool = False
     time_cap: float | None = None
     adapter: str | None = None
-    images: tuple[bytes, ...] = ()
+    media: tuple[Media, ...] = ()
+    suffix: str | None = None
+    format: Format | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str = "auto"
+    parallel_tools: bool = True
+    thinking: bool | None = None
+    effort: str | None = None
+    continue_last: bool = False
 
     def to_wire(self) -> tuple[dict[str, Any], bytes]:
-        """JSON head and binary tail (the images, one after another)."""
-        head = {k: v for k, v in self.__dict__.items() if k not in ("images", "sampling")}
+        """JSON head and binary tail (the media, one after another)."""
+        head = {k: v for k, v in self.__dict__.items() if k not in ("media", "sampling", "format")}
         head["sampling"] = self.sampling.__dict__
-        head["images"] = [len(i) for i in self.images]
-        return head, b"".join(self.images)
+        head["format"] = self.format.__dict__ if self.format else None
+        head["media"] = [[one.kind, len(one.data)] for one in self.media]
+        return head, b"".join(one.data for one in self.media)
 
     @staticmethod
     def from_wire(head: Mapping[str, Any], tail: bytes) -> GenerateRequest:
         sampling = dict(head["sampling"])
         sampling["logit_bias"] = tuple((int(i), float(b)) for i, b in sampling["logit_bias"])
-        images, at = [], 0
-        for size in head["images"]:
-            images.append(tail[at : at + size])
+        media, at = [], 0
+        for kind, size in head["media"]:
+            media.append(Media(kind, tail[at : at + size]))
             at += size
-        return build(GenerateRequest, {**head, "sampling": Sampling(**sampling), "images": images})
+        format = Format(**head["format"]) if head.get("format") else None
+        return build(GenerateRequest, {**head, "sampling": Sampling(**sampling), "media": media, "format": format})
+
+
+# What a Task asks for, with its arguments → the value of its Done.
+TOKENIZE = "tokenize"
+"""{"text": str, "special": bool} or {"messages": …, "tools": …} → {"ids": [int]}"""
+DETOKENIZE = "detokenize"
+"""{"ids": [int]} → {"text": str}"""
+EMBED = "embed"
+"""{"inputs": [str or [int]], "pooling": None or mean|last|cls} → {"vectors": [[float]], "tokens": int}"""
+RERANK = "rerank"
+"""{"query": str, "documents": [str]} → {"scores": [float], "tokens": int}, in the documents' order"""
+DECIDE = "decide"
+"""{"state", "questions", "assets"} → {"answers": {…}, "tokens": int}; the libraries' own shapes"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question to an engine that no text is generated for."""
+
+    id: str
+    verb: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 # ── what an engine answers ──────────────────────────────────────────────────────────────────────────────────────────
@@ -195,8 +272,8 @@ class Usage:
     cached: int = 0
 
 
-# Why a sequence ended.
-STOP, LENGTH, TIME, CANCELLED = "stop", "length", "time", "cancelled"
+# Why a sequence ended. TOOLS: with at least one whole tool call.
+STOP, LENGTH, TIME, CANCELLED, TOOLS = "stop", "length", "time", "cancelled", "tools"
 
 
 @dataclass(frozen=True)
@@ -208,11 +285,23 @@ class Started:
 
 
 @dataclass(frozen=True)
+class CallPiece:
+    """A piece of a tool call: the `index`-th of its sequence. Its first piece has `id` and `name`; `arguments` is the
+    next part of its JSON text."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Chunk:
     """New text of one sequence: whole characters only, never the beginning of a stop string.
 
-    `index` counts the n sequences. `tokens` is how many tokens this chunk covers. The last chunk of a sequence has
-    `finish`; the last of the request has `usage` as well.
+    `index` counts the n sequences. `tokens` is how many tokens this chunk covers. `reasoning` is what a model that
+    thinks says before its answer, `calls` what it asks tools; both are never part of `text`. The last chunk of a
+    sequence has `finish`; the last of the request has `usage` as well.
     """
 
     id: str
@@ -223,22 +312,37 @@ class Chunk:
     stop_match: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     usage: Usage | None = None
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The answer to a Task; nothing follows."""
+
+    id: str
+    value: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The request ended with an error (`error` is `LlmctlError.to_dict()`); nothing follows."""
+    """The request or task ended with an error (`error` is `LlmctlError.to_dict()`); nothing follows."""
 
     id: str
     error: Mapping[str, Any]
 
 
-Event = Started | Chunk | Failure
+Event = Started | Chunk | Done | Failure
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a loaded engine says it is. A slot compares `model` with what it asked for before it gives traffic."""
+    """What a loaded engine says it is. A slot compares `model` with what it asked for before it gives traffic.
+
+    `inputs` and `outputs` are modalities. `capabilities` are words: fork, logprobs, logit_bias, mask, seed,
+    prefix_cache, schema (Format), tools, reasoning, suffix, and the verbs of the tasks that it answers. `load_path`
+    says which way it was loaded where a library has several ("causal-lm", "image-text", …).
+    """
 
     model: str
     engine: str
@@ -251,6 +355,9 @@ class Identity:
     chat: bool = True
     memory_bytes: int = 0
     capabilities: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = (TEXT,)
+    outputs: tuple[str, ...] = (TEXT,)
+    load_path: str = ""
 
 
 # ── the engine protocol ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -274,6 +381,9 @@ class Engine(Protocol):
 
     def submit(self, request: GenerateRequest) -> None:
         """Accept a request; Started and its chunks follow through `emit`."""
+
+    def ask(self, task: Task) -> None:
+        """Answer a task with Done through `emit`, at once or in a later step; RequestError for what it cannot."""
 
     def cancel(self, id: str) -> None:
         """End a request soon, also within a long prefill; it ends with a CANCELLED chunk, or silently if unknown."""
@@ -309,8 +419,18 @@ class Tokenizer(Protocol):
     def token_bytes(self, id: int) -> bytes:
         """The bytes one token adds to the text; empty for specials."""
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Render with the model's own template; RequestError(param="messages") when the template rejects them."""
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_last: bool = False,
+        arguments: Mapping[str, Any] = {},
+    ) -> list[int]:
+        """Render with the model's own template; RequestError(param="messages") when the template rejects them.
+
+        `tools` are those of GenerateRequest; `arguments` are further variables of the template.
+        """
 
 
 class StepEngine(Protocol):
@@ -320,8 +440,8 @@ class StepEngine(Protocol):
     tokenizer: Tokenizer
     prefill_chunk: int
 
-    def open(self, *, adapter: str | None = None, images: Sequence[bytes] = ()) -> int:
-        """A new empty sequence. RequestError when the adapter or images cannot be taken."""
+    def open(self, *, adapter: str | None = None, seen: Any = None) -> int:
+        """A new empty sequence. `seen` is what `see` made of the request's media. RequestError for a wrong adapter."""
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
         """Append prompt tokens (at most `prefill_chunk`); one row of logits, for the last of them."""
@@ -334,6 +454,12 @@ class StepEngine(Protocol):
 
     def free(self, seq: int) -> None: ...
     def close(self) -> None: ...
+
+    # An engine may have more, which the batch loop looks for by name:
+    #   see(request) -> (token ids, seen)     a chat with media: the prompt, and what `open` is given for it.
+    #                                         RequestError when the media cannot be decoded. Prefilled in one piece
+    #   cached(seq) -> int                    how many tokens of its prompt came from a verified shared prefix
+    #   embed, rerank, decide(**arguments) -> value of Done      the verbs in identity.capabilities
 
 
 class LogitsMask(Protocol):

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from llmctl.decoding.sampling import Choice, Sampler, nonfinite
 from llmctl.domain import (
@@ -18,6 +19,7 @@ from llmctl.domain import (
     LENGTH,
     TIME,
     Chunk,
+    Done,
     Emit,
     Failure,
     GenerateRequest,
@@ -25,11 +27,14 @@ from llmctl.domain import (
     LogitsMask,
     Started,
     StepEngine,
+    Task,
     Usage,
 )
 from llmctl.engines.jobs import Job, Prefill, Running, as_error
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
+from llmctl.engines.tasks import answer
+from llmctl.errors import RequestError
 
 
 class BatchEngine:
@@ -54,14 +59,17 @@ class BatchEngine:
         self._running: list[Running] = []
 
     def submit(self, request: GenerateRequest) -> None:
-        prompt = prompt_ids(request, self._engine.tokenizer, self.identity)
+        prompt, seen = self._prompt(request)
         validate(request, prompt, self.identity)
         sequences = [self._sequence(request, index, prompt) for index in range(request.n)]
-        handle = self._engine.open(adapter=request.adapter, images=request.images)
-        job = Job(request, prompt, sequences, request.n, handle)
+        handle = self._engine.open(adapter=request.adapter, seen=seen)
+        job = Job(request, prompt, sequences, request.n, handle, seen)
         self._jobs[request.id] = job
         self._queue.append(job)
         self._emit(Started(request.id, len(prompt)))
+
+    def ask(self, task: Task) -> None:
+        self._emit(Done(task.id, answer(task, self._engine)))
 
     def cancel(self, id: str) -> None:
         if id in self._jobs:
@@ -109,11 +117,12 @@ class BatchEngine:
         left = self._engine.prefill_chunk
         while left > 0 and self._prefills:
             work = self._prefills[0]
-            request, tokens = work.job.request, work.job.prompt[work.done : work.done + left]
+            request, piece = work.job.request, left if work.job.seen is None else len(work.job.prompt)
+            tokens = work.job.prompt[work.done : work.done + piece]
             left -= len(tokens)
             try:
                 if work.handle is None:
-                    work.handle = self._engine.open(adapter=request.adapter, images=request.images)
+                    work.handle = self._engine.open(adapter=request.adapter, seen=work.job.seen)
                 logits = self._engine.prefill(work.handle, tokens)
                 work.done += len(tokens)
                 if work.done == len(work.job.prompt):
@@ -174,6 +183,20 @@ class BatchEngine:
                 self._emit(chunk)
 
     # ── sequences and requests ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _prompt(self, request: GenerateRequest) -> tuple[list[int], Any]:
+        """The prompt's tokens, and what the engine saw in the request's media."""
+        takes = self.identity.inputs
+        for one in request.media:
+            if one.kind not in takes:
+                raise RequestError(
+                    f"{self.identity.model} takes {', '.join(takes)}, no {one.kind}",
+                    param="messages", code="unsupported_content",
+                )  # fmt: skip
+        if request.media:
+            ids, seen = self._engine.see(request)  # type: ignore[attr-defined]
+            return list(ids), seen
+        return prompt_ids(request, self._engine.tokenizer, self.identity), None
 
     def _sequence(self, request: GenerateRequest, index: int, prompt: list[int]) -> Sequence:
         sampler = Sampler(

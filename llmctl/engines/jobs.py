@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from llmctl.domain import GenerateRequest
 from llmctl.engines.sequence import Sequence
@@ -18,6 +19,7 @@ class Job:
     waiting: list[Sequence]
     left: int
     handle: int | None  # opened when the request was checked; its first prefill takes it over
+    seen: Any = None  # what the engine made of the request's media
     completion: int = 0
     cached: int = 0
     deadline: float | None = None

@@ -68,11 +68,9 @@ class LlamaEngine:
 
     # ── the engine protocol ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def open(self, *, adapter: str | None = None, images: Sequence[bytes] = ()) -> int:
+    def open(self, *, adapter: str | None = None, seen: Any = None) -> int:
         if adapter is not None:
             raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
-        if images:
-            raise RequestError(f"{self.identity.model} takes no images", param="messages")
         return self._add(Open())
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:

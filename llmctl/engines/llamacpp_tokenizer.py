@@ -62,7 +62,14 @@ class GGUFTokenizer:
             self._pieces[id] = self._piece(id)
         return self._pieces[id]
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_last: bool = False,
+        arguments: Mapping[str, Any] = {},
+    ) -> list[int]:
         """Render with the model's template and encode; special tokens inside a message are plain text."""
         if self._render is None:
             raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")

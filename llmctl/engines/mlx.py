@@ -137,13 +137,11 @@ class MlxEngine:
         self._caches: dict[int, list[Any]] = {}
         self._next = 0
 
-    def open(self, *, adapter: str | None = None, images: Sequence[bytes] = ()) -> int:
+    def open(self, *, adapter: str | None = None, seen: Any = None) -> int:
         from mlx_lm.models.cache import make_prompt_cache
 
         if adapter is not None:
             raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
-        if images:
-            raise RequestError(f"{self.identity.model} takes no images", param="messages")
         self._next += 1
         self._caches[self._next] = make_prompt_cache(self._model)
         return self._next

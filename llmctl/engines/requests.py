@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llmctl.domain import GenerateRequest, Identity, Tokenizer
 from llmctl.engines.tokenizer import strings
@@ -22,12 +23,23 @@ def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) 
         raise _too_long(at_least, field_of(request))
     try:
         if request.messages is not None:
-            return tokenizer.chat(request.messages)
+            return tokenizer.chat(
+                request.messages,
+                tools=request.tools if request.tool_choice != "none" else (),
+                continue_last=request.continue_last,
+                arguments=template_arguments(request),
+            )
         if isinstance(request.prompt, str):
             return tokenizer.encode(request.prompt, special=True)
     except (TypeError, ValueError) as error:  # a lone surrogate, say
         raise RequestError(f"this is no text that can be tokenized: {error}", param=field_of(request)) from error
     return list(request.prompt or ())
+
+
+def template_arguments(request: GenerateRequest) -> dict[str, Any]:
+    """What a request says of thinking, under the names that chat templates know."""
+    wanted = {"enable_thinking": request.thinking, "thinking": request.thinking, "reasoning_effort": request.effort}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def field_of(request: GenerateRequest) -> str:

@@ -58,7 +58,7 @@ class Tokenless:
     def token_bytes(self, id: int) -> bytes:
         return b""
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> list[int]:
         raise NoTokenizer("this checkpoint has no tokenizer")
 
 

@@ -30,7 +30,9 @@ from llmctl.domain import (
     LENGTH,
     STOP,
     TIME,
+    TOKENIZE,
     Chunk,
+    Done,
     Emit,
     EngineSpec,
     Failure,
@@ -38,6 +40,7 @@ from llmctl.domain import (
     Identity,
     Progress,
     Started,
+    Task,
     TokenLogprob,
     Usage,
 )
@@ -142,6 +145,14 @@ class Scripted:
             self.live.append(Sequence(request, index, pieces, finish, match, ends, begins))
         self.left[request.id] = (prompt, request.n, 0)
         self.emit(Started(request.id, prompt))
+
+    def ask(self, task: Task) -> None:
+        """One token a word, whose id is its place; nothing else."""
+        if task.verb != TOKENIZE:
+            raise RequestError(f"{self.identity.model} on scripted cannot {task.verb}", code="unsupported_task")
+        messages = task.arguments.get("messages") or [{"content": task.arguments.get("text")}]
+        words = " ".join(str(message["content"]) for message in messages).split()
+        self.emit(Done(task.id, {"ids": list(range(len(words)))}))
 
     def prompt(self, request: GenerateRequest) -> tuple[int, str]:
         """Prompt tokens (one a word) and the question."""

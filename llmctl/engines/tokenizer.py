@@ -85,7 +85,14 @@ class CheckpointTokenizer:
     def token_bytes(self, id: int) -> bytes:
         return self._bytes(id)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_last: bool = False,
+        arguments: Mapping[str, Any] = {},
+    ) -> list[int]:
         """The ids that `apply_chat_template` gives, but special tokens inside a message are plain text."""
         if not self.chats:
             raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")

@@ -65,11 +65,9 @@ class TorchEngine:
         self._cache = KVCache()
         self._next = 0
 
-    def open(self, *, adapter: str | None = None, images: Sequence[bytes] = ()) -> int:
+    def open(self, *, adapter: str | None = None, seen: Any = None) -> int:
         if adapter is not None:
             raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
-        if images:
-            raise RequestError(f"{self.identity.model} takes no images", param="messages")
         self._next += 1
         return self._next
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -14,21 +14,25 @@ from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.auth import Auth
 from llmctl.runner.exchange import App, ClientGone, Exchange, Receive, Scope, Send
 from llmctl.runner.metrics import Metrics
-from llmctl.runner.protocols import openai
+from llmctl.runner.protocols import anthropic, execute, llmws, ollama, openai, ws_chat
+from llmctl.runner.protocols.asked import Handler, Routes
+from llmctl.runner.protocols.protocol import Protocol
 from llmctl.runner.service import Service
 
-Handler = Callable[[Exchange], Awaitable[None]]
-Routes = dict[str, dict[str, Handler]]
-"""{path: {method: handler}}; a path that ends in a slash takes what follows as `exchange.rest`."""
+Table = Mapping[str, tuple[dict[str, Handler], Protocol]]
+"""{path: (its methods, its protocol)}"""
 
 log = logging.getLogger("llmctl.runner")
 OPEN = "/health"  # the one route without a key
+PROTOCOLS = (openai, anthropic, ollama, execute, llmws, ws_chat)
 GONE = 499  # counted for a client that went away before its answer began
 
 
 def make_app(service: Service, auth: Auth, metrics: Metrics) -> App:
     """The application of one slot, all its protocols included."""
-    routes: Routes = {**_operator_routes(service, auth, metrics), **openai.routes(service, metrics)}
+    protocols = [Protocol(_operator_routes(service, auth, metrics))]
+    protocols += [module.protocol(service, metrics) for module in PROTOCOLS]
+    routes = {path: (methods, one) for one in protocols for path, methods in one.routes.items()}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -39,12 +43,15 @@ def make_app(service: Service, auth: Auth, metrics: Metrics) -> App:
     return app
 
 
-async def _serve(routes: Routes, auth: Auth, metrics: Metrics, exchange: Exchange) -> None:
+async def _serve(routes: Table, auth: Auth, metrics: Metrics, exchange: Exchange) -> None:
     """Answer one request, whatever happens."""
     route = _match(routes, exchange)
+    methods, protocol = routes.get(route, (None, None))
+    if protocol:
+        exchange.shape = protocol.error
     metrics.began()
     try:
-        await _answer(routes.get(route), auth, exchange)
+        await _answer(methods, auth, exchange)
     except ClientGone:
         exchange.status = exchange.status or GONE
     finally:
@@ -69,7 +76,7 @@ async def _answer(methods: dict[str, Handler] | None, auth: Auth, exchange: Exch
         await exchange.error(RequestError("internal error", status=500, code="internal_error"))
 
 
-def _match(routes: Routes, exchange: Exchange) -> str:
+def _match(routes: Table, exchange: Exchange) -> str:
     """The route of a request, "" when there is none."""
     if exchange.path in routes:
         return exchange.path

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, build
+from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, Task, build
 from llmctl.environments import installed
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
 from llmctl.processes import ProcessId, code, memory_bytes, own_environment
@@ -181,14 +181,17 @@ class EngineProcess(asyncio.Protocol):
         """One more request can run at once."""
         return bool(self.identity) and not self.gone.done() and len(self.streams) < self.identity.parallel  # type: ignore[union-attr]
 
-    def begin(self, request: GenerateRequest) -> RequestStream:
-        """Hand a request to the engine; await `accepted()` on the stream."""
+    def begin(self, request: GenerateRequest | Task) -> RequestStream:
+        """Hand a request to the engine, and await `accepted()` on the stream; or a task, and await its `value()`."""
         if not self.streams:
             self.progressed_at = time.monotonic()
         stream = RequestStream(request.id, self.spec.model, cancel=self._cancel, limit=self.write_buffer)
         self.streams[request.id] = stream
-        head, tail = request.to_wire()
-        self.send({"t": "generate", "request": head}, tail)
+        if isinstance(request, Task):
+            self.send({"t": "task", "task": asdict(request)})
+        else:
+            head, tail = request.to_wire()
+            self.send({"t": "generate", "request": head}, tail)
         return stream
 
     def _cancel(self, id: str) -> None:

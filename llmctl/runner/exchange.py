@@ -57,15 +57,16 @@ def error_headers(error: LlmctlError) -> list[tuple[bytes, bytes]]:
 
 
 class Exchange:
-    """One request and its answer. `rest` is what follows a route that ends in a slash."""
+    """One request and its answer. `rest` is what follows a route that ends in a slash; `shape` shows an error."""
 
-    __slots__ = ("method", "path", "receive", "rest", "scope", "send", "status", "unread")
+    __slots__ = ("method", "path", "receive", "rest", "scope", "send", "shape", "status", "unread")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope, self.receive, self.send = scope, receive, send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.rest = ""
+        self.shape: Callable[[LlmctlError], Mapping[str, Any]] = error_object
         self.unread = True  # the body
         self.status = 0  # of the answer; 0 until it has begun
 
@@ -138,4 +139,4 @@ class Exchange:
         if self.unread:
             async for _ in self._pieces():
                 pass
-        await self.json(error_object(error), status_of(error), error_headers(error))
+        await self.json(self.shape(error), status_of(error), error_headers(error))

@@ -2,7 +2,7 @@
 
     4 bytes head length, 4 bytes tail length (big endian) · head (JSON object) · tail
 
-server → engine   spec {spec} · generate {request} +images · cancel {id} · stop
+server → engine   spec {spec} · generate {request} +media · task {task} · cancel {id} · stop
 engine → server   progress {stage, done, total} · ready {identity} · failed {error} · events {list} ·
                   beat {steps, active, memory}
 """
@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from llmctl.domain import Chunk, Event, Failure, Started, TokenLogprob, Usage
+from llmctl.domain import CallPiece, Chunk, Done, Event, Failure, Started, TokenLogprob, Usage
 
 LENGTHS = struct.Struct(">II")
 LARGEST = 256 * 2**20
@@ -64,12 +64,15 @@ def pack_events(events: Iterable[Event]) -> list[list[Any]]:
     for e in events:
         if isinstance(e, Chunk):
             row: list[Any] = [e.id, e.index, e.text, e.tokens]
-            if e.finish or e.logprobs or e.usage:
+            if e.finish or e.logprobs or e.usage or e.reasoning or e.calls:
                 usage = [e.usage.prompt, e.usage.completion, e.usage.cached] if e.usage else None
                 row += [e.finish, e.stop_match, [[t.text, t.id, t.logprob, t.top] for t in e.logprobs], usage]
+                row += [e.reasoning, [[c.index, c.id, c.name, c.arguments] for c in e.calls]]
             packed.append(row)
         elif isinstance(e, Started):
             packed.append([e.id, e.prompt_tokens])
+        elif isinstance(e, Done):
+            packed.append([e.id, None, dict(e.value)])
         else:
             packed.append([e.id, dict(e.error)])
     return packed
@@ -79,11 +82,13 @@ def unpack_event(row: list[Any]) -> Event:
     """The event that `pack_events` packed."""
     if len(row) == 2:
         return Failure(row[0], row[1]) if isinstance(row[1], dict) else Started(row[0], row[1])
+    if len(row) == 3:
+        return Done(row[0], row[2])
     if len(row) == 4:
         return Chunk(row[0], row[1], row[2], row[3])
-    id, index, text, tokens, finish, match, logprobs, usage = row
+    id, index, text, tokens, finish, match, logprobs, usage, reasoning, calls = row
     return Chunk(
         id, index, text, tokens, finish, match,
         tuple(TokenLogprob(t, i, p, tuple((a, b, c) for a, b, c in top)) for t, i, p, top in logprobs),
-        Usage(*usage) if usage else None,
+        Usage(*usage) if usage else None, reasoning, tuple(CallPiece(*call) for call in calls),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from llmctl.domain import Chunk, GenerateRequest, Identity, Limits
+from llmctl.domain import Chunk, GenerateRequest, Identity, Limits, MediaPolicy, Task
 
 
 class Stream(Protocol):
@@ -28,6 +28,7 @@ class Service(Protocol):
     """One slot, as the HTTP side sees it."""
 
     limits: Limits
+    media: MediaPolicy
 
     def check_model(self, name: str | None) -> None:
         """RequestError 404 `model_not_found` unless this slot answers to `name`; None and "" are its own model."""
@@ -47,3 +48,6 @@ class Service(Protocol):
         RequestError: 400 (this model cannot take it), 429 (queue full; details["retry_after"]), 503 (no engine in
         time; details state, progress, retry_after), 500 (the engine failed).
         """
+
+    async def ask(self, task: Task) -> Mapping[str, Any]:
+        """Queue and wait like `generate`; the value of the task's Done. The same errors."""

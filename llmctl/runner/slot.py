@@ -31,7 +31,7 @@ class Slot:
         self.port, self.effects, self.metrics = folder.port, effects, metrics
         self.record = Record(folder, keep, effects.note)
         self.limits = self.record.desired.launch.limits
-        self.traffic = Traffic(self.record, self.limits, metrics, self._wake)
+        self.traffic = Traffic(self.record, metrics, self._wake)
         self.operations = Operations(folder.port, effects.note, self._after_operation)
         self._crashes: list[float] = []
         self._unsettled: str | None = None  # why the engine is gone, noted during an operation

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from llmctl.domain import Chunk, Failure, Started
+from llmctl.domain import Chunk, Done, Event, Started
 from llmctl.errors import LlmctlError, RequestError, from_dict
 
 SLOW_READER = "the client reads too slowly: more than {} bytes of its answer wait"
@@ -23,19 +24,20 @@ class RequestStream:
         self._chunks: list[Chunk] = []
         self._size = 0
         self._error: LlmctlError | None = None
+        self._value: Mapping[str, Any] | None = None
         self._more = asyncio.Event()
 
     async def accepted(self) -> None:
         """Wait until the engine has accepted the request, or raise its refusal."""
         await self._accepted
 
-    def push(self, event: Started | Chunk | Failure) -> None:
+    def push(self, event: Event) -> None:
         """Take an event from the engine."""
         if self.ended:
             return
         if isinstance(event, Chunk):
             self._chunks.append(event)
-            self._size += len(event.text)
+            self._size += len(event.text) + len(event.reasoning) + sum(len(call.arguments) for call in event.calls)
             if event.usage:
                 self.ended = True
             elif self._size > self._limit:
@@ -46,6 +48,9 @@ class RequestStream:
             self.prompt_tokens = event.prompt_tokens
             if not self._accepted.done():
                 self._accepted.set_result(None)
+        elif isinstance(event, Done):
+            self._value, self.ended = event.value, True
+            self._more.set()
         else:
             self.fail(from_dict(event.error))
 
@@ -58,6 +63,17 @@ class RequestStream:
             self._accepted.set_exception(error)
             self._accepted.exception()  # read here: the waiter may be gone already
         self._more.set()
+
+    async def value(self) -> Mapping[str, Any]:
+        """What a task's Done carries, once it is there."""
+        while self._value is None:
+            if self._error:
+                raise self._error
+            if self.ended:
+                raise asyncio.CancelledError
+            self._more.clear()
+            await self._more.wait()
+        return self._value
 
     def cancel(self) -> None:
         """The client went away."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from llmctl import domain
-from llmctl.domain import GenerateRequest, Identity, Limits, SlotSpec
+from llmctl.domain import GenerateRequest, Identity, SlotSpec, Task
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.streams import RequestStream
@@ -61,8 +61,10 @@ class Record:
 class Traffic:
     """Gives each request to the engine that serves now, or lets it wait. `wake` is called for a sleeping slot."""
 
-    def __init__(self, record: Record, limits: Limits, counts: Counts, wake: Callable[[], None]) -> None:
-        self.record, self.limits, self.counts, self.wake = record, limits, counts, wake
+    def __init__(self, record: Record, counts: Counts, wake: Callable[[], None]) -> None:
+        launch = record.desired.launch
+        self.limits, self.media = launch.limits, launch.media
+        self.record, self.counts, self.wake = record, counts, wake
         self.engine: EngineProcess | None = None
         self.line = WaitingLine()
         self.progress: dict[str, Any] = {}  # of a load that goes on
@@ -106,11 +108,7 @@ class Traffic:
         }  # fmt: skip
 
     async def generate(self, request: GenerateRequest) -> RequestStream:
-        self.last_activity = now()
-        if self.engine and not len(self.line) and self.engine.has_room():
-            stream = self.engine.begin(request)
-        else:
-            stream = await self._wait(request)
+        stream = await self._begun(request)
         try:
             await stream.accepted()
         except asyncio.CancelledError:
@@ -118,7 +116,18 @@ class Traffic:
             raise
         return stream
 
-    async def _wait(self, request: GenerateRequest) -> RequestStream:
+    async def ask(self, task: Task) -> Mapping[str, Any]:
+        async with await self._begun(task) as stream:
+            return await stream.value()
+
+    async def _begun(self, request: GenerateRequest | Task) -> RequestStream:
+        """An engine has it, at once or after its turn in the line."""
+        self.last_activity = now()
+        if self.engine and not len(self.line) and self.engine.has_room():
+            return self.engine.begin(request)
+        return await self._wait(request)
+
+    async def _wait(self, request: GenerateRequest | Task) -> RequestStream:
         self._may_wait()
         if self.record.actual.state == domain.SLEEPING:
             self.wake()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmctl.domain import GenerateRequest
+from llmctl.domain import GenerateRequest, Task
 from llmctl.errors import LlmctlError
 from llmctl.runner.streams import RequestStream
 
@@ -16,7 +16,7 @@ from llmctl.runner.streams import RequestStream
 class Ticket:
     """One waiting request; `turn` resolves to its stream once an engine took it."""
 
-    request: GenerateRequest
+    request: GenerateRequest | Task
     turn: asyncio.Future[RequestStream]
 
 
@@ -29,7 +29,7 @@ class WaitingLine:
     def __len__(self) -> int:
         return len(self._line)
 
-    async def join(self, request: GenerateRequest, timeout: float) -> RequestStream:
+    async def join(self, request: GenerateRequest | Task, timeout: float) -> RequestStream:
         """Wait for a turn. TimeoutError past `timeout` seconds; a cancelled waiter gives its place (or stream) up."""
         ticket = Ticket(request, asyncio.get_running_loop().create_future())
         self._line.append(ticket)
@@ -45,7 +45,7 @@ class WaitingLine:
                 ticket.turn.result().cancel()
             raise
 
-    def serve(self, has_room: Callable[[], bool], begin: Callable[[GenerateRequest], RequestStream]) -> None:
+    def serve(self, has_room: Callable[[], bool], begin: Callable[[GenerateRequest | Task], RequestStream]) -> None:
         """Give turns while there is room."""
         while self._line and has_room():
             ticket = self._line.popleft()

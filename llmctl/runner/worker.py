@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from llmctl.domain import Engine, EngineSpec, Event, Failure, GenerateRequest, build
+from llmctl.domain import Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
 from llmctl.errors import LlmctlError, LoadFailed
 from llmctl.runner import frames
 
@@ -131,11 +131,14 @@ def take(engine: Engine, link: Link, head: dict[str, Any], tail: bytes) -> None:
     if head["t"] == "cancel":
         engine.cancel(head["id"])
         return
-    request = GenerateRequest.from_wire(head["request"], tail)
+    work = Task(**head["task"]) if head["t"] == "task" else GenerateRequest.from_wire(head["request"], tail)
     try:
-        engine.submit(request)
+        if isinstance(work, Task):
+            engine.ask(work)
+        else:
+            engine.submit(work)
     except LlmctlError as error:
-        link.emit(Failure(request.id, error.to_dict()))
+        link.emit(Failure(work.id, error.to_dict()))
 
 
 def die_with(parent: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import paths
-from llmctl.domain import EMPTY, Limits, SlotSpec, build
+from llmctl.domain import EMPTY, Limits, MediaPolicy, SlotSpec, build
 from llmctl.errors import LlmctlError, from_dict
 from llmctl.files import read_json, write_json
 from llmctl.slots import control
@@ -31,6 +31,7 @@ class Launch:
     memory_budget: int | None = None
     backend: str = "cpu"
     service: str = "none"
+    media: MediaPolicy = MediaPolicy()
 
     def after(self, before: Launch) -> Launch:
         """This, where the one before settles what "auto" is."""
@@ -38,7 +39,9 @@ class Launch:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Launch:
-        return build(Launch, {**data, "limits": build(Limits, data.get("limits") or {})})
+        policy = build(MediaPolicy, data.get("media") or {})
+        policy = replace(policy, url_hosts=tuple(policy.url_hosts))
+        return build(Launch, {**data, "limits": build(Limits, data.get("limits") or {}), "media": policy})
 
 
 @dataclass(frozen=True)

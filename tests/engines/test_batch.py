@@ -5,7 +5,19 @@ import random
 import numpy as np
 import pytest
 
-from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, Chunk, Failure, GenerateRequest, Sampling, Started, Usage
+from llmctl.domain import (
+    CANCELLED,
+    LENGTH,
+    STOP,
+    TIME,
+    Chunk,
+    Failure,
+    GenerateRequest,
+    Media,
+    Sampling,
+    Started,
+    Usage,
+)
 from llmctl.engines.batch import BatchEngine
 from llmctl.errors import RequestError
 from tests.engines.toy import EOS, VOCAB, ToyEngine
@@ -164,7 +176,7 @@ def test_logprobs_cover_the_text_and_name_alternatives():
         ({"stop_ids": (VOCAB,)}, "stop_token_ids"),
         ({"sampling": Sampling(logit_bias=((-1, 1.0),))}, "logit_bias"),
         ({"sampling": Sampling(repetition_penalty=0.0)}, "repetition_penalty"),
-        ({"images": (b"x",)}, "messages"),
+        ({"media": (Media("image", b"x"),)}, "messages"),
     ],
 )
 def test_what_the_model_cannot_take_is_refused_before_started(fields, param):

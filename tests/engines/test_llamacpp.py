@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, Chunk, EngineSpec, Failure, GenerateRequest, Sampling, Started
+from llmctl.domain import (
+    CANCELLED,
+    LENGTH,
+    STOP,
+    TIME,
+    Chunk,
+    EngineSpec,
+    Failure,
+    GenerateRequest,
+    Media,
+    Sampling,
+    Started,
+)
 from llmctl.engines import llamacpp
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 from tests.models.making import END, make_gguf
@@ -276,7 +288,7 @@ def test_time_cap(bench):
         ({"stop_ids": (265,)}, "stop_token_ids"),
         ({"sampling": Sampling(logit_bias=((10**9, 1.0),))}, "logit_bias"),
         ({"adapter": "x"}, "adapter"),
-        ({"images": (b"png",)}, "messages"),
+        ({"media": (Media("image", b"png"),)}, "messages"),
         ({"messages": ({"role": "alien", "content": "x"},)}, "messages"),
         ({"messages": ({"role": "user"},)}, "messages"),
     ],

@@ -81,10 +81,8 @@ def test_truncated_weights_fail_to_load(tiny_models, tmp_path):
 
 
 @pytest.mark.models
-def test_images_and_adapters_are_refused_and_sequences_are_freed(tiny_models):
+def test_an_adapter_that_is_not_there_is_refused_and_sequences_are_freed(tiny_models):
     engine = ENGINE.load_steps(spec(tiny_models["tiny-llama"]), lambda *_: None)
-    with pytest.raises(RequestError, match="takes no images"):
-        engine.open(images=(b"x",))
     with pytest.raises(RequestError, match="'french'"):
         engine.open(adapter="french")
     engine.free(engine.open())

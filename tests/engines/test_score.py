@@ -28,7 +28,7 @@ class Letters:
     def encode(self, text, *, special=False, bos=True):
         return [0] * bos + [ord(c) for c in text]
 
-    def chat(self, messages):
+    def chat(self, messages, **more):
         return [id for m in messages for id in (1, len(m["role"]), *map(ord, m["content"]), 2)]
 
 

@@ -199,10 +199,8 @@ def test_memory_grows_with_the_sequences_and_is_given_back(tiny_models):
 
 
 @pytest.mark.models
-def test_images_and_adapters_are_refused(tiny_models):
+def test_an_adapter_that_is_not_there_is_refused(tiny_models):
     engine = ENGINE.load_steps(spec(tiny_models["tiny-llama"]), lambda *_: None)
-    with pytest.raises(RequestError, match="takes no images"):
-        engine.open(images=(b"x",))
     with pytest.raises(RequestError, match="'french'"):
         engine.open(adapter="french")
 

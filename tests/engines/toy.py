@@ -28,7 +28,7 @@ class ToyTokenizer:
     def token_bytes(self, id):
         return bytes([id]) if id < 256 else b""
 
-    def chat(self, messages):
+    def chat(self, messages, **more):
         if messages[0]["role"] != "user":
             raise RequestError("the first role must be user", param="messages")
         return self.encode("".join(m["content"] for m in messages))
@@ -64,9 +64,7 @@ class ToyEngine:
         self.closed = False
         self._next = 0
 
-    def open(self, *, adapter=None, images=()):
-        if images:
-            raise RequestError("toy takes no images", param="messages")
+    def open(self, *, adapter=None, seen=None):
         return self._new([])
 
     def prefill(self, seq, tokens):

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvicorn
 
-from llmctl.domain import Chunk, GenerateRequest, Identity, Limits, TokenLogprob, Usage
+from llmctl.domain import Chunk, GenerateRequest, Identity, Limits, MediaPolicy, Task, TokenLogprob, Usage
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
@@ -65,6 +65,7 @@ class FakeService:
     """runner.service.Service, played."""
 
     limits: Limits = field(default_factory=Limits)
+    media: MediaPolicy = field(default_factory=MediaPolicy)
     words: Sequence[str] = ("Hello", " wörld", " \U0001f600", "!")
     pause: float = 0.0
     refusal: LlmctlError | None = None
@@ -75,6 +76,8 @@ class FakeService:
     active: int = 0
     waiting: int = 0
     seen: list[GenerateRequest] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)  # what `ask` answers, by verb
 
     def check_model(self, name: str | None) -> None:
         if name not in (None, "", "alpha", "default"):
@@ -99,6 +102,12 @@ class FakeService:
         if self.refusal:
             raise self.refusal
         return FakeStream(self, request)
+
+    async def ask(self, task: Task) -> Mapping[str, Any]:
+        self.tasks.append(task)
+        if self.refusal:
+            raise self.refusal
+        return self.values.get(task.verb, {})
 
 
 @dataclass

@@ -14,6 +14,7 @@ import pytest
 from llmctl.domain import Chunk, GenerateRequest, Limits, Sampling, TokenLogprob
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.protocols import openai_answers
+from llmctl.runner.protocols.asked import Asked
 from llmctl.runner.protocols.openai_answers import Answer, ChatAnswer, CompletionAnswer
 from llmctl.runner.protocols.openai_fields import read_chat, read_completion
 from tests.clients import sse
@@ -78,24 +79,24 @@ def test_every_field_reaches_the_request() -> None:
         "stop": ["a", "b"], "stop_token_ids": [3], "ignore_eos": True, "logprobs": True, "top_logprobs": 4,
         "stream": True, "stream_options": {"include_usage": True}, "model": "alpha",
     }  # fmt: skip
-    asked = read_chat(body, "id", 60.0)
+    asked = read_chat(body, 60.0)
     sampling = Sampling(0.5, 0.9, 40, 0.1, 1.1, -1.0, 2.0, 2**64 - 1, ((5, -100.0), (7, 1.5)))
     assert asked.request == GenerateRequest(
-        "id", ({"role": "user", "content": "hi"},), sampling=sampling, max_tokens=9, n=3, stop=("a", "b"),
+        asked.request.id, ({"role": "user", "content": "hi"},), sampling=sampling, max_tokens=9, n=3, stop=("a", "b"),
         stop_ids=(3,), logprobs=4, ignore_eos=True, time_cap=60.0,
     )  # fmt: skip
     assert (asked.model, asked.stream, asked.include_usage) == ("alpha", True, True)
 
 
 def test_defaults_are_openai_s() -> None:
-    asked = read_chat(GOOD, "id", 60.0)
-    assert asked.request == GenerateRequest("id", tuple(GOOD["messages"]), time_cap=60.0)
+    asked = read_chat(GOOD, 60.0)
+    assert asked.request == GenerateRequest(asked.request.id, tuple(GOOD["messages"]), time_cap=60.0)
     assert (asked.model, asked.stream, asked.include_usage) == (None, False, False)
-    assert read_completion({"prompt": "hi"}, "id", 60.0).request.max_tokens == 16
-    assert read_chat({**GOOD, "top_k": -1, "stop": "x"}, "id", 1.0).request.stop == ("x",)
-    assert read_chat({**GOOD, "logprobs": True}, "id", 1.0).request.logprobs == 0
+    assert read_completion({"prompt": "hi"}, 60.0).request.max_tokens == 16
+    assert read_chat({**GOOD, "top_k": -1, "stop": "x"}, 1.0).request.stop == ("x",)
+    assert read_chat({**GOOD, "logprobs": True}, 1.0).request.logprobs == 0
     both = {**GOOD, "max_tokens": 5, "max_completion_tokens": 7}
-    assert read_chat(both, "id", 1.0).request.max_tokens == 7
+    assert read_chat(both, 1.0).request.max_tokens == 7
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_defaults_are_openai_s() -> None:
 )
 def test_prompts(prompt: Any, expected: Any) -> None:
     body = {"prompt": prompt, "echo": True, "logprobs": 3, "max_tokens": 1}
-    request = read_completion(body, "id", 1.0).request
+    request = read_completion(body, 1.0).request
     assert (request.prompt, request.echo, request.logprobs) == (expected, True, 3)
 
 
@@ -114,7 +115,7 @@ def test_messages_become_plain_text() -> None:
         {"role": "assistant", "content": None},
         {"role": "tool", "content": "d", "tool_call_id": "t"},
     ]
-    assert read_chat({"messages": messages}, "id", 1.0).request.messages == (
+    assert read_chat({"messages": messages}, 1.0).request.messages == (
         {"role": "system", "content": "a"},
         {"role": "user", "content": "bc", "name": "n"},
         {"role": "assistant", "content": ""},
@@ -133,7 +134,7 @@ def test_messages_become_plain_text() -> None:
 )  # fmt: skip
 def test_the_ends_of_every_range_are_taken(name: str, good: list[Any]) -> None:
     for value in good:
-        read_chat({**GOOD, name: value}, "id", 1.0)
+        read_chat({**GOOD, name: value}, 1.0)
 
 
 # ── whole answers ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -237,8 +238,7 @@ def test_a_text_stream_says_what_the_whole_says(slot: FakeSlot) -> None:
 
 def test_what_waited_for_a_slow_reader_is_sent_as_one() -> None:
     request = GenerateRequest("id", n=2)
-    answer = ChatAnswer(request, "alpha")
-    answer.begin_events(False)
+    answer = ChatAnswer(Asked(request, stream=True), "alpha", 3)
     chunks = [Chunk("id", i % 2, str(i)) for i in range(1000)] + [Chunk("id", 1, "!", finish="stop")]
     found = sse(answer.events(chunks).decode())
     assert len(found) == 5
@@ -249,8 +249,7 @@ def test_what_waited_for_a_slow_reader_is_sent_as_one() -> None:
 
 @pytest.mark.parametrize("kind", [ChatAnswer, CompletionAnswer])
 def test_what_json_cannot_say_is_said_otherwise(kind: type[Answer]) -> None:
-    answer = kind(GenerateRequest("id", logprobs=0), 'a"b')
-    answer.begin_events(False)
+    answer = kind(Asked(GenerateRequest("id", logprobs=0), stream=True), 'a"b', 3)
     odd, inf = '\u2028"\\\n\x00\ud800</script>', float("-inf")
     impossible = TokenLogprob("\ud800", 1, inf, (("y", 2, inf),))
     data = answer.events([Chunk("id", 0, odd), Chunk("id", 0, "x", logprobs=(impossible,))])

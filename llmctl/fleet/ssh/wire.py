@@ -39,7 +39,8 @@ class Wire:
 
     def close(self) -> None:
         self._closed = True
-        self._sock.close()
+        with contextlib.suppress(EOFError):  # a channel says goodbye, and its gateway may be gone already
+            self._sock.close()
 
     def hang_up(self) -> None:
         """Let the reader see the end now, and not when it looks up next."""

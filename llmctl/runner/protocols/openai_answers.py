@@ -4,43 +4,48 @@ from __future__ import annotations
 
 import json
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
-from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, Chunk, GenerateRequest, TokenLogprob, Usage
+from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, TOOLS, Chunk, TokenLogprob, Usage
+from llmctl.errors import LlmctlError
+from llmctl.runner.exchange import error_object
+from llmctl.runner.protocols.asked import Answer, Asked
 
-FINISH = {STOP: "stop", LENGTH: "length", TIME: "length", CANCELLED: "stop"}
+FINISH = {STOP: "stop", LENGTH: "length", TIME: "length", CANCELLED: "stop", TOOLS: "tool_calls"}
+DONE = b"data: [DONE]\n\n"
 MERGE = 64  # chunks that waited for a slow reader; more are sent as one event a sequence
 LOWEST = -9999.0  # JSON has no -Infinity
 dump = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class Answer(ABC):
-    """The answer to one request. What is the same in every event is made once: a chunk costs one quoted string."""
+class OpenAIAnswer(Answer):
+    """What both routes share. What is the same in every event is made once: a chunk costs one quoted string."""
 
-    prefix = object = chunk_object = ""
+    object = chunk_object = ""
 
-    def __init__(self, request: GenerateRequest, model: str) -> None:
-        self.request = request
+    def __init__(self, asked: Asked, model: str, prompt_tokens: int) -> None:
+        super().__init__(asked, model, prompt_tokens)
+        request = asked.request
         self._parts: list[list[str]] = [[] for _ in range(request.n)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
         self._finish: list[str | None] = [None] * request.n
         self._offsets = [0] * request.n  # characters that the logprobs sent so far cover
         self._common = {"id": request.id, "created": int(time.time()), "model": model}
+        if asked.stream:
+            self._begin_events()
 
     # ── whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def add(self, chunks: Sequence[Chunk]) -> None:
-        """Keep the next chunks for `whole`."""
         for chunk in chunks:
             self._parts[chunk.index].append(chunk.text)
             self._logprobs[chunk.index] += chunk.logprobs
             self._finish[chunk.index] = chunk.finish or self._finish[chunk.index]
 
     def whole(self, usage: Usage) -> dict[str, Any]:
-        """The answer as one object."""
         choices = [
             {
                 "index": i,
@@ -58,11 +63,11 @@ class Answer(ABC):
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def begin_events(self, want_usage: bool) -> None:
+    def _begin_events(self) -> None:
         """Make the constant parts. With usage asked for, every other event says that it is not there yet."""
         fields = dump({**self._common, "object": self.chunk_object})[:-1]
         self._before = f'data: {fields},"choices":['
-        self._after = '],"usage":null}\n\n' if want_usage else "]}\n\n"
+        self._after = '],"usage":null}\n\n' if self.asked.include_usage else "]}\n\n"
         self._usage = f'data: {fields},"choices":[],"usage":'
         text_before, text_after = dump(self._delta("\0")).split(r'"\u0000"')
         self._heads = [f'{self._before}{{"index":{i},{text_before[1:]}' for i in range(self.request.n)]
@@ -70,7 +75,6 @@ class Answer(ABC):
         self._opened = [False] * self.request.n
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
-        """The events of a batch of chunks, one after another."""
         if len(chunks) > MERGE:
             chunks = merged(chunks)
         found = []
@@ -87,9 +91,14 @@ class Answer(ABC):
                 found.append(self._event(index, self._last_delta(), finish=FINISH[chunk.finish]))
         return "".join(found).encode("ascii")
 
-    def usage_event(self, usage: Usage) -> bytes:
-        """The event before the last, for who asked for it."""
-        return (self._usage + dump(_show_usage(usage)) + "}\n\n").encode("ascii")
+    def end(self, usage: Usage) -> bytes:
+        """The usage, for who asked for it, and the terminator."""
+        if not self.asked.include_usage:
+            return DONE
+        return (self._usage + dump(_show_usage(usage)) + "}\n\n").encode("ascii") + DONE
+
+    def failed(self, error: LlmctlError) -> bytes:
+        return b"data: %b\n\n%b" % (dump(error_object(error)).encode(), DONE)
 
     def _event(
         self, index: int, delta: dict[str, Any], *, logprobs: Sequence[TokenLogprob] = (), finish: str | None = None
@@ -113,10 +122,10 @@ class Answer(ABC):
         """Logprobs in the protocol's shape; None when they were not asked for."""
 
 
-class ChatAnswer(Answer):
+class ChatAnswer(OpenAIAnswer):
     """/v1/chat/completions."""
 
-    prefix, object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    object, chunk_object = "chat.completion", "chat.completion.chunk"
 
     def _whole_text(self, text: str) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
@@ -143,10 +152,10 @@ class ChatAnswer(Answer):
         return {"content": content, "refusal": None}
 
 
-class CompletionAnswer(Answer):
+class CompletionAnswer(OpenAIAnswer):
     """/v1/completions."""
 
-    prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
+    object, chunk_object = "text_completion", "text_completion"
 
     def _whole_text(self, text: str) -> dict[str, Any]:
         return {"text": text}

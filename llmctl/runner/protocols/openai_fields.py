@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from llmctl.domain import GenerateRequest, Sampling
+from llmctl.runner.protocols.asked import Asked, new_id
 from llmctl.runner.protocols.checks import (
     Field,
     flag,
@@ -133,17 +133,7 @@ IGNORED = (
 DEFAULT_COMPLETION_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A request as read: what to generate, by which model name, and how to answer."""
-
-    request: GenerateRequest
-    model: str | None
-    stream: bool
-    include_usage: bool
-
-
-def read_chat(body: Mapping[str, Any], id: str, time_cap: float) -> Asked:
+def read_chat(body: Mapping[str, Any], time_cap: float) -> Asked:
     """The body of /v1/chat/completions; RequestError 400 names the first field at fault."""
     values = read(body, CHAT, IGNORED)
     if "messages" not in values:
@@ -154,16 +144,16 @@ def read_chat(body: Mapping[str, Any], id: str, time_cap: float) -> Asked:
         values["logprobs"] = values.get("top_logprobs", 0)
     elif values.get("top_logprobs"):
         raise wrong("top_logprobs", "needs logprobs: true")
-    return _asked(values, id, time_cap)
+    return _asked(values, new_id("chatcmpl"), time_cap)
 
 
-def read_completion(body: Mapping[str, Any], id: str, time_cap: float) -> Asked:
+def read_completion(body: Mapping[str, Any], time_cap: float) -> Asked:
     """The body of /v1/completions; RequestError 400 names the first field at fault."""
     values = read(body, COMPLETION, IGNORED)
     if "prompt" not in values:
         raise wrong("prompt", "is missing", code="missing_field")
     values.setdefault("max_tokens", DEFAULT_COMPLETION_TOKENS)
-    return _asked(values, id, time_cap)
+    return _asked(values, new_id("cmpl"), time_cap)
 
 
 REQUEST = ("messages", "prompt", "max_tokens", "n", "stop", "stop_ids", "logprobs", "echo", "ignore_eos")

@@ -1,0 +1,12 @@
+"""The Anthropic protocol: /v1/messages and its token count."""
+
+from __future__ import annotations
+
+from llmctl.runner.metrics import Metrics
+from llmctl.runner.protocols.protocol import Protocol
+from llmctl.runner.service import Service
+
+
+def protocol(service: Service, metrics: Metrics) -> Protocol:
+    """This protocol's part of a slot."""
+    return Protocol({})
