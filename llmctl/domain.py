@@ -340,7 +340,8 @@ class Identity:
     """What a loaded engine says it is. A slot compares `model` with what it asked for before it gives traffic.
 
     `inputs` and `outputs` are modalities. `capabilities` are words: fork, logprobs, logit_bias, mask, seed,
-    prefix_cache, schema (Format), tools, reasoning, suffix, and the verbs of the tasks that it answers. `load_path`
+    prefix_cache, schema (Format), tools, reasoning, suffix, pooled (EMBED, but only with a `pooling`), and the verbs of
+    the tasks that it answers. `outputs` without TEXT: it answers tasks only. `load_path`
     says which way it was loaded where a library has several ("causal-lm", "image-text", …).
     """
 
@@ -459,7 +460,8 @@ class StepEngine(Protocol):
     #   see(request) -> (token ids, seen)     a chat with media: the prompt, and what `open` is given for it.
     #                                         RequestError when the media cannot be decoded. Prefilled in one piece
     #   cached(seq) -> int                    how many tokens of its prompt came from a verified shared prefix
-    #   embed, rerank, decide(**arguments) -> value of Done      the verbs in identity.capabilities
+    #   embed, rerank, decide(**arguments) -> value of Done      the verbs in identity.capabilities; a generator of
+    #                                         it, which yields between pieces, where that takes long
 
 
 class LogitsMask(Protocol):

@@ -19,7 +19,6 @@ from llmctl.domain import (
     LENGTH,
     TIME,
     Chunk,
-    Done,
     Emit,
     Failure,
     GenerateRequest,
@@ -33,7 +32,7 @@ from llmctl.domain import (
 from llmctl.engines.jobs import Job, Prefill, Running, as_error
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
-from llmctl.engines.tasks import answer
+from llmctl.engines.tasks import Tasks
 from llmctl.errors import RequestError
 
 
@@ -57,6 +56,7 @@ class BatchEngine:
         self._queue: deque[Job] = deque()
         self._prefills: list[Prefill] = []
         self._running: list[Running] = []
+        self._tasks = Tasks(engine, emit)
 
     def submit(self, request: GenerateRequest) -> None:
         prompt, seen = self._prompt(request)
@@ -69,17 +69,21 @@ class BatchEngine:
         self._emit(Started(request.id, len(prompt)))
 
     def ask(self, task: Task) -> None:
-        self._emit(Done(task.id, answer(task, self._engine)))
+        self._tasks.ask(task)
 
     def cancel(self, id: str) -> None:
         if id in self._jobs:
             self._end(self._jobs[id], CANCELLED)
+        else:
+            self._tasks.cancel(id)
 
     def step(self) -> bool:
         self._expire()
         self._admit()
+        asked = self._tasks.step()
         if not self._jobs:
-            return False
+            self.steps += asked
+            return asked
         self._prefill()
         self._decode()
         self.steps += 1
@@ -88,6 +92,7 @@ class BatchEngine:
     def close(self) -> None:
         for job in list(self._jobs.values()):
             self._end(job, CANCELLED)
+        self._tasks.close()
         self._engine.close()
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) 
     size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
     if size > LONGEST_TOKEN * model.context:
         at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens; the context is {model.context}"
-        raise _too_long(at_least, field_of(request))
+        raise too_long(at_least, field_of(request))
     try:
         if request.messages is not None:
             return tokenizer.chat(
@@ -52,13 +52,13 @@ def validate(request: GenerateRequest, prompt: Sequence[int], model: Identity) -
     field = field_of(request)
     if not prompt:
         raise RequestError("the prompt is empty", param=field)
-    _in_vocabulary(prompt, field, model)
-    _in_vocabulary(request.stop_ids, "stop_token_ids", model)
-    _in_vocabulary([id for id, _ in request.sampling.logit_bias], "logit_bias", model)
+    in_vocabulary(prompt, field, model)
+    in_vocabulary(request.stop_ids, "stop_token_ids", model)
+    in_vocabulary([id for id, _ in request.sampling.logit_bias], "logit_bias", model)
     if len(prompt) >= model.context:
-        raise _too_long(f"the prompt has {len(prompt)} tokens; the context of {model.context} leaves no room", field)
+        raise too_long(f"the prompt has {len(prompt)} tokens; the context of {model.context} leaves no room", field)
     if request.max_tokens is not None and request.max_tokens > model.context:
-        raise _too_long(f"max_tokens is {request.max_tokens}; the context is {model.context}", "max_tokens")
+        raise too_long(f"max_tokens is {request.max_tokens}; the context is {model.context}", "max_tokens")
     if request.sampling.repetition_penalty <= 0:
         raise RequestError("repetition_penalty must be greater than 0", param="repetition_penalty")
 
@@ -69,11 +69,13 @@ def budget(request: GenerateRequest, prompt: Sequence[int], model: Identity) -> 
     return room if request.max_tokens is None else min(request.max_tokens, room)
 
 
-def _in_vocabulary(ids: Sequence[int], param: str, model: Identity) -> None:
+def in_vocabulary(ids: Sequence[int], param: str, model: Identity) -> None:
+    """RequestError, naming the field, for an id that is no token of this model."""
     for id in ids:
         if not 0 <= id < model.vocab:
             raise RequestError(f"token id {id} is not in the vocabulary of {model.vocab}", param=param)
 
 
-def _too_long(message: str, param: str) -> RequestError:
+def too_long(message: str, param: str) -> RequestError:
+    """The error for more tokens than the context has; `message` has both numbers."""
     return RequestError(message, param=param, code="context_length_exceeded")
