@@ -58,12 +58,25 @@ def unfit(found: Any, config: Any) -> str | None:
 def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> tuple[Any, Any]:
     """The model in its dtype on its device, ready to infer, and its configuration."""
     import torch
+
+    torch_attention.register()
+    found, config = model_class(spec, checkpoint)
+    model = read_model(spec, checkpoint, progress, found, config, attn_implementation=torch_attention.NAME)
+    if model.device.type == "cpu" and model.dtype == torch.bfloat16:
+        quicken(model)
+    return model, config
+
+
+def read_model(
+    spec: EngineSpec, checkpoint: Checkpoint, progress: Progress, found: Any, config: Any,
+    *, spare: str = "", **options: Any,
+) -> Any:  # fmt: skip
+    """A model of class `found`, made with `options`; LoadFailed when weights are missing but those named `spare…`."""
+    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    torch_attention.register()
-    found, config = model_class(spec, checkpoint)
     if spec.threads:
         torch.set_num_threads(spec.threads)
     device = pick_device(spec.device)
@@ -75,25 +88,23 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
             checkpoint.path,
             config=config,
             dtype=getattr(torch, dtype),
-            attn_implementation=torch_attention.NAME,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
             **({"trust_remote_code": True} if spec.allow_code else {}),
             **({"device_map": device} if straight else {}),
         )
         model = (model if straight else model.to(device)).eval()
     except Exception as error:
         raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
-    if absent := sorted(report["missing_keys"]):
+    if absent := sorted(name for name in report["missing_keys"] if not spare or not name.startswith(spare)):
         raise LoadFailed(
             f"{spec.model}: {len(absent)} weights are missing, {absent[0]} among them",
             hint="verify its files with `llmctl models verify`",
         )
-    if device == "cpu" and dtype == "bfloat16":
-        quicken(model)
     progress("weights", checkpoint.bytes, checkpoint.bytes)
-    return model, config
+    return model
 
 
 def quantized(checkpoint: Checkpoint) -> bool:
