@@ -100,4 +100,4 @@ def _text(at: str, value: object) -> str:
 
 
 def _bad(at: str, what: str) -> RequestError:
-    return RequestError(f"{at} {what}", param=at, code="invalid_image")
+    return RequestError(f"{at}: {what}", param=at, code="invalid_image")

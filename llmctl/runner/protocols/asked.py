@@ -13,7 +13,7 @@ from llmctl.domain import Chunk, GenerateRequest, Usage
 from llmctl.errors import LlmctlError
 from llmctl.runner import json_in
 from llmctl.runner.exchange import EVENTS, Exchange
-from llmctl.runner.media.gather import gather
+from llmctl.runner.media.gather import gathered
 from llmctl.runner.media.source import Source
 from llmctl.runner.metrics import Meter, Metrics
 from llmctl.runner.service import Service, Stream
@@ -79,10 +79,10 @@ class Answer(ABC):
 async def begin(service: Service, asked: Asked) -> Stream:
     """The stream of a request that an engine accepted: its model name checked, its images gathered."""
     service.check_model(asked.model)
-    if asked.sources:
-        media = await gather(asked.sources, service.media)
-        asked = replace(asked, request=replace(asked.request, media=media))
-    return await service.generate(asked.request)
+    if not asked.sources:
+        return await service.generate(asked.request)
+    async with gathered(asked.sources, service.media) as media:
+        return await service.generate(replace(asked.request, media=media))
 
 
 def generating(service: Service, metrics: Metrics, read: Read, kind: type[Answer]) -> Handler:
