@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ BACKENDS = ("auto", "cpu", "cuda", "metal")
 SERVICES = ("auto", "none", "systemd", "systemd-system", "launchd", "launchd-system")
 ENVIRONMENTS = ("auto", "uv", "mamba", "micromamba", "conda", "venv")
 ORDERS = ("auto", "new-first", "old-first")
+_URL_HOST = re.compile(r"\*|[\w-]+(\.[\w-]+)*(:\d{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Host:
 
     `address`, `user`, `ssh_port` and `identity` (a private key's file) may also come from ~/.ssh/config; `gateway` is
     the jump host: the name of another host, or `[user@]address[:port]`. `service` and `environment` "auto" are chosen
-    by a deploy. `engines` None: those that the backend prefers; `profiles` are the profiles it is to run.
+    by a deploy. `engines` None: those that the backend prefers; `profiles` are the profiles it is to run. A request may
+    name images in `image_folder`, and addresses of images at `image_urls` (domain.MediaPolicy).
     """
 
     name: str
@@ -47,6 +50,8 @@ class Host:
     models_dir: Path | None = None
     labels: tuple[str, ...] = ()
     bind: str = "127.0.0.1"
+    image_folder: Path | None = None
+    image_urls: tuple[str, ...] = ()
 
     def models(self, home: Path) -> Path:
         """The folder of its models; only meaningful on the host itself."""
@@ -155,9 +160,11 @@ def _host(name: str, entries: Table) -> Host:
         profiles=table.texts("profiles"),
         memory_budget=table.size("memory_budget"),
         ports=_range(table),
-        models_dir=_models_dir(table, transport),
+        models_dir=_path_there(table, "models_dir", transport),
         labels=table.texts("labels"),
         bind=table.text("bind", "127.0.0.1"),
+        image_folder=_path_there(table, "image_folder", transport),
+        image_urls=_image_urls(table),
     )
 
 
@@ -166,10 +173,19 @@ def _path(table: Table, key: str) -> Path | None:
     return (table.path.parent / Path(given).expanduser()).absolute() if given else None
 
 
-def _models_dir(table: Table, transport: str) -> Path | None:
+def _path_there(table: Table, key: str, transport: str) -> Path | None:
     """Of an ssh host it stays as it is written: `~` and what is relative are settled there."""
-    given = table.text("models_dir")
-    return Path(given) if given and transport == "ssh" else _path(table, "models_dir")
+    given = table.text(key)
+    return Path(given) if given and transport == "ssh" else _path(table, key)
+
+
+def _image_urls(table: Table) -> tuple[str, ...]:
+    key = "image_urls"
+    names = ("*",) if table.data.get(key) == "*" else table.texts(key)
+    for name in names:
+        if not _URL_HOST.fullmatch(name):
+            raise table.mistake(key, f'must be "*" or a list of NAME or NAME:PORT, {name!r} is none')
+    return tuple(name.lower() for name in names)
 
 
 def _range(table: Table) -> tuple[int, int]:

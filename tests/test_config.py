@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from llmctl import catalog, config, tables
 from llmctl.config import Config, Host, ProfileSlot
+from llmctl.domain import MediaPolicy
 from llmctl.errors import ConfigError, UnknownName, UsageError
+from llmctl.fleet.deploy.config import hosts_toml
+from llmctl.slots.resolve import launch_of
+from llmctl.slots.state import Launch
 
 HOSTS = """\
 default = "box"
@@ -41,6 +47,22 @@ def test_hosts_are_read(tmp_path: Path) -> None:
     assert (box.name, box.memory_budget, box.ports) == ("box", 24 * 10**9, (8100, 8109))
     assert box.models(Path("/state")) == tmp_path / "models"
     assert found.host("studio").transport == "ssh"
+
+
+def test_where_images_may_come_from_reaches_the_slot_server(tmp_path: Path) -> None:
+    keys = 'image_folder = "pictures"\nimage_urls = ["Images.example.org", "10.0.0.1:8080"]\n'
+    box = config.load(folder(tmp_path, f"[hosts.box]\n{keys}")).host()
+    launch = Launch.from_dict(json.loads(json.dumps(asdict(launch_of(box)))))
+    assert launch.media == MediaPolicy(str(tmp_path / "pictures"), ("images.example.org", "10.0.0.1:8080"))
+    assert launch_of(Host("plain")).media == MediaPolicy(None, ())
+    assert config.load(folder(tmp_path, '[hosts.box]\nimage_urls = "*"\n')).host().image_urls == ("*",)
+
+
+def test_a_deploy_tells_the_host_where_images_may_come_from(tmp_path: Path) -> None:
+    far = '[hosts.far]\ntransport = "ssh"\naddress = "far.example"\nimage_folder = "~/p"\nimage_urls = ["a.example"]\n'
+    text = hosts_toml(config.load(folder(tmp_path, far)).host("far"), "cpu", ["torch"], "none")
+    there = config.load(folder(tmp_path, text)).host()
+    assert (there.image_folder, there.image_urls) == (Path("~/p").expanduser(), ("a.example",))
 
 
 def test_without_a_configuration_the_local_host_works() -> None:
@@ -110,6 +132,9 @@ def test_a_profile_is_read(tmp_path: Path) -> None:
         ("[hosts.a]\nlabels = [1]\n", 2, "list of texts", None),
         ("[hosts.a]\ngateway = 1\n", 2, "text", None),
         ('[hosts."-x"]\n', 1, "not a host name", None),
+        ('[hosts.a]\nimage_urls = "a.example"\n', 2, "hosts.a.image_urls: must be a list of texts", None),
+        ('[hosts.a]\nimage_urls = ["http://a"]\n', 2, 'hosts.a.image_urls: must be "*" or a list of NAME', None),
+        ("[hosts.a]\nimage_folder = 3\n", 2, "hosts.a.image_folder: must be a text, not 3", None),
         ("hosts = 3\n", 1, "must be a table", None),
         ('default = "lcal"\n[hosts.local]\n', 1, "no host 'lcal'", "'local'"),
     ],

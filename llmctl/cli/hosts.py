@@ -79,6 +79,7 @@ def _row(session: Session, host: Host) -> dict[str, Any]:
         "transport": host.transport,
         "address": host.address,
         "labels": list(host.labels),
+        "images": [*([str(host.image_folder)] if host.image_folder else ()), *host.image_urls],
         "default": session.config.default_host == host.name,
         "backend": value(decisions, "backend"),
         "service": value(decisions, "service"),

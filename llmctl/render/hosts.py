@@ -45,6 +45,7 @@ def _lines(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "host", host["host"] + (" (the default)" if host["default"] else "")
     yield "reached by", f"{host['transport']} {host['address'] or ''}".strip()
     yield "labels", ", ".join(host["labels"])
+    yield "images also from", ", ".join(host["images"])
     facts = host["facts"]
     if not facts:
         yield "seen", f"never; llmctl hosts show {host['host']} --refresh"

@@ -11,7 +11,7 @@ from llmctl import backends, paths
 from llmctl.backends import cpu
 from llmctl.catalog import Artifact, Catalog, Model, Traits, normal
 from llmctl.config import Host, ProfileSlot
-from llmctl.domain import EngineSpec, SlotSpec
+from llmctl.domain import EngineSpec, MediaPolicy, SlotSpec
 from llmctl.environments import installed
 from llmctl.errors import BadCheckpoint, ConfigError, Refused, Unsupported, UsageError
 from llmctl.models import fit, manifest, store
@@ -51,7 +51,10 @@ def backend_of(host: Host) -> str:
 
 def launch_of(host: Host) -> Launch:
     """How a slot server of `host` starts."""
-    return Launch(host.bind, memory_budget=host.memory_budget, backend=backend_of(host), service=host.service)
+    media = MediaPolicy(str(host.image_folder) if host.image_folder else None, host.image_urls)
+    return Launch(
+        host.bind, memory_budget=host.memory_budget, backend=backend_of(host), service=host.service, media=media
+    )
 
 
 def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
