@@ -72,6 +72,8 @@ class CheckpointTokenizer:
         self._bytes = byte_table(self._backend, self._control)
         self._bos = self._prefix_ids()
         self.chats: bool = bool(loaded.chat_template)
+        self.pad: int = loaded.pad_token_id or 0
+        self.inputs = frozenset(loaded.model_input_names)
 
     def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
         """Token ids of a text. The tokenizer's own prefix (BOS) goes before it unless the text has it already."""
@@ -84,6 +86,18 @@ class CheckpointTokenizer:
 
     def token_bytes(self, id: int) -> bytes:
         return self._bytes(id)
+
+    def whole(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
+        """Ids and types of a text, or of two, with all that the tokenizer puts around and between them.
+
+        Special tokens in the texts are plain text.
+        """
+        self._backend.encode_special_tokens = True
+        try:
+            encoding = self._backend.encode(text, pair)
+        finally:
+            self._backend.encode_special_tokens = False
+        return list(encoding.ids), list(encoding.type_ids)
 
     def chat(
         self,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
-from llmctl.engines import torch_load
+from llmctl.engines import torch_embed, torch_load
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import read_checkpoint
 from llmctl.engines.talk import Talk
@@ -23,11 +23,16 @@ from llmctl.errors import RequestError
 
 def check(spec: EngineSpec) -> None:
     """Unsupported, by name, before any weights are read."""
-    torch_load.model_class(spec, read_checkpoint(spec))
+    if torch_embed.embeds(spec):
+        torch_embed.check(spec)
+    else:
+        torch_load.model_class(spec, read_checkpoint(spec))
 
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
-    """Load the checkpoint of `spec` and batch over it."""
+    """Load the checkpoint of `spec` and batch over it; one that embeds has an engine of its own."""
+    if torch_embed.embeds(spec):
+        return torch_embed.load(spec, progress, emit)
     return BatchEngine(load_steps(spec, progress), emit)
 
 
