@@ -1,0 +1,90 @@
+"""One slot of each engine for the whole suite, and one whose model never ends an answer by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
+from llmctl.models import fit
+from llmctl.models.checkpoint import inspect
+from llmctl.slots.state import Launch
+from tests.conftest import RunningSlot, free_port
+
+MODELS = {"torch": "tiny-qwen2", "llamacpp": "tiny-qwen2-gguf", "mlx": "tiny-qwen2"}
+CONTEXT = 1024
+SlotOf = Callable[..., RunningSlot]
+
+
+def spec_of(engine: str, name: str, path: Path, probe: Probe) -> SlotSpec:
+    found = inspect(path)
+    spec = EngineSpec(engine, name, str(path), found.format, context=CONTEXT, parallel=4)
+    return SlotSpec(spec, probe=probe, needed_bytes=fit.estimate(found, CONTEXT, 4, engine).total)
+
+
+@pytest.fixture(scope="session")
+def slot_of(tiny_models: dict[str, Path]) -> Iterator[SlotOf]:
+    """slot_of("torch") → the slot of that engine, started once; slot_of("torch", endless=True) never says its end."""
+    home = Path(tempfile.mkdtemp(prefix="llm-"))
+    running: list[RunningSlot] = []
+
+    @cache
+    def start(engine: str, endless: bool = False) -> RunningSlot:
+        path = tiny_models[MODELS[engine]]
+        if endless:
+            path = without_end(path, home / f"endless-{engine}")
+        slot = RunningSlot(home, free_port(), Launch(limits=Limits(drain=5.0)))
+        running.append(slot)
+        slot.change("load", spec_of(engine, "tiny", path, Probe("What is a slot?", "A port", 24)))
+        return slot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCTL_HOME", str(home))
+        yield start
+        for slot in running:
+            slot.kill()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def without_end(path: Path, folder: Path) -> Path:
+    """The same weights; the token that ends an answer is a token like others."""
+    folder.mkdir()
+    if path.suffix == ".gguf":
+        return _gguf_without_end(path, folder / path.name)
+    for file in path.iterdir():
+        if file.suffix == ".json" and file.name != "tokenizer.json":
+            data = json.loads(file.read_text())
+            if "eos_token_id" in data:
+                data["eos_token_id"] = None
+            if "eos_token" in data:
+                data["eos_token"] = None
+            (folder / file.name).write_text(json.dumps(data))
+        else:
+            shutil.copy(file, folder)
+    return folder
+
+
+def _gguf_without_end(path: Path, copy: Path) -> Path:
+    """llama.cpp knows such tokens by number and by name: both are changed in place."""
+    from gguf import GGUFReader
+
+    shutil.copy(path, copy)
+    reader = GGUFReader(copy, "r+")
+    tokens = reader.fields["tokenizer.ggml.tokens"]
+    for at in tokens.data:
+        text = tokens.parts[at]
+        if bytes(text) in (b"<|im_end|>", b"<|endoftext|>"):
+            text[2:4] = list(b"zz")
+    plain = next(i for i, at in enumerate(tokens.data) if bytes(tokens.parts[at]) == b"a")
+    for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.padding_token_id"):
+        with contextlib.suppress(KeyError):
+            reader.fields[key].parts[-1][0] = plain
+    reader.data.flush()
+    return copy
