@@ -108,6 +108,17 @@ class CheckpointTokenizer:
         arguments: Mapping[str, Any] = {},
     ) -> list[int]:
         """The ids that `apply_chat_template` gives, but special tokens inside a message are plain text."""
+        return self.literal(*self.rendered(messages, tools=tools, continue_last=continue_last, arguments=arguments))
+
+    def rendered(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_last: bool = False,
+        arguments: Mapping[str, Any] = {},
+    ) -> tuple[str, dict[str, str]]:
+        """A conversation as the template renders it, and the marks in it that stand for special tokens' texts."""
         if not self.chats:
             raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")
         specials = set(self._control.values())
@@ -115,10 +126,14 @@ class CheckpointTokenizer:
         rendered, said = self._render(plain), "\n".join(strings(plain))
         inside = sorted((s for s in specials if s in said), key=len, reverse=True)
         if not inside:
-            return self._ids(rendered)
+            return rendered, {}
         unused = (chr(c) for c in PRIVATE_USE if chr(c) not in rendered + said)
         marks = dict(zip(inside, unused, strict=False))
-        return self._splice(self._render(replaced(plain, marks)), {mark: s for s, mark in marks.items()})
+        return self._render(replaced(plain, marks)), {mark: s for s, mark in marks.items()}
+
+    def literal(self, text: str, marks: Mapping[str, str]) -> list[int]:
+        """The ids of a rendered conversation; where a mark stands, the text that it stands for is plain text."""
+        return self._splice(text, marks) if marks else self._ids(text)
 
     def _splice(self, marked: str, texts: Mapping[str, str]) -> list[int]:
         """Encode a rendered conversation in which marks stand for special tokens' texts that are to be literal.
