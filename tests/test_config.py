@@ -133,7 +133,7 @@ def test_a_profile_is_read(tmp_path: Path) -> None:
         ("[hosts.a]\ngateway = 1\n", 2, "text", None),
         ('[hosts."-x"]\n', 1, "not a host name", None),
         ('[hosts.a]\nimage_urls = "a.example"\n', 2, "hosts.a.image_urls: must be a list of texts", None),
-        ('[hosts.a]\nimage_urls = ["http://a"]\n', 2, 'hosts.a.image_urls: must be "*" or a list of NAME', None),
+        ('[hosts.a]\nimage_urls = ["http://a"]\n', 2, "or a list of NAME or NAME:PORT, 'http://a' is none", None),
         ("[hosts.a]\nimage_folder = 3\n", 2, "hosts.a.image_folder: must be a text, not 3", None),
         ("hosts = 3\n", 1, "must be a table", None),
         ('default = "lcal"\n[hosts.local]\n', 1, "no host 'lcal'", "'local'"),

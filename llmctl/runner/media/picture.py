@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 
 from llmctl.errors import RequestError
 
@@ -22,21 +23,22 @@ def check(at: str, data: bytes, pixels: int) -> None:
 
     Of a file with several frames only the first is ever used, so they are not counted.
     """
-    width, height = _size(at, data)
-    if width * height > pixels:
-        raise RequestError(
-            f"{at}: {width} × {height} pixels; at most {pixels} are taken", param=at, code="image_too_large"
-        )
+    if _pixels(at, data) > pixels:
+        raise RequestError(f"{at}: has more than {pixels} pixels", param=at, code="image_too_large")
 
 
-def _size(at: str, data: bytes) -> tuple[int, int]:
+def _pixels(at: str, data: bytes) -> float:
     parser = next((parser for start, parser in _PARSERS.items() if data.startswith(start)), None)
     if parser is None or (data.startswith(b"RIFF") and data[8:12] != b"WEBP"):
         raise _bad(at, "is not a PNG, JPEG, GIF or WebP image")
+    from PIL.Image import DecompressionBombError
+
     module, name = parser
     try:
         with getattr(importlib.import_module(f"PIL.{module}"), name)(io.BytesIO(data)) as image:
-            return int(image.width), int(image.height)
+            return int(image.width * image.height)
+    except DecompressionBombError:  # more than Pillow's own limit
+        return math.inf
     except Exception:  # a broken file makes Pillow's parsers raise whatever they run into
         raise _bad(at, "is a broken image") from None
 
