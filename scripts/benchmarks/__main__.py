@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from scripts.benchmarks import cli, convert, engines, fit, fleet, pull, report, streams, swap
+from scripts.benchmarks import cli, convert, engines, fit, fleet, pull, report, streams, surface, swap
 from scripts.benchmarks.report import Row
 
 ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "cli": cli.measure,
     "streams": streams.measure,
+    "surface": surface.measure,
     "swap": swap.measure,
     "engines": engines.measure,
     "convert": convert.measure,

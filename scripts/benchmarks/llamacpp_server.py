@@ -1,4 +1,4 @@
-"""xllamacpp's own HTTP server on a GGUF; prints {"port"}, ends with its stdin."""
+"""xllamacpp's own HTTP server on a GGUF: FILE [PORT [STREAMS]]; prints {"port"}, ends with its stdin."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import xllamacpp
 
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
-params.n_ctx, params.n_parallel = 1024 * 8, 8
+port, streams = (int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) == 4 else (0, 8)
+params.n_ctx, params.n_parallel = 1024 * 8, streams
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 2
 params.cache_prompt = False
 out = os.dup(1)
 os.dup2(2, 1)  # llama.cpp prints on stdout
+if port:
+    params.port = port
 server = xllamacpp.Server(params)
 os.write(out, json.dumps({"port": int(server.listening_address.rsplit(":", 1)[1])}).encode() + b"\n")
 sys.stdin.read()

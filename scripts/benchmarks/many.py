@@ -1,0 +1,57 @@
+"""Clients that ask one chat after another, in a process of their own: … many PORT CLIENTS REQUESTS < body.json
+
+Prints {"first": seconds to the first event with text, of each request, "events", "failed", "seconds"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+TIMEOUT = 300.0
+
+
+async def ask(port: int, data: bytes) -> tuple[float, int]:
+    """One streamed chat: seconds to its first text, events. RuntimeError for one that is refused or has no end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    began = time.perf_counter()
+    writer.write(f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    first, events, seen = 0.0, 0, b""
+    while chunk := await reader.read(2**18):
+        if not seen and b" 200 " not in chunk[:16]:
+            raise RuntimeError(chunk[:200].decode(errors="replace"))
+        events += chunk.count(b"data: ")
+        seen = (seen + chunk)[-4000:]
+        if not first and b'"content":' in seen.replace(b'"content":""', b"").replace(b'"content": ""', b""):
+            first = time.perf_counter() - began
+    writer.close()
+    if not first or b"finish_reason" not in seen:
+        raise RuntimeError(seen[-200:].decode(errors="replace"))
+    return first, events
+
+
+async def client(port: int, data: bytes, requests: int, seen: dict[str, Any]) -> None:
+    for _ in range(requests):
+        try:
+            first, events = await asyncio.wait_for(ask(port, data), TIMEOUT)
+        except (RuntimeError, OSError, asyncio.TimeoutError) as error:
+            seen["failed"] += 1
+            seen["why"] = repr(error)[:300]
+        else:
+            seen["first"].append(first)
+            seen["events"] += events
+
+
+async def main(port: int, clients: int, requests: int) -> None:
+    data = json.dumps({**json.load(sys.stdin), "stream": True}).encode()
+    seen: dict[str, Any] = {"first": [], "events": 0, "failed": 0, "why": ""}
+    began = time.perf_counter()
+    await asyncio.gather(*(client(port, data, requests, seen) for _ in range(clients)))
+    print(json.dumps({**seen, "seconds": time.perf_counter() - began}))
+
+
+asyncio.run(main(*map(int, sys.argv[1:4])))
