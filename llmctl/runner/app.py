@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import traceback
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.auth import Auth
 from llmctl.runner.exchange import App, ClientGone, Exchange, Receive, Scope, Send
+from llmctl.runner.link import FAILED, Link
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.protocols import anthropic, execute, llmws, ollama, openai, ws_chat
 from llmctl.runner.protocols.asked import Handler, Routes
-from llmctl.runner.protocols.protocol import Protocol
+from llmctl.runner.protocols.protocol import Protocol, SocketHandler
 from llmctl.runner.service import Service
+from llmctl.runner.websocket_edge import Gone
 
 Table = Mapping[str, tuple[dict[str, Handler], Protocol]]
 """{path: (its methods, its protocol)}"""
@@ -34,9 +37,12 @@ def make_app(service: Service, auth: Auth, metrics: Metrics) -> App:
     protocols += [module.protocol(service, metrics) for module in PROTOCOLS]
     routes = {path: (methods, one) for one in protocols for path, methods in one.routes.items()}
 
+    sockets = {path: handler for one in protocols for path, handler in one.sockets.items()}
+
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await _refuse_websocket(auth, scope, receive, send)
+            link = Link(scope, receive, send, lambda: auth.require("admin", scope))
+            await _converse(sockets, auth, metrics, scope, link)
         elif scope["type"] == "http":
             await _serve(routes, auth, metrics, Exchange(scope, receive, send))
 
@@ -71,9 +77,14 @@ async def _answer(methods: dict[str, Handler] | None, auth: Auth, exchange: Exch
         await exchange.error(RequestError("the server is stopping", status=503, code="unavailable"))
     except ClientGone:
         raise
-    except Exception as error:  # a bug of ours: where it is goes to the log, what the client sent does not
-        log.error("%s in a handler\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    except Exception as error:
+        _report(error)
         await exchange.error(RequestError("internal error", status=500, code="internal_error"))
+
+
+def _report(error: Exception) -> None:
+    """A bug of ours: where it is goes to the log, what the client sent does not."""
+    log.error("%s in a handler\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
 
 
 def _match(routes: Table, exchange: Exchange) -> str:
@@ -99,15 +110,32 @@ def _handler(methods: dict[str, Handler] | None, exchange: Exchange) -> Handler:
     return methods[method]
 
 
-async def _refuse_websocket(auth: Auth, scope: Scope, receive: Receive, send: Send) -> None:
-    """No route takes a WebSocket yet; who may not come in is told so by 1008."""
-    await receive()
+async def _converse(
+    sockets: Mapping[str, SocketHandler], auth: Auth, metrics: Metrics, scope: Scope, link: Link
+) -> None:
+    """Serve one WebSocket, whatever happens; who may not come in is told so before it is open."""
     try:
-        auth.check(scope)
-        code = 1000
-    except RequestError:
-        code = 1008
-    await send({"type": "websocket.close", "code": code})
+        try:
+            auth.check(scope)
+            handler = _socket(sockets, link.path)
+        except RequestError as error:
+            metrics.refused(error.status)
+            await link.deny(error)
+        else:
+            await link.accept()
+            await handler(link)
+    except (Gone, asyncio.CancelledError):
+        pass
+    except Exception as error:
+        _report(error)
+        with contextlib.suppress(Gone):
+            await link.close(FAILED, "internal error")
+
+
+def _socket(sockets: Mapping[str, SocketHandler], path: str) -> SocketHandler:
+    if path not in sockets:
+        raise RequestError("there is no WebSocket at this route", status=404, code="not_found")
+    return sockets[path]
 
 
 def _operator_routes(service: Service, auth: Auth, metrics: Metrics) -> Routes:

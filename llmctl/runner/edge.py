@@ -23,6 +23,7 @@ from llmctl.domain import Limits
 from llmctl.errors import RequestError
 from llmctl.runner.exchange import App, Receive, Scope, Send, error_headers, error_object
 from llmctl.runner.intake import Bodies, Intake
+from llmctl.runner.websocket_edge import Upgrade, WebSocketEdge, handshake
 
 LINGER = 2.0  # seconds to go on reading after a refusal: closing with unread bytes would reset the answer away
 SPARE = 64  # connections over the limit that still get a 503 (and /health); more are cut at once
@@ -68,7 +69,7 @@ class Edge(H11Protocol):
         self.timeout_keep_alive = self.limits.keep_alive  # type: ignore[assignment]  # call_later takes a float
         self.app = _closing(self.app, self.drain)
         self.logger = log
-        self._refused = False
+        self._refused = self._upgraded = False
         self._last_byte = 0.0
         self._waiting: Callable[[], None] | None = None  # for the rest of a request; called when it does not come
         self._read_timer: asyncio.TimerHandle | None = None
@@ -101,7 +102,7 @@ class Edge(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self._refused or self.transport.is_closing():
+        if self._refused or self._upgraded or self.transport.is_closing():
             return
         if self.conn.their_state is h11.SEND_BODY:
             self._wait_for(self._body_late, self.limits.body_timeout)
@@ -159,6 +160,27 @@ class Edge(H11Protocol):
     def on_response_complete(self) -> None:
         self.conn.forget_body()
         super().on_response_complete()
+
+    # ── becoming a WebSocket ────────────────────────────────────────────────────────────────────────────────────────
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """A client's handshake: from here on the connection is a WebSocketEdge, this object is none any more."""
+        try:
+            greeting = handshake(event.method, event.headers)
+        except RequestError as error:
+            self.refuse(error)
+            return
+        self._upgraded = True
+        self._wait_for(None)
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        upgrade = Upgrade(
+            self.transport, {**self.scope, "type": "websocket", "scheme": "ws"}, self.config.loaded_app, self.limits,
+            self.bodies, self.connections,
+        )  # fmt: skip
+        made = WebSocketEdge(upgrade, greeting, self.conn.trailing_data[0])
+        if self.drain.draining:
+            made.shutdown()
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

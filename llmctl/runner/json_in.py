@@ -8,14 +8,12 @@ from llmctl import strict_json
 from llmctl.errors import RequestError
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """The object in `body`; RequestError 400 that names what is wrong, and never repeats the body."""
+def parse(body: bytes, what: str = "the request body") -> dict[str, Any]:
+    """The object in `body`, called `what`; RequestError 400 that names what is wrong, and never repeats the body."""
     try:
-        value = strict_json.loads(body, "the request body")
+        value = strict_json.loads(body, what)
     except strict_json.StrictError as error:
         raise RequestError(str(error), code="invalid_json") from None
     if not isinstance(value, dict):
-        raise RequestError(
-            f"the request body must be a JSON object, not {strict_json.kind(value)}", code="invalid_json"
-        )
+        raise RequestError(f"{what} must be a JSON object, not {strict_json.kind(value)}", code="invalid_json")
     return value

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from llmctl.domain import Limits
 from llmctl.errors import Refused
 from llmctl.runner.edge import Drain, make_protocol
+from llmctl.runner.websocket_edge import WebSocketEdge
 
 BACKLOG = 1024
 IDLE_GRACE = 2.0
@@ -52,7 +53,7 @@ class Listener:
         self.state = ServerState()
         protocol = make_protocol(limits, self.drain_flag, refused)
         self.config = uvicorn.Config(
-            app, http=protocol, ws="none",
+            app, http=protocol, ws=WebSocketEdge,
             proxy_headers=False, lifespan="off", log_config=None, access_log=False, server_header=False,
             timeout_keep_alive=int(limits.keep_alive),
         )  # fmt: skip

@@ -20,6 +20,7 @@ from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
 from llmctl.runner.edge import Drain, make_protocol
 from llmctl.runner.metrics import Metrics
+from llmctl.runner.websocket_edge import WebSocketEdge
 
 DEADLINE = 10.0
 GOOD = {"messages": [{"role": "user", "content": "hi"}]}
@@ -133,7 +134,7 @@ def serve(service: FakeService | None = None, auth: Auth | None = None) -> Itera
     sock = socket.create_server(("127.0.0.1", 0))
     app = make_app(service, auth or Auth("127.0.0.1", None), metrics)
     protocol = make_protocol(service.limits, drain, metrics.refused)
-    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=protocol, ws=WebSocketEdge, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()

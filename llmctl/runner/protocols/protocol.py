@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmctl.errors import LlmctlError
-from llmctl.runner.exchange import Receive, Scope, Send, error_object
+from llmctl.runner.exchange import error_object
+from llmctl.runner.link import Link
 from llmctl.runner.protocols.asked import Routes
 
-SocketHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
-"""handler(scope, receive, send) of one WebSocket whose key and origin are checked already."""
+SocketHandler = Callable[[Link], Awaitable[None]]
+"""handler(link) of one open WebSocket, whose key and origin are checked already."""
 
 
 @dataclass(frozen=True)
