@@ -49,7 +49,7 @@ def p99(values: Sequence[float]) -> float:
 
 
 def _added() -> Row:
-    """Of the slot server alone: the engine gives every request its first token after one step, however many there are."""
+    """Of the slot server alone: the engine gives each request its first token after one step."""
     with testbed.home() as home:
         port = testbed.free_port()
         spec = testbed.scripted(home, "alpha", length=TOKENS, step=STEP)
