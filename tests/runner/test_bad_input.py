@@ -207,7 +207,7 @@ def test_a14_unknown_role(slot: RunningSlot) -> None:
 
 
 def test_a15_role_the_template_rejects(slot: RunningSlot) -> None:
-    refuses(slot, CHAT, {"messages": [{"role": "tool", "content": "x"}]}, param="messages")
+    refuses(slot, CHAT, {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, param="messages")
 
 
 def test_a16_content_of_a_wrong_type(slot: RunningSlot) -> None:
@@ -222,18 +222,28 @@ def test_a16_content_of_a_wrong_type(slot: RunningSlot) -> None:
 
 
 def test_a16_message_fields(slot: RunningSlot) -> None:
-    for extra in ({"nmae": "x"}, {"name": 1}, {"tool_calls": [{"id": "x"}]}, {"tool_call_id": []}):
+    for extra in (
+        {"nmae": "x"}, {"name": 1}, {"name": "x" * 257}, {"tool_call_id": []}, {"reasoning_content": 1},
+        {"audio": {"id": 1}}, {"function_call": {"name": "x", "arguments": "{}"}}, {"tool_calls": {}},
+        {"tool_calls": [1]},
+    ):  # fmt: skip
+        message = {"role": "assistant", "content": "x", **extra}
+        refuses(slot, CHAT, {"messages": [message]}, param=f"messages[0].{next(iter(extra))}")
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for role, extra in (("user", {"tool_calls": [call]}), ("user", {"reasoning_content": "x"}), ("tool", {})):
         refuses(
             slot,
             CHAT,
-            {"messages": [{"role": "assistant", "content": "x", **extra}]},
-            param=f"messages[0].{next(iter(extra))}",
+            {"messages": [{"role": role, "content": "x", **extra}]},
+            param=f"messages[0].{next(iter(extra), 'tool_call_id')}",
         )
 
 
 def test_a17_empty_prompt(slot: RunningSlot) -> None:
-    for prompt in [MISSING, None, "", [], [""], 1, True, {}, ["a", "b"], [[]], [["a"]], [1, "a"], [1.5]]:
+    for prompt in [MISSING, None, "", [], [""], 1, True, {}, [[]], [["a"]], [1, "a"], [1.5]]:
         refuses(slot, COMPLETIONS, {"prompt": prompt}, param="prompt")
+    for several in (["a", ""], ["a", 1], ["a", [1]], [[1], []], [[1], "a"], ["a"] * 65):
+        refuses(slot, COMPLETIONS, {"prompt": several}, param="prompt")
 
 
 def test_a18_token_ids_out_of_vocabulary(slot: RunningSlot) -> None:
@@ -350,17 +360,107 @@ def test_a28_stream_of_a_wrong_type(slot: RunningSlot) -> None:
 # ── A33–A36 ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+A_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+BAD_FORMATS: dict[str, list[Any]] = {
+    "response_format": [
+        "text", [], {}, {"type": "xml"}, {"type": "text", "x": 1}, {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"schema": {}}}, {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": "{}"}},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": {"title": "y" * 2**18}}},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": 1}},
+    ],
+    "structured_outputs": [
+        "x", {"xml": "x"}, {"regex": 1}, {"regex": ""}, {"choice": []}, {"regex": "a", "choice": ["b"]},
+    ],
+    "guided_json": [1, "", []],
+    "guided_regex": [1, "", "a" * (2**18 + 1)],
+    "guided_choice": ["a", [], [1], ["a"] * 1025],
+    "guided_grammar": [{}, "", "a" * 2**20],
+}  # fmt: skip
+
+
+def test_a29_formats_that_are_none(slot: RunningSlot) -> None:
+    for name, values in BAD_FORMATS.items():
+        for value in values:
+            for path in (CHAT, COMPLETIONS):
+                refuses(slot, path, {name: value}, says=name)
+    for second in ({"guided_regex": "a"}, {"structured_outputs": {"regex": "a"}}):
+        both = {"response_format": {"type": "json_object"}, **second}
+        refuses(slot, CHAT, both, param=next(iter(second)), says="beside response_format")
+
+
+BAD_TOOLS = [
+    "f", {}, [1], [{}], [{"type": "web_search"}], [{"type": "function"}], [{"type": "function", "function": "f"}],
+    [{**A_TOOL, "x": 1}], [A_TOOL, A_TOOL], [A_TOOL] * 10_000,
+    *(
+        [{"type": "function", "function": {"name": "f", **bad}}]
+        for bad in (
+            {"name": ""}, {"name": "a b"}, {"name": "x" * 65}, {"name": 1}, {"name": None}, {"description": 1},
+            {"description": "x" * 2**17}, {"parameters": "{}"}, {"parameters": []}, {"strict": "yes"}, {"code": "x"},
+        )
+    ),
+]  # fmt: skip
+
+
+def test_a32_tools_that_are_none(slot: RunningSlot) -> None:
+    for tools in BAD_TOOLS:
+        refuses(slot, CHAT, {"tools": tools}, says="tools")
+    many = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]
+    refuses(slot, CHAT, {"tools": many}, param="tools", says="1 to 128")
+    refuses(slot, CHAT, {"tools": [A_TOOL], "parallel_tool_calls": 1}, param="parallel_tool_calls")
+
+
+def test_a32_a_choice_of_no_tool(slot: RunningSlot) -> None:
+    for choice in (
+        "maybe", 1, [], {}, {"type": "function"}, {"type": "tool", "name": "f"}, {"type": "function", "function": "f"},
+        {"type": "function", "function": {"name": "g"}}, {"type": "function", "function": {"name": 1}},
+    ):  # fmt: skip
+        refuses(slot, CHAT, {"tools": [A_TOOL], "tool_choice": choice}, says="tool_choice")
+    refuses(slot, CHAT, {"tool_choice": "required"}, param="tool_choice", says="no tools")
+
+
 def test_a32_what_is_not_supported_is_named(slot: RunningSlot) -> None:
-    for field in [
-        {"response_format": {"type": "json_object"}}, {"response_format": "text"}, {"tools": [{}]}, {"functions": [{}]},
-        {"modalities": ["audio"]}, {"audio": {"voice": "x"}},
-    ]:  # fmt: skip
-        refuses(slot, CHAT, field, param=next(iter(field)))
+    for name, value in {"modalities": ["audio"], "audio": {"voice": "x"}, "web_search_options": {"a": 1}}.items():
+        refuses(slot, CHAT, {name: value}, param=name)
+    for name in ("functions", "function_call"):
+        refuses(slot, CHAT, {name: [A_TOOL["function"]]}, param=name, says="tools")
 
 
 def test_a33_client_sent_chat_template(slot: RunningSlot) -> None:
     refuses(slot, CHAT, {"chat_template": "{{ 7 * 7 }}"}, param="chat_template")
-    refuses(slot, CHAT, {"chat_template_kwargs": {"x": 1}}, param="chat_template_kwargs")
+    for arguments in ("x", {"x": 1}, {"enable_thinking": "{{ 1 }}"}, {"reasoning_effort": "{{ 1 }}"}, {"thinking": 1}):
+        refuses(slot, CHAT, {"chat_template_kwargs": arguments}, says="chat_template_kwargs")
+    refuses(slot, CHAT, {"reasoning_effort": "enormous"}, param="reasoning_effort")
+    refuses(slot, CHAT, {"enable_thinking": "yes"}, param="enable_thinking")
+    refuses(slot, CHAT, {"continue_final_message": True}, param="continue_final_message")
+
+
+def test_a34_arguments_of_a_call_that_are_no_object(slot: RunningSlot) -> None:
+    for arguments in (
+        "{",
+        "[]",
+        "1",
+        "null",
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        "[" * 200_000,
+        {},
+        1,
+        None,
+        "x" * 10**5,
+    ):
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        history = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        refuses(slot, CHAT, {"messages": history}, param="messages[1].tool_calls[0].function.arguments")
+    for call in (
+        {"type": "function", "function": {"name": "f", "arguments": "{}"}},
+        {"id": 1, "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "1", "type": "custom", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "1", "type": "function", "function": {"arguments": "{}"}}, {"id": "1"}, {"id": "1", "function": "f"},
+        {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}", "x": 1}},
+    ):  # fmt: skip
+        refuses(slot, CHAT, {"messages": [*HI, {"role": "assistant", "tool_calls": [call]}]}, says="tool_calls[0]")
 
 
 def test_a35_special_tokens_are_text(slot: RunningSlot) -> None:

@@ -15,8 +15,10 @@ from llmctl.domain import Chunk, GenerateRequest, Limits, Sampling, TokenLogprob
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.protocols import openai_answers
 from llmctl.runner.protocols.asked import Asked
-from llmctl.runner.protocols.openai_answers import Answer, ChatAnswer, CompletionAnswer
-from llmctl.runner.protocols.openai_fields import read_chat, read_completion
+from llmctl.runner.protocols.openai_answers import Answer, ChatAnswer
+from llmctl.runner.protocols.openai_completion_answer import CompletionAnswer
+from llmctl.runner.protocols.openai_completions import read_completion
+from llmctl.runner.protocols.openai_fields import read_chat
 from tests.clients import sse
 from tests.conftest import eventually
 from tests.runner.fake_slot import (

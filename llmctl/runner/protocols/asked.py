@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmctl.domain import Chunk, GenerateRequest, Usage
-from llmctl.errors import LlmctlError
+from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner import json_in
 from llmctl.runner.exchange import EVENTS, Exchange
 from llmctl.runner.media.gather import gathered
@@ -81,25 +81,45 @@ async def begin(service: Service, asked: Asked) -> Stream:
     service.check_model(asked.model)
     if not asked.sources:
         return await service.generate(asked.request)
+    check_inputs(service, asked.sources)
     async with gathered(asked.sources, service.media) as media:
         return await service.generate(replace(asked.request, media=media))
 
 
-def generating(service: Service, metrics: Metrics, read: Read, kind: type[Answer]) -> Handler:
-    """The handler of a route that generates."""
+def check_inputs(service: Service, sources: Sequence[Source]) -> None:
+    """RequestError when the loaded model does not take them; before anything is fetched for it."""
+    model = service.identity()
+    for one in sources:
+        if model and one.kind not in model.inputs:
+            why = f"{one.at}: {model.model} takes {', '.join(model.inputs)}, no {one.kind}"
+            raise RequestError(why, param=one.at, code="unsupported_content")
+
+
+Begin = Callable[[Service, Asked], Awaitable[Stream]]
+
+
+def generating(service: Service, metrics: Metrics, read: Read, kind: type[Answer], start: Begin = begin) -> Handler:
+    """The handler of a route that generates. `start` is another way than `begin` to the stream."""
 
     async def handler(exchange: Exchange) -> None:
         began = time.monotonic()
         asked = read(json_in.parse(await exchange.body()), service.limits.request_time)
-        await exchange.while_connected(_generate(service, metrics, exchange, asked, kind, began))
+        await exchange.while_connected(generate(service, metrics, exchange, asked, kind, began, start))
 
     return handler
 
 
-async def _generate(
-    service: Service, metrics: Metrics, exchange: Exchange, asked: Asked, kind: type[Answer], began: float
+async def generate(
+    service: Service,
+    metrics: Metrics,
+    exchange: Exchange,
+    asked: Asked,
+    kind: type[Answer],
+    began: float,
+    start: Begin = begin,
 ) -> None:
-    async with await begin(service, asked) as stream:
+    """Generate and answer. `began` is when the request came, on the monotonic clock."""
+    async with await start(service, asked) as stream:
         answer = kind(asked, stream.model, stream.prompt_tokens)
         meter = Meter(metrics, began, stream.prompt_tokens)
         if asked.stream:

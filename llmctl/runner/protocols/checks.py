@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llmctl.errors import RequestError, nearest
@@ -13,23 +15,55 @@ Check = Callable[[str, Any], Any]
 """check(name, value) → the value as a GenerateRequest holds it, or RequestError 400 with `param`."""
 
 
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What OpenAI takes for the name of a tool, a function or a schema."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A Check with the JSON schema of what it takes, for the OpenAPI document."""
+
+    check: Check
+    schema: Mapping[str, Any]
+
+    def __call__(self, name: str, value: Any) -> Any:
+        return self.check(name, value)
+
+
 class Field(NamedTuple):
-    """How a field is checked, and the attribute of GenerateRequest it sets ("sampling.x" for one of Sampling)."""
+    """How a field is checked, and the attribute of GenerateRequest it sets ("sampling.x" for one of Sampling).
+
+    `schema` is the JSON schema of what is taken, where the check itself does not say.
+    """
 
     check: Check
     target: str
+    schema: Mapping[str, Any] | None = None
 
 
-def read(body: Mapping[str, Any], fields: Mapping[str, Field], ignored: Iterable[str] = ()) -> dict[str, Any]:
-    """{target: value} of the fields in `body`; null counts as absent, an unknown field is refused by name."""
-    values = {}
+def read(
+    body: Mapping[str, Any],
+    fields: Mapping[str, Field],
+    ignored: Iterable[str] = (),
+    *,
+    at: str = "",
+    required: Iterable[str] = (),
+) -> dict[str, Any]:
+    """{target: value} of the fields in `body`; null counts as absent, an unknown field is refused by name.
+
+    `at` is the name of the object that the fields are in, "" for the request itself.
+    """
+    values, where = {}, f"{at}." if at else ""
     for name, value in body.items():
         if name in fields:
             if value is not None:
                 field = fields[name]
-                values[field.target] = field.check(name, value)
+                values[field.target] = field.check(where + name, value)
         elif name not in ignored:
-            raise unknown(name, [*fields, *ignored])
+            raise unknown(name, [*fields, *ignored], where)
+    for name in required:
+        if body.get(name) is None:
+            raise wrong(where + name, "is missing", code="missing_field")
     return values
 
 
@@ -64,7 +98,8 @@ def number(low: float, high: float, *, above: bool = False) -> Check:
             raise wrong(name, f"must be {'above' if above else 'at least'} {low:g} and at most {high:g}")
         return float(value)
 
-    return check
+    lowest = "exclusiveMinimum" if above else "minimum"
+    return Checked(check, {"type": "number", lowest: low, "maximum": high})
 
 
 def integer(low: int, high: int = INT_MAX) -> Check:
@@ -76,7 +111,7 @@ def integer(low: int, high: int = INT_MAX) -> Check:
             raise wrong(name, f"must be at least {low} and at most {high}")
         return int(value)
 
-    return check
+    return Checked(check, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def flag(name: str, value: Any) -> bool:
@@ -87,6 +122,47 @@ def flag(name: str, value: Any) -> bool:
 def text(name: str, value: Any) -> str:
     """A string."""
     return str(typed(name, value, str, "a string"))
+
+
+def string(longest: int, shortest: int = 1) -> Check:
+    """A string of `shortest` to `longest` characters."""
+
+    def check(name: str, value: Any) -> str:
+        if not shortest <= len(text(name, value)) <= longest:
+            raise wrong(name, f"must have {shortest} to {longest} characters")
+        return str(value)
+
+    return Checked(check, {"type": "string", "minLength": shortest, "maxLength": longest})
+
+
+def named(name: str, value: Any) -> str:
+    """A name of letters, digits, underscores and dashes."""
+    if not NAME.fullmatch(text(name, value)):
+        raise wrong(name, "must have 1 to 64 letters, digits, underscores or dashes")
+    return str(value)
+
+
+def choice(*values: str) -> Check:
+    """One of a few words."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in values:
+            raise wrong(name, f"must be one of {', '.join(values)}")
+        return value
+
+    return Checked(check, {"enum": list(values)})
+
+
+def object_(name: str, value: Any) -> dict[str, Any]:
+    """An object, of any keys."""
+    return dict(typed(name, value, dict, "an object"))
+
+
+def array(name: str, value: Any, most: int) -> list[Any]:
+    """An array of 1 to `most` items."""
+    if not 1 <= len(typed(name, value, list, "an array")) <= most:
+        raise wrong(name, f"must have 1 to {most} items")
+    return list(value)
 
 
 def strings(most: int, longest: int) -> Check:
@@ -101,7 +177,8 @@ def strings(most: int, longest: int) -> Check:
                 raise wrong(name, f"each must have 1 to {longest} characters")
         return tuple(items)
 
-    return check
+    one = {"type": "string", "minLength": 1, "maxLength": longest}
+    return Checked(check, {"anyOf": [one, {"type": "array", "items": one, "maxItems": most}]})
 
 
 def token_ids(most: int | None = None) -> Check:
@@ -115,10 +192,26 @@ def token_ids(most: int | None = None) -> Check:
             typed(name, item, int, "an array of token ids")
         return tuple(value)
 
-    return check
+    limit = {} if most is None else {"maxItems": most}
+    return Checked(check, {"type": "array", "items": {"type": "integer"}, **limit})
 
 
 def unsupported(name: str, value: Any) -> None:
     """Nothing but an empty value."""
     if value not in ("", [], {}, False):
         raise wrong(name, "is not supported yet", code="unsupported_field")
+
+
+PLAIN: dict[Check, Mapping[str, Any]] = {
+    flag: {"type": "boolean"},
+    text: {"type": "string"},
+    object_: {"type": "object"},
+    named: {"type": "string", "pattern": f"^{NAME.pattern}$"},
+}
+
+
+def schema_of(field: Field) -> Mapping[str, Any]:
+    """The JSON schema of what a field takes; empty where nothing is said of it."""
+    if field.schema is not None:
+        return field.schema
+    return field.check.schema if isinstance(field.check, Checked) else PLAIN.get(field.check, {})

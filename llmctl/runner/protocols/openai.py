@@ -9,8 +9,11 @@ from llmctl.errors import RequestError
 from llmctl.runner.exchange import Exchange
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.protocols.asked import Routes, generating
-from llmctl.runner.protocols.openai_answers import ChatAnswer, CompletionAnswer
-from llmctl.runner.protocols.openai_fields import read_chat, read_completion
+from llmctl.runner.protocols.openai_answers import ChatAnswer
+from llmctl.runner.protocols.openai_completion_answer import CompletionAnswer
+from llmctl.runner.protocols.openai_completions import read_completion
+from llmctl.runner.protocols.openai_fields import read_chat
+from llmctl.runner.protocols.openai_prompts import begin_each
 from llmctl.runner.protocols.protocol import Protocol
 from llmctl.runner.service import Service
 
@@ -34,6 +37,8 @@ def protocol(service: Service, metrics: Metrics) -> Protocol:
         "/v1/models": {"GET": models},
         "/v1/models/": {"GET": one_model},
         "/v1/chat/completions": {"POST": generating(service, metrics, read_chat, ChatAnswer)},
-        "/v1/completions": {"POST": generating(service, metrics, read_completion, CompletionAnswer)},
+        "/v1/completions": {
+            "POST": generating(service, metrics, read_completion, CompletionAnswer, begin_each(metrics))
+        },
     }
     return Protocol(routes)

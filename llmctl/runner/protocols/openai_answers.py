@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
-from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, TOOLS, Chunk, TokenLogprob, Usage
+from llmctl.domain import CANCELLED, LENGTH, STOP, TIME, TOOLS, CallPiece, Chunk, TokenLogprob, Usage
 from llmctl.errors import LlmctlError
 from llmctl.runner.exchange import error_object
 from llmctl.runner.protocols.asked import Answer, Asked
@@ -28,14 +28,17 @@ class OpenAIAnswer(Answer):
 
     def __init__(self, asked: Asked, model: str, prompt_tokens: int) -> None:
         super().__init__(asked, model, prompt_tokens)
-        request = asked.request
-        self._parts: list[list[str]] = [[] for _ in range(request.n)]
-        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
-        self._finish: list[str | None] = [None] * request.n
-        self._offsets = [0] * request.n  # characters that the logprobs sent so far cover
-        self._common = {"id": request.id, "created": int(time.time()), "model": model}
+        self._count = count = self._sequences()
+        self._parts: list[list[str]] = [[] for _ in range(count)]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
+        self._finish: list[str | None] = [None] * count
+        self._common = {"id": asked.request.id, "created": int(time.time()), "model": model}
         if asked.stream:
             self._begin_events()
+
+    def _sequences(self) -> int:
+        """How many choices the answer has."""
+        return self.request.n
 
     # ── whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -49,17 +52,17 @@ class OpenAIAnswer(Answer):
         choices = [
             {
                 "index": i,
-                **self._whole_text("".join(self._parts[i])),
+                **self._whole_choice(i, "".join(self._parts[i])),
                 "logprobs": self._show_logprobs(i, self._logprobs[i]),
                 "finish_reason": FINISH[self._finish[i] or STOP],
             }
-            for i in range(self.request.n)
+            for i in range(self._count)
         ]
         return {**self._common, "object": self.object, "choices": choices, "usage": _show_usage(usage)}
 
     @abstractmethod
-    def _whole_text(self, text: str) -> dict[str, Any]:
-        """What a whole choice holds."""
+    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
+        """What the whole `index`-th choice holds, besides its logprobs and why it ended."""
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -70,9 +73,9 @@ class OpenAIAnswer(Answer):
         self._after = '],"usage":null}\n\n' if self.asked.include_usage else "]}\n\n"
         self._usage = f'data: {fields},"choices":[],"usage":'
         text_before, text_after = dump(self._delta("\0")).split(r'"\u0000"')
-        self._heads = [f'{self._before}{{"index":{i},{text_before[1:]}' for i in range(self.request.n)]
+        self._heads = [f'{self._before}{{"index":{i},{text_before[1:]}' for i in range(self._count)]
         self._tail = f'{text_after[:-1]},"logprobs":null,"finish_reason":null}}{self._after}'
-        self._opened = [False] * self.request.n
+        self._opened = [False] * self._count
 
     def events(self, chunks: Sequence[Chunk]) -> bytes:
         if len(chunks) > MERGE:
@@ -83,6 +86,8 @@ class OpenAIAnswer(Answer):
             if not self._opened[index]:
                 self._opened[index] = True
                 found += self._opening(index)
+            if chunk.reasoning or chunk.calls:
+                found += self._beside(chunk)
             if chunk.logprobs:
                 found.append(self._event(index, self._delta(chunk.text), logprobs=chunk.logprobs))
             elif chunk.text:
@@ -110,6 +115,10 @@ class OpenAIAnswer(Answer):
     def _opening(self, index: int) -> list[str]:
         return []
 
+    def _beside(self, chunk: Chunk) -> list[str]:
+        """The events of what a chunk says besides its text."""
+        return []
+
     @abstractmethod
     def _delta(self, text: str) -> dict[str, Any]:
         """What an event's choice holds."""
@@ -127,11 +136,38 @@ class ChatAnswer(OpenAIAnswer):
 
     object, chunk_object = "chat.completion", "chat.completion.chunk"
 
-    def _whole_text(self, text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+    def __init__(self, asked: Asked, model: str, prompt_tokens: int) -> None:
+        super().__init__(asked, model, prompt_tokens)
+        self._reasoning: list[list[str]] = [[] for _ in range(self._count)]
+        self._calls: list[list[CallPiece]] = [[] for _ in range(self._count)]
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        super().add(chunks)
+        for chunk in chunks:
+            if chunk.reasoning:
+                self._reasoning[chunk.index].append(chunk.reasoning)
+            self._calls[chunk.index] += chunk.calls
+
+    def _whole_choice(self, index: int, text: str) -> dict[str, Any]:
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in whole_calls(self._calls[index])
+        ]
+        message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text}
+        message["refusal"] = None
+        if self._reasoning[index]:
+            message["reasoning_content"] = "".join(self._reasoning[index])
+        if calls:
+            message["tool_calls"] = calls
+        return {"message": message}
 
     def _opening(self, index: int) -> list[str]:
         return [self._event(index, {"delta": {"role": "assistant", "content": ""}})]
+
+    def _beside(self, chunk: Chunk) -> list[str]:
+        deltas: list[dict[str, Any]] = [{"reasoning_content": chunk.reasoning}] if chunk.reasoning else []
+        deltas += [{"tool_calls": [_show_piece(piece)]} for piece in chunk.calls]
+        return [self._event(chunk.index, {"delta": delta}) for delta in deltas]
 
     def _delta(self, text: str) -> dict[str, Any]:
         return {"delta": {"content": text}}
@@ -152,32 +188,6 @@ class ChatAnswer(OpenAIAnswer):
         return {"content": content, "refusal": None}
 
 
-class CompletionAnswer(OpenAIAnswer):
-    """/v1/completions."""
-
-    object, chunk_object = "text_completion", "text_completion"
-
-    def _whole_text(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def _delta(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def _show_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        if self.request.logprobs is None:
-            return None
-        offsets = []
-        for one in logprobs:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(one.text)
-        return {
-            "tokens": [one.text for one in logprobs],
-            "token_logprobs": [max(one.logprob, LOWEST) for one in logprobs],
-            "top_logprobs": [{text: max(p, LOWEST) for text, _, p in one.top} if one.top else None for one in logprobs],
-            "text_offset": offsets,
-        }
-
-
 def merged(chunks: Sequence[Chunk]) -> list[Chunk]:
     """One chunk for each sequence: what its chunks say together."""
     by_index: dict[int, list[Chunk]] = {}
@@ -190,9 +200,35 @@ def merged(chunks: Sequence[Chunk]) -> list[Chunk]:
             "".join(chunk.text for chunk in mine),
             finish=mine[-1].finish,
             logprobs=tuple(one for chunk in mine for one in chunk.logprobs),
+            reasoning="".join(chunk.reasoning for chunk in mine),
+            calls=tuple(whole_calls([piece for chunk in mine for piece in chunk.calls])),
         )
         for index, mine in by_index.items()
     ]
+
+
+def whole_calls(pieces: Sequence[CallPiece]) -> list[CallPiece]:
+    """One piece for each call: what its pieces say together, in the order in which the calls began."""
+    by_index: dict[int, list[CallPiece]] = {}
+    for piece in pieces:
+        by_index.setdefault(piece.index, []).append(piece)
+    return [
+        CallPiece(
+            index,
+            next((piece.id for piece in mine if piece.id), ""),
+            next((piece.name for piece in mine if piece.name), ""),
+            "".join(piece.arguments for piece in mine),
+        )
+        for index, mine in by_index.items()
+    ]
+
+
+def _show_piece(piece: CallPiece) -> dict[str, Any]:
+    """A call's first piece has its id and its name."""
+    if not piece.id:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
 
 
 def _show_token(text: str, logprob: float) -> dict[str, Any]:
