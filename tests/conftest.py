@@ -160,3 +160,10 @@ def tiny_models() -> dict[str, Path]:
     """The tiny checkpoints, trained once and cached by content: {name: path}."""
     made = subprocess.run([REPO / "scripts" / "tiny-models", "--gguf"], stdout=subprocess.PIPE, check=True)
     return {name: Path(path) for name, path in json.loads(made.stdout).items()}
+
+
+@pytest.fixture(scope="session")
+def embed_model() -> dict[str, Path]:
+    """The tiny models that embed and rerank, with their GGUF twins, made once: {name: path}."""
+    made = subprocess.run([REPO / "scripts" / "tiny-embed"], stdout=subprocess.PIPE, check=True)
+    return {name: Path(path) for name, path in json.loads(made.stdout).items()}

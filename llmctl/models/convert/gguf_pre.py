@@ -43,12 +43,16 @@ KNOWN: Mapping[tuple[str, ...], str] = {
     (GPT4O,): "gpt-4o",
     DEEPSEEK3: "deepseek-v3",
 }
+WORD_PIECES = "bert-bge"
+"""Of BERT's tokenizers, which llama.cpp splits in one way whatever their names."""
 WHOLE_WORDS = {"smaug-bpe": "llama-bpe"}
 """The name of the same split where a word of the vocabulary is one token whatever its merges (`ignore_merges`)."""
 
 
 def name(tokenizer: Mapping[str, Any]) -> str | None:
     """llama.cpp's name for the split of a tokenizer.json; None when it is none of KNOWN."""
+    if (tokenizer.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer":
+        return WORD_PIECES
     patterns = splits(tokenizer.get("pre_tokenizer") or {})
     found = KNOWN.get(tuple(patterns)) if patterns else None
     model = tokenizer.get("model") or {}
