@@ -92,7 +92,7 @@ def _match(routes: Table, exchange: Exchange) -> str:
     if exchange.path in routes:
         return exchange.path
     for route in routes:
-        if route.endswith("/") and exchange.path.startswith(route):
+        if route.endswith("/") and route != "/" and exchange.path.startswith(route):
             exchange.rest = exchange.path[len(route) :]
             return route
     return ""
