@@ -1,4 +1,4 @@
-"""Is this engine sane? A verdict over two greedy generations (decisions.md, "Sane"). Pure."""
+"""Is this engine sane? A verdict over two answers to the same question (decisions.md, "Sane"). Pure."""
 
 from __future__ import annotations
 
@@ -40,4 +40,13 @@ def fault(probe: Probe, answers: Sequence[Answer]) -> str | None:
         token, count = Counter(first.ids).most_common(1)[0]
         if count * 2 > len(first.ids):
             return f"token {token} is {count} of {len(first.ids)} tokens: {first.text!r}"
+    return None
+
+
+def odd(numbers: Sequence[Sequence[float]]) -> str | None:
+    """Why these vectors or scores, all for the same input, are not those of a working model; None when they are."""
+    if any(one != numbers[0] for one in numbers):
+        return "the same input gave different numbers"
+    if not numbers[0] or not all(map(math.isfinite, numbers[0])) or not any(numbers[0]):
+        return f"its numbers are {list(numbers[0][:4])}"
     return None
