@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmctl import client
+from llmctl.clients import openai
+from llmctl.clients.talk import Piece, Said
 from llmctl.errors import LlmctlError, Unreachable
 
 PIECE = b'data: {"model": "m", "choices": [{"delta": {"content": "Hel"}}]}\n\n'
@@ -51,21 +52,23 @@ def serve() -> Iterator[Serve]:
         server.server_close()
 
 
-def ask(port: int, **options: Any) -> tuple[str, dict[str, Any]]:
-    answer = client.chat("0.0.0.0", port, [{"role": "user", "content": "hi"}], **options)
+def ask(port: int, key: str | None = None, **settings: Any) -> tuple[list[Piece], Said]:
+    client = openai.OpenAI(openai.at("0.0.0.0", port, key))
+    answer = client.ask([{"role": "user", "content": "hi"}], settings)
     pieces = []
     while True:
         try:
             pieces.append(next(answer))
         except StopIteration as end:
-            return "".join(pieces), end.value
+            return pieces, end.value
 
 
 def test_an_answer_comes_in_pieces_and_whole(serve: Serve) -> None:
     port, seen = serve(200, PIECE + LAST + USAGE + DONE)
-    text, result = ask(port, key="k", max_tokens=5)
-    assert text == result["answer"] == "Hello"
-    assert (result["model"], result["finish"], result["usage"]) == ("m", "stop", {"completion_tokens": 2})
+    pieces, said = ask(port, key="k", max_tokens=5)
+    assert pieces == [Piece("Hel"), Piece("lo")]
+    assert (said.answer, said.reasoning) == ("Hello", "")
+    assert (said.model, said.finish, said.usage) == ("m", "stop", {"completion_tokens": 2})
     assert seen["key"] == "Bearer k"
     assert b'"max_tokens": 5' in seen["body"]
     assert b"temperature" not in seen["body"]

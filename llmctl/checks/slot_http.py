@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmctl.client import ANYWHERE, error_of, events
+from llmctl.clients.openai import ANYWHERE, error_of, events
 from llmctl.errors import LlmctlError, Unreachable
 
 SEED = 42

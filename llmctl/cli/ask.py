@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Mapping, Sequence
-from typing import Annotated, Any
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmctl.cli import chat_options as c
 from llmctl.cli import options as o
-from llmctl.cli import reach, status
-from llmctl.cli.far import words_of
-from llmctl.cli.session import Session, Target
+from llmctl.cli.chat_options import Meant
+from llmctl.cli.session import Session
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError, Refused, UsageError
-from llmctl.fleet import selection
+from llmctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmctl.clients.conversation import Conversation
 
 app = typer.Typer()
 
@@ -22,66 +25,50 @@ app = typer.Typer()
 @app.command()
 def ask(
     ctx: typer.Context,
-    target: o.PortOrModel,
-    question: Annotated[str, typer.Argument(help="Left out or '-': read from stdin.")] = "-",
-    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0: always the likeliest token.")] = None,
+    target: o.PortOrModel = None,
+    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="Left out or '-': from stdin.")] = None,
+    system: c.System = None,
+    image: c.Images = None,
+    max_tokens: c.MaxTokens = None,
+    temperature: c.Temperature = None,
+    top_p: c.TopP = None,
+    top_k: c.TopK = None,
+    seed: c.Seed = None,
+    stop: c.Stop = None,
+    url: c.Url = None,
+    key: c.Key = None,
+    model: c.ServedModel = None,
     host: o.Hosts = None,
 ) -> Answer:
-    """Ask the model on a port, or a model by name. The answer of another host comes whole, at its end."""
-    session: Session = ctx.obj
-    slot = find(session, target, host)
-    text = sys.stdin.read().strip() if question == "-" else question
-    if not text:
-        raise UsageError("there is no question", hint=f'llmctl ask {target} "What is a slot?"')
-    if slot.host.transport != "local":
-        given = {"target": str(slot.port), "system": system, "max_tokens": max_tokens, "temperature": temperature}
-        return Answer(stream=_ask_there(session, slot, words_of(ctx, given, {"host"}), text))
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": text})
-    return Answer(stream=_ask(slot, messages, max_tokens, temperature))
+    """Ask the model on a port, a model by name, or another server. The answer comes as it is made, from any host."""
+    from llmctl.clients.conversation import Conversation
+    from llmctl.clients.settings import given
 
-
-def find(session: Session, text: str, patterns: Sequence[str] | None = None) -> Target:
-    """The slot of PORT or HOST:PORT, or the first that serves the model (or handle) `text`; this machine's first."""
-    if text.rpartition(":")[2].isdigit():
-        hosts, port = reach.slots_of(session, text, patterns)
-        return Target(reach.one(hosts, "ask"), int(port))
-    try:
-        model = session.catalog.resolve(text).id
-    except LlmctlError:
-        model = text
-    hosts = selection.select(session.config, patterns or ())
-    for transport in ("local", "ssh"):
-        names = [host.name for host in hosts if host.transport == transport]
-        rows = status.of_fleet(session, [], names).data["slots"] if names else []
-        for row in rows:
-            if row["model"] == model or text in row["handles"]:
-                return Target(session.config.hosts[row["host"]], row["port"])
-    raise Refused(f"no slot serves {text[:140]!r}", hint=f"llmctl load auto {model}")
-
-
-def _ask_there(session: Session, slot: Target, words: list[str], text: str) -> Generator[str, None, Mapping[str, Any]]:
-    with reach.Reach(session) as hosts:
-        reply = hosts.call(slot.host, words, lambda _: Answer(), stdin=text.encode(), any_version=True)
-    data = reply.value()
-    yield f"{data['answer']}\n"
-    return data
+    if url is not None and question is None:
+        target, question = None, target
+    elif target is None:
+        raise UsageError("ask whom?", hint='llmctl ask 8101 "What is a slot?"')
+    meant = Meant(target, host or (), url, key, model)
+    meant.check()
+    values = given(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, seed=seed, stop=stop)
+    conversation = Conversation(settings=values)
+    conversation.system = system
+    return Answer(stream=_ask(ctx.obj, meant, conversation, question or "-", image or ()))
 
 
 def _ask(
-    slot: Target, messages: list[dict[str, Any]], max_tokens: int | None, temperature: float | None
+    session: Session, meant: Meant, conversation: Conversation, question: str, images: Sequence[Path]
 ) -> Generator[str, None, Mapping[str, Any]]:
-    from llmctl import client, keys
+    from llmctl.cli import chat_partner
+    from llmctl.cli.chat_turns import Chat, stdin_text
+    from llmctl.cli.reach import Reach
 
-    answer = yield from client.chat(
-        slot.host.bind,
-        slot.port,
-        messages,
-        key=keys.current(),
-        max_tokens=max_tokens,
-        temperature=temperature,
-    )
-    yield "\n"
-    return {"host": slot.host.name, "port": slot.port, **answer}
+    with Reach(session) as reach:
+        partner = chat_partner.of(reach, meant)
+        with closing(partner.client):
+            text = stdin_text().strip() if question == "-" else question
+            if not text:
+                raise UsageError("there is no question", hint='llmctl ask 8101 "What is a slot?"')
+            chat = Chat(partner, conversation)
+            chat.attach(images)
+            return (yield from chat.turn(text))

@@ -56,7 +56,7 @@ def hosts(incomplete: str) -> list[str]:
 
 Port = Annotated[str, typer.Argument(metavar="PORT", help="8101 or HOST:8101.", autocompletion=_ports)]
 NewPort = Annotated[str, typer.Argument(metavar="PORT", help="8101, HOST:8101 or auto.", autocompletion=_ports)]
-PortOrModel = Annotated[str, typer.Argument(metavar="PORT|MODEL", autocompletion=_ports_and_models)]
+PortOrModel = Annotated[str | None, typer.Argument(metavar="[PORT|MODEL]", autocompletion=_ports_and_models)]
 Ports = Annotated[list[str] | None, typer.Argument(metavar="[PORT]...", help="Default: all.", autocompletion=_ports)]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Any spelling of its id.", autocompletion=_models)]
 AnyModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Default: all.", autocompletion=_models)]

@@ -8,6 +8,7 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -16,13 +17,14 @@ from pathlib import Path
 
 from llmctl import files
 from llmctl.config import Host
-from llmctl.errors import LlmctlError
+from llmctl.errors import LlmctlError, Unreachable
 from llmctl.fleet import commands
 from llmctl.fleet.output import Output
 from llmctl.fleet.ssh import failures
 from llmctl.fleet.transport import OnBytes, OnLine, Ran
 
 BLOCK = 2**16
+CONNECT = 5.0
 NOT_STARTED = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -114,6 +116,13 @@ class LocalTransport:
                         on_bytes(copy.tell(), size)
         except OSError as error:
             raise LlmctlError(f"{source} cannot be copied: {error.strerror}", host=self.host.name) from None
+
+    def dial(self, address: str, port: int) -> socket.socket:
+        try:
+            return socket.create_connection((address, port), CONNECT)
+        except OSError as error:
+            reason = error.strerror or error
+            raise Unreachable(f"nothing answers on port {port}: {reason}", hint="llmctl status", port=port) from None
 
     def close(self) -> None:
         pass

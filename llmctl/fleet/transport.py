@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,9 @@ class Transport(Protocol):
 
     def get(self, source: str, target: Path, *, on_bytes: OnBytes | None = None) -> None:
         """Fetch a file; what `target` already has of it is kept and the rest is appended."""
+
+    def dial(self, address: str, port: int) -> socket.socket:
+        """A connection to a port as the host itself reaches it; Unreachable when nobody listens there."""
 
     def close(self) -> None:
         """End the connection; no error when there is none."""

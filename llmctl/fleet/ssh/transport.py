@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -21,6 +22,7 @@ from llmctl.fleet.ssh import failures
 from llmctl.fleet.ssh.link import Link, open_link
 from llmctl.fleet.ssh.program import FINISH, Program
 from llmctl.fleet.ssh.settings import Login
+from llmctl.fleet.ssh.tunnel import open_tunnel
 from llmctl.fleet.transport import OnBytes, OnLine, Ran
 
 LATE = 10.0
@@ -89,9 +91,15 @@ class SshTransport:
                 self._link.close()
                 self._link = None
 
+    def dial(self, address: str, port: int) -> socket.socket:
+        return open_tunnel(self._opened(), self.host.name, address, port)
+
     def _started(self, line: bytes, title: str) -> Program:
+        return Program(self._opened(), self.host.name, title).start(line)
+
+    def _opened(self) -> Link:
         with self._lock:
             if self._link is None:
                 self._link = open_link(self._login, self._own)
                 self._link.watch()
-        return Program(self._link, self.host.name, title).start(line)
+            return self._link

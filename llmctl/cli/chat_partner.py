@@ -1,0 +1,134 @@
+"""Whom a question goes to: a slot of the fleet, by its own ssh connection where it is elsewhere, or a server's URL."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmctl import paths
+from llmctl.cli import reach as reaching
+from llmctl.cli import status
+from llmctl.cli.chat_options import Meant
+from llmctl.cli.reach import Reach
+from llmctl.cli.session import Session, Target
+from llmctl.clients import urls
+from llmctl.clients.openai import ANYWHERE, OpenAI, Place
+from llmctl.clients.talk import Client
+from llmctl.config import Host
+from llmctl.domain import READY
+from llmctl.envelope import Answer
+from llmctl.errors import LlmctlError, Refused, TransportCut, UnknownName, UsageError
+from llmctl.fleet import selection
+
+LLMWS_PORT = 8765
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A client with the name that people know it by; `data` says in an envelope who answered."""
+
+    client: Client
+    name: str
+    data: Mapping[str, Any]
+
+
+def of(reach: Reach, meant: Meant) -> Partner:
+    """Whom the options of a command line mean; the key of another server may be in LLMCTL_KEY."""
+    if meant.url is not None:
+        key = meant.key or os.environ.get("LLMCTL_KEY") or None
+        return Partner(urls.client(meant.url, key, meant.model, meant.session), meant.url, {"url": meant.url})
+    target = only(reach, meant.hosts) if meant.target is None else find(reach, meant.target, meant.hosts)
+    return of_slot(reach, target)
+
+
+def of_slot(reach: Reach, target: Target) -> Partner:
+    """A slot; one of another host is reached over its ssh connection, also when it listens on loopback only."""
+    host, port = target.host, target.port
+    slot = str(port) if host.transport == "local" else f"{host.name}:{port}"
+    address = ANYWHERE.get(host.bind, host.bind)
+    netloc = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+    def dial() -> socket.socket:
+        try:
+            return reach.transport(host).dial(address, port)
+        except TransportCut:  # it was idle for long
+            reach.drop(host)
+            return reach.transport(host).dial(address, port)
+
+    place = Place(dial, netloc, slot=slot, find_key=lambda: key_of(reach, host))
+    return Partner(OpenAI(place), f"{host.name}:{port}", {"host": host.name, "port": port})
+
+
+def key_of(reach: Reach, host: Host) -> str | None:
+    """The client key of a host's slots; None when it has none yet."""
+    from llmctl import keys
+
+    if host.transport == "local":
+        return keys.current()
+    reply = reach.call(host, ["keys", "show"], lambda _: Answer(), timeout=reaching.LOOK, any_version=True)
+    return str(reply.value()["client"])
+
+
+# ── which slot ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def find(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Target:
+    """The slot of PORT or HOST:PORT, or one that serves the model (or handle) `text`: ready ones and ours first."""
+    session = reach.session
+    if text.rpartition(":")[2].isdigit():
+        hosts, port = reaching.slots_of(session, text, patterns)
+        return Target(reaching.one(hosts, "this"), int(port))
+    try:
+        model = session.catalog.resolve(text).id
+    except LlmctlError:
+        model = text
+    for transport in ("local", "ssh"):
+        rows = _rows(reach, patterns, transport)
+        for row in sorted(rows, key=lambda row: row["state"] != READY):
+            if row["model"] == model or text in row["handles"]:
+                return Target(session.config.hosts[row["host"]], row["port"])
+    raise Refused(f"no slot serves {text[:140]!r}", hint=f"llmctl load auto {model}")
+
+
+def only(reach: Reach, patterns: Sequence[str] | None = None) -> Target:
+    """The slot that is meant when none is named: the only one with a model, on this machine or else elsewhere."""
+    for transport in ("local", "ssh"):
+        rows = [row for row in _rows(reach, patterns, transport) if row["model"]]
+        if len(rows) == 1:
+            return Target(reach.session.config.hosts[rows[0]["host"]], rows[0]["port"])
+        if rows:
+            named = ", ".join(f"{row['host']}:{row['port']} ({row['model']})" for row in rows)
+            raise UsageError(f"which slot: {named}?", hint=f"name it: {rows[0]['host']}:{rows[0]['port']}")
+    raise Refused("no slot has a model", hint="llmctl load auto MODEL")
+
+
+def _rows(reach: Reach, patterns: Sequence[str] | None, transport: str) -> list[dict[str, Any]]:
+    hosts = selection.select(reach.session.config, patterns or ())
+    names = [host.name for host in hosts if host.transport == transport]
+    rows: list[dict[str, Any]] = status.of_fleet(reach.session, [], names, reach).data["slots"] if names else []
+    return rows
+
+
+# ── the options of llm.py ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def llmws_url(session: Session, host: str | None, port: int | None) -> str | None:
+    """The WebSocket server that --host and --port mean, as llm.py has them; None when they mean a slot of the fleet.
+
+    A host of hosts.toml (also by a glob or @label) and a slot's port on this machine are the fleet's; any other is an
+    address.
+    """
+    if host is not None:
+        try:
+            selection.select(session.config, [host])
+            return None
+        except UnknownName:
+            if host.startswith("@"):
+                raise
+    elif port is None or port in paths.slot_ports(session.home):
+        return None
+    name = host or "localhost"
+    return f"ws://{f'[{name}]' if ':' in name else name}:{port or LLMWS_PORT}/"
