@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmctl.config import Host
-from llmctl.errors import LlmctlError, NoPython, NoSpace, Refused, Unsupported, UsageError
+from llmctl.errors import LlmctlError, NoPython, Refused, Unsupported, UsageError
 from llmctl.fleet.facts import Facts, Python, choices
 from tests.fleet.recorded import NAMES, facts_of
 
@@ -216,25 +216,6 @@ def test_a_python_newer_than_any_wheel_is_none() -> None:
         choices.python(replace(facts_of("no-python"), pythons=(Python("/usr/bin/python3", (3, 15, 0)),)))
 
 
-# ── room ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_room_counts_what_is_taken_and_the_cuda_build_of_torch_is_larger() -> None:
-    facts = facts_of("ubuntu-h100")
-    base = choices.room(HOST, "cpu", [], facts)
-    assert base < choices.room(HOST, "cpu", ["llamacpp"], facts) < choices.room(HOST, "cpu", ["torch"], facts)
-    assert choices.room(HOST, "cuda", ["torch"], facts) > 4 * choices.room(HOST, "cpu", ["torch"], facts)
-    assert choices.room(HOST, "cpu", ["scripted"], facts, release=7) == base + 7
-
-
-def test_f06_a_disk_that_is_too_small_is_refused_with_both_numbers() -> None:
-    facts = replace(facts_of("ubuntu-h100"), disk_free=10**9)
-    with pytest.raises(NoSpace, match=r"it has 1\.0 GB free") as raised:
-        choices.room(HOST, "cuda", ["torch", "llamacpp"], facts)
-    assert raised.value.details["free"] == 10**9 < raised.value.details["needed"]
-    assert "llmctl" in str(raised.value.hint)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_refusal_says_what_to_type(name: str) -> None:
     facts: Facts = facts_of(name)
@@ -244,7 +225,6 @@ def test_every_refusal_says_what_to_type(name: str) -> None:
             lambda h=asked: choices.engines(h, "cpu", facts),
             lambda h=asked: choices.service(h, facts),
             lambda h=asked: choices.python(facts),
-            lambda h=asked: choices.room(h, "cpu", ["torch"], replace(facts, disk_free=0)),
         ):  # fmt: skip
             try:
                 choose()

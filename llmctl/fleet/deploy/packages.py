@@ -11,7 +11,11 @@ from llmctl.environments import locks, wheelhouse
 from llmctl.environments.managers import SHIPPED
 from llmctl.fleet.deploy.choice import Choice, Order
 from llmctl.fleet.deploy.side import LONG, HostSide
-from llmctl.fleet.facts import Facts, choices
+from llmctl.fleet.facts import Facts
+
+# Bytes that an environment takes on the disk, rounded up from what was seen (CUDA's torch: from its wheels' sizes).
+GB = 10**9
+DISK = {"base": GB // 5, "llamacpp": GB // 4, "torch": 3 * GB // 2, "mlx": GB, "torch cuda": 8 * GB}
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,7 @@ def pack(choice: Choice, missing: Collection[str], facts: Facts, order: Order, c
 
 def room(choice: Choice, missing: Collection[str], parcel: Parcel) -> int:
     """The bytes that it all takes on the host's disk, about."""
-    sizes = [
-        choices.DISK.get(f"{name} {choice.backend.value}", choices.DISK.get(name, choices.DISK["torch"]))
-        for name in missing
-    ]
+    sizes = [DISK.get(f"{name} {choice.backend.value}", DISK.get(name, DISK["torch"])) for name in missing]
     return sum(sizes) + parcel.size
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmctl.config import SERVICES, Host
 from llmctl.domain import ENGINES
-from llmctl.errors import NoPython, NoSpace, Refused, Unsupported, UsageError, nearest
+from llmctl.errors import NoPython, Refused, Unsupported, UsageError, nearest
 from llmctl.fleet.facts import Facts, Python
 from llmctl.models.choice import PREFERENCE, REASON, RUNS_ON
 
@@ -22,10 +22,6 @@ WHEELS = {
     "mlx": ((2, 35), (14, 0), ("x86_64", "aarch64", "arm64")),
 }
 NO_MAC_X86 = ("torch", "mlx")
-
-# Bytes that an environment takes on the disk, rounded up from what was seen (CUDA's torch: from its wheels' sizes).
-GB = 10**9
-DISK = {"base": GB // 5, "llamacpp": GB // 4, "torch": 3 * GB // 2, "mlx": GB, "torch cuda": 8 * GB}
 
 
 @dataclass(frozen=True)
@@ -128,21 +124,6 @@ def python(facts: Facts) -> Python:
         f"there is no Python {oldest} to {newest} ({seen or 'none was found'})",
         hint=f"type there: {_python_hint(facts)}",
     )
-
-
-def room(host: Host, backend: str, engines: Collection[str], facts: Facts, release: int = 0) -> int:
-    """The bytes that `release` and fresh environments take; NoSpace when the disk has not as many free."""
-    needed = release + DISK["base"]
-    needed += sum(DISK.get(f"{name} {backend}", DISK.get(name, 0)) for name in engines)
-    if facts.disk_free < needed:
-        raise NoSpace(
-            f"{host.name} has {facts.disk_free / GB:.1f} GB free where {facts.home}/.llmctl lies, and this takes "
-            f"{needed / GB:.1f} GB",
-            hint="llmctl deploy --prune, `llmctl models gc` there, or fewer engines in hosts.toml",
-            host=host.name,
-            details={"needed": needed, "free": facts.disk_free, "path": f"{facts.home}/.llmctl"},
-        )
-    return needed
 
 
 def _no_backend(name: str, facts: Facts) -> str | None:
