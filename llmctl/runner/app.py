@@ -140,13 +140,15 @@ def _socket(sockets: Mapping[str, SocketHandler], path: str) -> SocketHandler:
 
 def _operator_routes(service: Service, auth: Auth, metrics: Metrics) -> Routes:
     async def health(exchange: Exchange) -> None:
-        """200 while the slot can serve or will by itself; the key's holder sees the details."""
-        found: dict[str, Any] = dict(service.health())
-        bad = found["status"] == "down"
+        """200 while the slot can serve or will by itself, and rbee's two fields; the key's holder sees more."""
+        identity, found = service.identity(), dict(service.health())
+        bad = found["verdict"] == "down"
+        found["status"] = "unhealthy" if bad else "healthy"
+        found["vram_bytes"] = identity.memory_bytes if identity else 0
         try:
             auth.check(exchange.scope)
         except RequestError:
-            found = {key: found[key] for key in ("status", "state", "ready")}
+            found = {key: found[key] for key in ("status", "vram_bytes", "verdict", "state", "ready")}
         await exchange.json(found, 503 if bad else 200)
 
     async def ready(exchange: Exchange) -> None:

@@ -40,7 +40,7 @@ class Service(Protocol):
         """The current model id first, then its aliases and handles."""
 
     def health(self) -> Mapping[str, Any]:
-        """{"status": ok|degraded|down, "state", "model", "ready", "wedged", ...}; never waits, never wakes."""
+        """{"verdict": ok|degraded|down, "state", "model", "ready", "wedged", ...}; never waits, never wakes."""
 
     async def generate(self, request: GenerateRequest) -> Stream:
         """Queue, wait for an engine, hand over, and return once the engine accepted the request.

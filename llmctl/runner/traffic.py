@@ -101,7 +101,7 @@ class Traffic:
         good = state in (domain.READY, domain.SLEEPING, domain.SWAPPING) and not wedged
         bad = state == domain.CRASH_LOOP or wedged
         return {
-            "status": "ok" if good else "down" if bad else "degraded",
+            "verdict": "ok" if good else "down" if bad else "degraded",
             "state": state, "model": next(iter(self.served_names()), None), "ready": self.engine is not None,
             "wedged": wedged, "active": self.active(), "queued": len(self.line), "why": self.record.actual.why,
             "progress": self.progress or None,

@@ -66,18 +66,18 @@ class FakeService:
     """runner.service.Service, played."""
 
     limits: Limits = field(default_factory=Limits)
-    media: MediaPolicy = field(default_factory=MediaPolicy)
     words: Sequence[str] = ("Hello", " wörld", " \U0001f600", "!")
     pause: float = 0.0
     refusal: LlmctlError | None = None
     fail_at: int | None = None
     failure: BaseException = field(default_factory=lambda: RequestError("engine died", status=500, code="engine_died"))
     accept_after: float = 0.0
-    state: dict[str, Any] = field(default_factory=lambda: {"status": "ok", "state": "ready", "ready": True})
+    state: dict[str, Any] = field(default_factory=lambda: {"verdict": "ok", "state": "ready", "ready": True})
     active: int = 0
     waiting: int = 0
     seen: list[GenerateRequest] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
+    media: MediaPolicy = field(default_factory=MediaPolicy)
     values: dict[str, Any] = field(default_factory=dict)  # what `ask` answers, by verb
 
     def check_model(self, name: str | None) -> None:

@@ -124,17 +124,19 @@ def test_a_meter_counts_the_first_token_once() -> None:
 @pytest.mark.parametrize(
     ("state", "status"),
     [
-        ({"status": "ok", "state": "ready", "ready": True}, 200),
-        ({"status": "ok", "state": "sleeping", "ready": False}, 200),
-        ({"status": "degraded", "state": "starting", "ready": False}, 200),
-        ({"status": "down", "state": "crash-loop", "ready": False}, 503),
-        ({"status": "down", "state": "ready", "ready": True, "wedged": True}, 503),
+        ({"verdict": "ok", "state": "ready", "ready": True}, 200),
+        ({"verdict": "ok", "state": "sleeping", "ready": False}, 200),
+        ({"verdict": "degraded", "state": "starting", "ready": False}, 200),
+        ({"verdict": "down", "state": "crash-loop", "ready": False}, 503),
+        ({"verdict": "down", "state": "ready", "ready": True, "wedged": True}, 503),
     ],
 )
 def test_health_and_ready(slot: FakeSlot, state: dict[str, Any], status: int) -> None:
     slot.service.state = state
     health, ready = get(slot, "/health"), get(slot, "/ready")
     assert health.status == status and health.json()["state"] == state["state"]
+    assert health.json()["status"] == ("healthy" if status == 200 else "unhealthy")
+    assert health.json()["verdict"] == state["verdict"]
     assert ready.status == (200 if state["ready"] else 503) and ready.json()["ready"] == state["ready"]
     assert ("retry-after" in ready.headers) != state["ready"]
 
@@ -142,7 +144,8 @@ def test_health_and_ready(slot: FakeSlot, state: dict[str, Any], status: int) ->
 def test_health_tells_strangers_little() -> None:
     auth = Auth("0.0.0.0", keys.Keys(admin="a", client="c"))
     with serve(auth=auth) as slot:
-        assert get(slot, "/health").json() == {"status": "ok", "state": "ready", "ready": True}
+        told = {"status": "healthy", "vram_bytes": 123, "verdict": "ok", "state": "ready", "ready": True}
+        assert get(slot, "/health").json() == told
         assert get(slot, "/health", "x-api-key: c").json()["why"] == "secret"
         assert get(slot, "/health", "x-api-key: wrong").status == 200
 
