@@ -196,7 +196,7 @@ def test_models(slot: FakeSlot) -> None:
 
 
 def test_routes_and_methods(slot: FakeSlot) -> None:
-    assert get(slot, "/v1/nothing").status == get(slot, "/").status == 404
+    assert get(slot, "/v1/nothing").status == get(slot, "/nothing").status == 404
     wrong = get(slot, CHAT)
     assert wrong.status == 405 and wrong.headers["allow"] == "POST"
     assert raw(slot.port, post("/health", b"")).headers["allow"] == "GET"
