@@ -33,14 +33,17 @@ async def gathered(
         at = sources[policy.count].at
         raise RequestError(f"{at}: at most {policy.count} images are taken", param=at, code="too_many_images")
     with _ROOM.share() as take:
+        work = asyncio.ensure_future(_all(sources, policy, take, fetch))
         try:
-            media = await asyncio.wait_for(_all(sources, policy, take, fetch), policy.seconds)
-        except (asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait((work,), timeout=policy.seconds)  # unlike wait_for it never loses a cancellation
+        finally:
+            in_time = not work.cancel()
+        if not in_time:
             raise RequestError(
                 f"the images could not be had within {policy.seconds:g} s",
                 status=504, code="image_timeout", param=sources[0].at,
-            ) from None  # fmt: skip
-        yield media
+            )  # fmt: skip
+        yield work.result()
 
 
 async def _all(sources: Sequence[Source], policy: MediaPolicy, take: Take, fetch: fetch.Fetch) -> tuple[Media, ...]:
