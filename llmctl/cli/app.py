@@ -9,6 +9,7 @@ import typer
 from llmctl.cli import (
     artifacts,
     ask,
+    chat,
     convert,
     copy_ends,
     deploy,
@@ -59,7 +60,7 @@ def common(
     ctx.obj = Session(json, yes, config_dir, as_host)
 
 
-VERBS = (init, slots, fleet, deploy, wheelhouse, smoke, ask, serve, pull, convert)
+VERBS = (init, slots, fleet, deploy, wheelhouse, smoke, ask, chat, serve, pull, convert)
 NOUNS = {
     "hosts": hosts,
     "models": models,

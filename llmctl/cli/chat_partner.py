@@ -86,8 +86,7 @@ def find(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Targ
     except LlmctlError:
         model = text
     for transport in ("local", "ssh"):
-        rows = _rows(reach, patterns, transport)
-        for row in sorted(rows, key=lambda row: row["state"] != READY):
+        for row in sorted(rows(reach, patterns, transport), key=lambda row: row["state"] != READY):
             if row["model"] == model or text in row["handles"]:
                 return Target(session.config.hosts[row["host"]], row["port"])
     raise Refused(f"no slot serves {text[:140]!r}", hint=f"llmctl load auto {model}")
@@ -96,20 +95,21 @@ def find(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Targ
 def only(reach: Reach, patterns: Sequence[str] | None = None) -> Target:
     """The slot that is meant when none is named: the only one with a model, on this machine or else elsewhere."""
     for transport in ("local", "ssh"):
-        rows = [row for row in _rows(reach, patterns, transport) if row["model"]]
-        if len(rows) == 1:
-            return Target(reach.session.config.hosts[rows[0]["host"]], rows[0]["port"])
-        if rows:
-            named = ", ".join(f"{row['host']}:{row['port']} ({row['model']})" for row in rows)
-            raise UsageError(f"which slot: {named}?", hint=f"name it: {rows[0]['host']}:{rows[0]['port']}")
+        found = [row for row in rows(reach, patterns, transport) if row["model"]]
+        if len(found) == 1:
+            return Target(reach.session.config.hosts[found[0]["host"]], found[0]["port"])
+        if found:
+            named = [f"{row['host']}:{row['port']}" for row in found]
+            raise UsageError(f"which slot: {', '.join(named)}?", hint=f"name it: {named[0]}")
     raise Refused("no slot has a model", hint="llmctl load auto MODEL")
 
 
-def _rows(reach: Reach, patterns: Sequence[str] | None, transport: str) -> list[dict[str, Any]]:
+def rows(reach: Reach, patterns: Sequence[str] | None, transport: str | None = None) -> list[dict[str, Any]]:
+    """The slots of the hosts that are meant, as `status` has them; with `transport` those reached by it."""
     hosts = selection.select(reach.session.config, patterns or ())
-    names = [host.name for host in hosts if host.transport == transport]
-    rows: list[dict[str, Any]] = status.of_fleet(reach.session, [], names, reach).data["slots"] if names else []
-    return rows
+    names = [host.name for host in hosts if transport in (None, host.transport)]
+    found: list[dict[str, Any]] = status.of_fleet(reach.session, [], names, reach).data["slots"] if names else []
+    return found
 
 
 # ── the options of llm.py ───────────────────────────────────────────────────────────────────────────────────────────

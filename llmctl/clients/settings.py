@@ -57,15 +57,19 @@ CHECKS: dict[str, Check] = {
 }
 
 
+def known(name: str) -> str:
+    """The name of a setting; UsageError for any other."""
+    if name in CHECKS:
+        return name
+    close = nearest(name, CHECKS)
+    hint = f"did you mean {close!r}?" if close else f"settings: {', '.join(CHECKS)}"
+    raise UsageError(f"no setting {name[:140]!r}", hint=hint)
+
+
 def checked(name: str, value: Any) -> Any:
     """`value` when it may be the setting `name`; UsageError says what may be."""
-    if name not in CHECKS:
-        close = nearest(name, CHECKS)
-        raise UsageError(
-            f"no setting {name[:140]!r}", hint=f"did you mean {close!r}?" if close else f"settings: {', '.join(CHECKS)}"
-        )
     try:
-        return CHECKS[name](value)
+        return CHECKS[known(name)](value)
     except ValueError as error:
         raise UsageError(f"{name} must be {error}") from None
 
