@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import uvicorn
@@ -38,6 +38,10 @@ class FakeStream:
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Chunk]]:
         request, words = self.request, self.service.words
+        for chunk in self.service.chunks:
+            yield [replace(chunk, id=request.id)]
+        if self.service.chunks:
+            return
         for at, word in enumerate(words):
             if self.service.fail_at == at:
                 raise self.service.failure
@@ -67,6 +71,7 @@ class FakeService:
 
     limits: Limits = field(default_factory=Limits)
     words: Sequence[str] = ("Hello", " wörld", " \U0001f600", "!")
+    chunks: Sequence[Chunk] = ()  # what is answered instead of the words, one batch a chunk
     pause: float = 0.0
     refusal: LlmctlError | None = None
     fail_at: int | None = None

@@ -14,6 +14,8 @@ from llmctl.runner.protocols.openai_completion_answer import CompletionAnswer
 from llmctl.runner.protocols.openai_completions import read_completion
 from llmctl.runner.protocols.openai_fields import read_chat
 from llmctl.runner.protocols.openai_prompts import begin_each
+from llmctl.runner.protocols.openai_response_answer import ResponseAnswer
+from llmctl.runner.protocols.openai_responses import read_response
 from llmctl.runner.protocols.protocol import Protocol
 from llmctl.runner.service import Service
 
@@ -40,5 +42,6 @@ def protocol(service: Service, metrics: Metrics) -> Protocol:
         "/v1/completions": {
             "POST": generating(service, metrics, read_completion, CompletionAnswer, begin_each(metrics))
         },
+        "/v1/responses": {"POST": generating(service, metrics, read_response, ResponseAnswer)},
     }
     return Protocol(routes)

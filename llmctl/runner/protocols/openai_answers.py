@@ -178,14 +178,7 @@ class ChatAnswer(OpenAIAnswer):
     def _show_logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if self.request.logprobs is None:
             return None
-        content = [
-            {
-                **_show_token(one.text, one.logprob),
-                "top_logprobs": [_show_token(text, logprob) for text, _, logprob in one.top],
-            }
-            for one in logprobs
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": show_logprobs(logprobs), "refusal": None}
 
 
 def merged(chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -229,6 +222,17 @@ def _show_piece(piece: CallPiece) -> dict[str, Any]:
         return {"index": piece.index, "function": {"arguments": piece.arguments}}
     function = {"name": piece.name, "arguments": piece.arguments}
     return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+
+
+def show_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their alternatives, as chats and responses have them."""
+    return [
+        {
+            **_show_token(one.text, one.logprob),
+            "top_logprobs": [_show_token(text, logprob) for text, _, logprob in one.top],
+        }
+        for one in logprobs
+    ]
 
 
 def _show_token(text: str, logprob: float) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def conversation(name: str, value: Any) -> Conversation:
 
 
 def _message(at: str, value: Any, sources: list[Source]) -> Message:
-    given = read(object_(at, value), MESSAGE, at=at, required=("role",))
+    given = read(object_(at, value), MESSAGE, ("parsed",), at=at, required=("role",))
     role = given["role"]
     message = {"role": ROLES[role], "content": content(f"{at}.content", given.get("content"), role, sources)}
     if role == "tool" and "tool_call_id" not in given:
@@ -103,9 +103,8 @@ def _part(at: str, part: Mapping[str, Any], role: str, sources: list[Source]) ->
         given = read(part, {"type": Field(text, ""), "text": Field(text, "text")}, at=at, required=("text",))
         return {"type": TEXT, "text": given["text"]}
     if type_ == "image_url" and role in SEEING:
-        given = read(part, {"type": Field(text, ""), "image_url": Field(_address, "source")}, at=at)
-        if "source" not in given:
-            raise wrong(f"{at}.image_url", "is missing", code="missing_field")
+        known = {"type": Field(text, ""), "image_url": Field(_address, "source")}
+        given = read(part, known, at=at, required=("image_url",))
         sources.append(given["source"])
         return {"type": IMAGE}
     raise no_such_part(at, type_, role)

@@ -143,8 +143,11 @@ def calls(at: str, value: Any) -> list[Tool]:
 
 
 def call(id: str, at: str, given: Mapping[str, Any]) -> Tool:
-    """One call as GenerateRequest has it, from its id, its name and the text of its arguments."""
-    values = read(given, CALLED, at=at, required=("name", "arguments"))
+    """One call as GenerateRequest has it, from its id, its name and the text of its arguments.
+
+    OpenAI's SDK sends back what it parsed, too.
+    """
+    values = read(given, CALLED, ("parsed_arguments",), at=at, required=CALLED)
     return {"id": id, "type": "function", "function": values}
 
 
