@@ -107,8 +107,7 @@ async def _get(at: str, address: Address, ip: str, most: int, take: Take) -> byt
 
 
 async def _body(at: str, response: httpx.Response, most: int, take: Take) -> bytes:
-    declared = response.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > most:
+    if int(response.headers.get("content-length", 0)) > most:
         raise too_large(at, most)
     data = bytearray()
     async for piece in response.aiter_raw():
