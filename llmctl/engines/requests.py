@@ -20,7 +20,7 @@ def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) 
     size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
     if size > LONGEST_TOKEN * model.context:
         at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens; the context is {model.context}"
-        raise too_long(at_least, field_of(request))
+        raise too_long(at_least, field_of(request), max_context=model.context)
     try:
         if request.messages is not None:
             return tokenizer.chat(
@@ -56,7 +56,8 @@ def validate(request: GenerateRequest, prompt: Sequence[int], model: Identity) -
     in_vocabulary(request.stop_ids, "stop_token_ids", model)
     in_vocabulary([id for id, _ in request.sampling.logit_bias], "logit_bias", model)
     if len(prompt) >= model.context:
-        raise too_long(f"the prompt has {len(prompt)} tokens; the context of {model.context} leaves no room", field)
+        message = f"the prompt has {len(prompt)} tokens; the context of {model.context} leaves no room"
+        raise too_long(message, field, max_context=model.context, input_length=len(prompt))
     if request.max_tokens is not None and request.max_tokens > model.context:
         raise too_long(f"max_tokens is {request.max_tokens}; the context is {model.context}", "max_tokens")
     if request.sampling.repetition_penalty <= 0:
@@ -76,6 +77,6 @@ def in_vocabulary(ids: Sequence[int], param: str, model: Identity) -> None:
             raise RequestError(f"token id {id} is not in the vocabulary of {model.vocab}", param=param)
 
 
-def too_long(message: str, param: str) -> RequestError:
-    """The error for more tokens than the context has; `message` has both numbers."""
-    return RequestError(message, param=param, code="context_length_exceeded")
+def too_long(message: str, param: str, **numbers: int) -> RequestError:
+    """The error for more tokens than the context has; `message` has both numbers, `numbers` are for programs."""
+    return RequestError(message, param=param, code="context_length_exceeded", details=numbers)

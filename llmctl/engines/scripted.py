@@ -127,6 +127,7 @@ class Scripted:
                 f"{asked} tokens were asked for, the context is {self.identity.context}",
                 code="context_length_exceeded",
                 param="messages" if room < 1 else "max_tokens",
+                details={"max_context": self.identity.context, "input_length": prompt},
             )
         for id in [*request.stop_ids, *(i for i, _ in request.sampling.logit_bias)]:
             if not 0 <= id < self.identity.vocab:

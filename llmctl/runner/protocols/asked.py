@@ -47,21 +47,13 @@ Read = Callable[[Mapping[str, Any], float], Asked]
 """read(body, time cap in seconds): RequestError 400 names the first field at fault."""
 
 
-class Answer(ABC):
-    """The answer to one request in a protocol's shape: whole, or piece by piece."""
+class Events(ABC):
+    """The answer to one request in a protocol's shape, piece by piece."""
 
     stream_type = EVENTS
 
     def __init__(self, asked: Asked, model: str, prompt_tokens: int) -> None:
         self.asked, self.request, self.model, self.prompt_tokens = asked, asked.request, model, prompt_tokens
-
-    @abstractmethod
-    def add(self, chunks: Sequence[Chunk]) -> None:
-        """Keep the next chunks for `whole`."""
-
-    @abstractmethod
-    def whole(self, usage: Usage) -> dict[str, Any]:
-        """All that was added, as one object."""
 
     @abstractmethod
     def events(self, chunks: Sequence[Chunk]) -> bytes:
@@ -74,6 +66,18 @@ class Answer(ABC):
     @abstractmethod
     def failed(self, error: LlmctlError) -> bytes:
         """The last part of a stream that ends with an error, its terminator included."""
+
+
+class Answer(Events):
+    """The same where a client may also ask for the whole."""
+
+    @abstractmethod
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Keep the next chunks for `whole`."""
+
+    @abstractmethod
+    def whole(self, usage: Usage) -> dict[str, Any]:
+        """All that was added, as one object."""
 
 
 async def begin(service: Service, asked: Asked) -> Stream:
@@ -123,7 +127,7 @@ async def generate(
         answer = kind(asked, stream.model, stream.prompt_tokens)
         meter = Meter(metrics, began, stream.prompt_tokens)
         if asked.stream:
-            await _as_stream(exchange, stream, answer, meter)
+            await as_stream(exchange, stream, answer, meter)
         else:
             await _whole(exchange, stream, answer, meter)
 
@@ -136,15 +140,16 @@ async def _whole(exchange: Exchange, stream: Stream, answer: Answer, meter: Mete
     await exchange.json(answer.whole(usage))
 
 
-async def _as_stream(exchange: Exchange, stream: Stream, answer: Answer, meter: Meter) -> None:
-    """Nothing is sent before the first chunk, so that an error until then has its own status."""
+async def as_stream(exchange: Exchange, stream: Stream, answer: Events, meter: Meter) -> None:
+    """Send events. Nothing is sent before the first chunk, so that an error until then has its own status."""
     usage = Usage(stream.prompt_tokens)
     try:
         async for chunks in stream:
             usage = meter.see(chunks) or usage
+            data = answer.events(chunks)
             if not exchange.status:
                 await exchange.start(200, answer.stream_type)
-            if data := answer.events(chunks):
+            if data:
                 await exchange.write(data)
         end = answer.end(usage)
     except LlmctlError as error:

@@ -15,7 +15,7 @@ from llmctl.runner import json_in
 from llmctl.runner.exchange import status_of
 from llmctl.runner.link import FAILED, RESTARTS, Link
 from llmctl.runner.metrics import Meter, Metrics
-from llmctl.runner.protocols.asked import Answer, Asked, begin
+from llmctl.runner.protocols.asked import Asked, Events, begin
 from llmctl.runner.service import Service
 
 GONE = 499  # counted for a turn whose client went away
@@ -24,7 +24,7 @@ GONE = 499  # counted for a turn whose client went away
 class Speaker(ABC):
     """What one protocol makes of messages. `answer` turns chunks into its events, each of which is one message."""
 
-    answer: type[Answer]
+    answer: type[Events]
 
     @abstractmethod
     async def hear(self, message: Mapping[str, Any]) -> Asked | None:
@@ -71,9 +71,7 @@ class Conversation:
 
     async def _heard(self, message: str | bytes) -> None:
         try:
-            if isinstance(message, bytes):
-                raise RequestError("only text messages are taken", code="invalid_json")
-            asked = await self.speaker.hear(json_in.parse(message.encode(), "the message"))
+            asked = await self.speaker.hear(parsed(message))
             if asked and self._turn:
                 raise RequestError("an answer is under way: one at a time", status=409, code="answer_under_way")
             if asked:
@@ -115,6 +113,13 @@ class Conversation:
     async def _say(self, events: bytes) -> None:
         for text in texts(events):
             await self.link.say(text)
+
+
+def parsed(message: str | bytes) -> dict[str, Any]:
+    """The object in a message; RequestError when it is binary, or no JSON object."""
+    if isinstance(message, bytes):
+        raise RequestError("only text messages are taken", code="invalid_json")
+    return json_in.parse(message.encode(), "the message")
 
 
 def texts(events: bytes) -> Iterator[str]:
