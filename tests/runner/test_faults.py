@@ -290,3 +290,24 @@ def test_a_slow_reader_is_dropped_and_the_others_go_on(slots: Slots, script: Scr
     assert chat(slot.port, max_tokens=3)[0] == 200
     eventually(lambda: slot.status().active == 0)
     slow.close()
+
+
+@pytest.mark.parametrize("which", ["engine", "server"])
+def test_f17_a_process_that_was_stopped_goes_on_where_it_was(slots: Slots, script: Script, which: str) -> None:
+    tokens = 300
+    slot = slots(script("alpha", step=0.005, length=tokens))
+    pid = slot.engine_pid() if which == "engine" else slot.server_pid()
+    assert pid
+    connection, response = streaming(slot.port, tokens)
+    first = response.readline()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(3.0)  # far more than a step, a beat, and what a socket's buffers hold
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    rows = sse((first + response.read()).decode())
+    connection.close()
+    text = "".join(row["choices"][0]["delta"].get("content", "") for row in rows[:-1])
+    whole = chat(slot.port, "x", max_tokens=tokens)[2]["choices"][0]["message"]["content"]
+    assert text == whole and rows[-1] == "[DONE]"
+    assert (slot.engine_pid() if which == "engine" else slot.server_pid()) == pid and slot.state() == "ready"
