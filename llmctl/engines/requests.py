@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmctl.domain import GenerateRequest, Identity, Tokenizer
@@ -13,19 +13,13 @@ LONGEST_TOKEN = 256  # characters; vocabularies have runs of spaces and dashes o
 
 
 def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) -> list[int]:
-    """The prompt's tokens. A plain prompt is the client's own, special tokens included; a chat's content is text.
-
-    A text far over the context is refused before it is tokenized: megabytes would hold up everyone else's tokens.
-    """
-    size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
-    if size > LONGEST_TOKEN * model.context:
-        at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens; the context is {model.context}"
-        raise too_long(at_least, field_of(request), max_context=model.context)
+    """The prompt's tokens. A plain prompt is the client's own, special tokens included; a chat's content is text."""
+    bounded(request, model)
     try:
         if request.messages is not None:
             return tokenizer.chat(
                 request.messages,
-                tools=request.tools if request.tool_choice != "none" else (),
+                tools=offered(request),
                 continue_last=request.continue_last,
                 arguments=template_arguments(request),
             )
@@ -34,6 +28,19 @@ def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) 
     except (TypeError, ValueError) as error:  # a lone surrogate, say
         raise RequestError(f"this is no text that can be tokenized: {error}", param=field_of(request)) from error
     return list(request.prompt or ())
+
+
+def bounded(request: GenerateRequest, model: Identity) -> None:
+    """Refuse a text far over the context before it is tokenized: megabytes would hold up everyone else's tokens."""
+    size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
+    if size > LONGEST_TOKEN * model.context:
+        at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens; the context is {model.context}"
+        raise too_long(at_least, field_of(request), max_context=model.context)
+
+
+def offered(request: GenerateRequest) -> tuple[Mapping[str, Any], ...]:
+    """The tools that the template is told of."""
+    return request.tools if request.tool_choice != "none" else ()
 
 
 def template_arguments(request: GenerateRequest) -> dict[str, Any]:
