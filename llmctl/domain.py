@@ -230,7 +230,7 @@ class GenerateRequest:
 
 # What a Task asks for, with its arguments → the value of its Done.
 TOKENIZE = "tokenize"
-"""{"text": str, "special": bool} or {"messages": …, "tools": …} → {"ids": [int]}"""
+"""{"text": str, "special": bool, "bos": bool} or {"messages": …, "tools": …} → {"ids": [int]}"""
 DETOKENIZE = "detokenize"
 """{"ids": [int]} → {"text": str}"""
 EMBED = "embed"
@@ -466,6 +466,9 @@ class StepEngine(Protocol):
 
 class LogitsMask(Protocol):
     """What a sequence may generate next (structured output). Asked before, told after, each token."""
+
+    def ready(self) -> bool:
+        """False while it is being made; nothing else is called before it is. RequestError when it cannot be."""
 
     def allowed(self) -> Any:
         """A numpy bool array of shape (vocab,), True where the token is allowed; None when all are."""

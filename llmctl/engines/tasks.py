@@ -138,7 +138,7 @@ def _ids(given: Mapping[str, Any], engine: Answering) -> list[int]:
     fits(sum(map(len, strings(given["messages" if chat else "text"]))), "messages" if chat else "prompt", engine)
     if chat:
         return engine.tokenizer.chat(given["messages"], tools=given.get("tools") or ())
-    return engine.tokenizer.encode(given["text"], special=given.get("special", True))
+    return engine.tokenizer.encode(given["text"], special=given.get("special", True), bos=given.get("bos", True))
 
 
 def fits(characters: int, param: str, engine: Answering) -> None:
