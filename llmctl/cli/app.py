@@ -10,6 +10,7 @@ from llmctl.cli import (
     artifacts,
     ask,
     chat,
+    client_config,
     convert,
     copy_ends,
     deploy,
@@ -60,7 +61,7 @@ def common(
     ctx.obj = Session(json, yes, config_dir, as_host)
 
 
-VERBS = (init, slots, fleet, deploy, wheelhouse, smoke, ask, chat, serve, pull, convert)
+VERBS = (init, slots, fleet, deploy, wheelhouse, smoke, ask, chat, client_config, serve, pull, convert)
 NOUNS = {
     "hosts": hosts,
     "models": models,

@@ -10,6 +10,7 @@ from typing import Any
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
 from llmctl.render import (
+    client_config,
     convert,
     deploy,
     fleet,
@@ -111,6 +112,7 @@ VIEWS: dict[str, View] = {
     **deploy.VIEWS,
     **fleet.VIEWS,
     **smoke.VIEWS,
+    **client_config.VIEWS,
     **token.VIEWS,
     **dict.fromkeys(FOR_HOSTS, lambda data: json.dumps(data, indent=1)),
     **trust.VIEWS,
