@@ -6,16 +6,20 @@ llama.cpp computes logits (`llamacpp_steps`); `BatchEngine` schedules and sample
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmctl.backends import cpu
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress
+from llmctl.engines import llamacpp_embed
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import read_ahead
+from llmctl.engines.llamacpp_embed import Kind, LlamaEncoder
 from llmctl.engines.llamacpp_library import BATCH, Library, open_library
 from llmctl.engines.llamacpp_steps import LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.talk import Talk
+from llmctl.engines.tasks import TaskEngine
 from llmctl.errors import LoadFailed, Unsupported
 
 GPUS = ("cuda", "metal")
@@ -53,12 +57,32 @@ def shards(path: Path) -> tuple[Path, ...]:
 
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
-    """Load the model of `spec` and batch over it."""
-    return BatchEngine(load_steps(spec, progress), emit)
+    """Load the model of `spec` and batch over it; one that embeds has an engine of its own."""
+    opened = open_model(spec, progress)
+    found = llamacpp_embed.kind(opened.library, opened.model)
+    if found:
+        return TaskEngine(encoder(spec, opened, found), emit)
+    return BatchEngine(steps(spec, opened), emit)
 
 
 def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
     """The StepEngine alone."""
+    return steps(spec, open_model(spec, progress))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model in memory, without a context."""
+
+    library: Library
+    model: int
+
+    def free(self) -> None:
+        self.library.model_free(self.model)
+
+
+def open_model(spec: EngineSpec, progress: Progress) -> Opened:
+    """Map the file of `spec`; Unsupported or LoadFailed in llama.cpp's own words."""
     library, path = open_library(), model_file(spec)
     library.log.clear()
     files = shards(path)
@@ -71,16 +95,47 @@ def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
     if library.model_has_encoder(model) or not library.model_has_decoder(model):
         library.model_free(model)
         raise Unsupported(f"{spec.model}: a model that does not generate text token by token")
-    context = make_context(spec, library, model)
-    if not context:
-        library.model_free(model)
-        raise load_error(spec, library)
-    threads = spec.threads or cpu.physical_cores()
-    library.set_n_threads(context, threads, threads)
-    tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
     size = sum(file.stat().st_size for file in files)
     progress("weights", size, size)
+    return Opened(library, model)
+
+
+def steps(spec: EngineSpec, opened: Opened) -> LlamaEngine:
+    """The StepEngine over an opened model, which it frees."""
+    library, model = opened.library, opened.model
+    context = threaded(spec, opened, make_context(spec, library, model))
+    tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
     return LlamaEngine(library, model, context, tokenizer, identify(spec, library, model, tokenizer))
+
+
+def encoder(spec: EngineSpec, opened: Opened, found: Kind) -> LlamaEncoder:
+    """What embeds or reranks with an opened model, which it frees."""
+    library, model = opened.library, opened.model
+    tokenizer = GGUFTokenizer(library, model)
+    identity = replace(
+        identify(spec, library, model, tokenizer), chat=False, capabilities=(found.verb,), outputs=(),
+        load_path="causal" if found.causal else "encoder",
+    )  # fmt: skip
+    if not found.pieces:
+        identity = replace(identity, context=min(identity.context, llamacpp_embed.WHOLE))
+    try:
+        llamacpp_embed.able(spec.model, found, library.metadata(model, "tokenizer.ggml.model"))
+    except Unsupported:
+        opened.free()
+        raise
+    made = llamacpp_embed.make_context(library, model, found, identity.context, spec.parallel)
+    context = threaded(spec, opened, made)
+    return LlamaEncoder(library, model, context, found, tokenizer, identity, sequences=spec.parallel)
+
+
+def threaded(spec: EngineSpec, opened: Opened, context: int | None) -> int:
+    """The context, with the threads of `spec`; LoadFailed when there is none, and the model is freed."""
+    if not context:
+        opened.free()
+        raise load_error(spec, opened.library)
+    threads = spec.threads or cpu.physical_cores()
+    opened.library.set_n_threads(context, threads, threads)
+    return context
 
 
 def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFTokenizer) -> Identity:
@@ -97,7 +152,7 @@ def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFToke
         dtype=(library.ftype_name(library.model_ftype(model)) or b"").decode(),
         chat=tokenizer.chats,
         memory_bytes=library.model_size(model),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "prefix_cache"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema", "prefix_cache"),
     )
 
 

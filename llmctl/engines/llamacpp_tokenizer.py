@@ -33,7 +33,10 @@ class GGUFTokenizer:
         self.vocab: int = library.vocab_n_tokens(self._vocab)
         ids = range(self.vocab)
         self.eos_ids = frozenset(i for i in ids if i in talk.stop_ids or library.vocab_is_eog(self._vocab, i))
-        self._control = {i: self._text(i) for i in ids if library.vocab_is_control(self._vocab, i)}
+        wordpiece = library.metadata(model, "tokenizer.ggml.model") == "bert"  # where [UNK] stands for words as well
+        words = {library.metadata(model, "tokenizer.ggml.unknown_token_id")} if wordpiece else set()
+        controls_of = (i for i in ids if library.vocab_is_control(self._vocab, i))
+        self._control = {i: self._text(i) for i in controls_of if str(i) not in words}
         self._composes = library.metadata(model, "tokenizer.ggml.pre") in COMPOSING
         controls = sorted(filter(None, self._control.values()), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, controls)) or "(?!)")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import RERANK, Emit, Engine, EngineSpec, Identity, Progress
 from llmctl.engines import torch_load
 from llmctl.engines.checkpoint import Checkpoint, read_checkpoint
+from llmctl.engines.embedding import sigmoid, sized
 from llmctl.engines.tasks import TaskEngine, Work, checked, fits
 from llmctl.engines.tokenizer import CheckpointTokenizer, load_tokenizer
 from llmctl.engines.torch_embed_folder import Recipe, recipe
@@ -25,7 +25,6 @@ from llmctl.errors import LoadFailed, RequestError, Unsupported
 PIECE = {"cpu": 1024}
 """Tokens of one forward pass, padding included; an input that is longer goes alone."""
 PIECE_ELSEWHERE = 16384
-FLOATS = 10_000_000  # of one answer: it travels in a frame of at most 256 MB
 
 Tensor = Any
 Row = tuple[list[int], list[int]]
@@ -133,8 +132,7 @@ class TorchEncoder:
             rows.append(self._row(text))
             yield
         width = self._dense[-1].width if self._dense else self._model.config.hidden_size
-        if len(rows) * width > FLOATS:
-            raise RequestError(f"{len(rows)} vectors of {width} numbers are too many for one answer", param="input")
+        sized(len(rows), width)
         vectors: list[list[float]] = [[] for _ in rows]
         for group in groups(rows, self._piece):
             hidden, mask = self._forward([rows[i] for i in group])
@@ -247,10 +245,3 @@ POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cls": lambda hidden, mask: hidden[:, 0],
     "last": last,
 }
-
-
-def sigmoid(logit: float) -> float:
-    """Between 0 and 1, also where the exponential would not fit a float."""
-    if not math.isfinite(logit):
-        raise nonfinite()
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
