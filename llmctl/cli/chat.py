@@ -63,10 +63,15 @@ def chat(
     values = given(temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, seed=seed, stop=stop)
     if port is not None and (target is not None or url is not None):
         raise UsageError("--port beside another name of what is meant", hint="leave it out")
+    hint = None
     if target is None and url is None:
         url = chat_partner.llmws_url(ours, host, port)
-        host, target = (None, None) if url else (host, str(port) if port else None)
-    meant = Meant(target, [host] if host else (), url, key, model, session)
+        if url:
+            what = f"{host!r} is no host of hosts.toml" if host else f"{port} is no slot of this machine"
+            hint, host = f"{what}, so an llmws server was looked for there; slots: llmctl status", None
+        elif port:
+            target = str(port)
+    meant = Meant(target, [host] if host else (), url, key, model, session, hint)
     meant.check()
     kept = ours.home / "chats" / f"{paths.check_name(session, 'session')}.json" if session else None
     begun = _Begun(ours, meant, _conversation(kept, system, values), kept, image or ())

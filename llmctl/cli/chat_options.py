@@ -32,7 +32,10 @@ ServedModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help
 
 @dataclass(frozen=True)
 class Meant:
-    """Who is to answer: a slot (`target`, None for the only one; `hosts` as in --host), or the server at `url`."""
+    """Who is to answer: a slot (`target`, None for the only one; `hosts` as in --host), or the server at `url`.
+
+    `session` is a name that a server may know the conversation by, `hint` what to try when it is not there.
+    """
 
     target: str | None = None
     hosts: Sequence[str] = ()
@@ -40,6 +43,7 @@ class Meant:
     key: str | None = None
     model: str | None = None
     session: str | None = None
+    hint: str | None = None
 
     def check(self) -> None:
         """UsageError for options that contradict each other."""

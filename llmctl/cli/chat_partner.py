@@ -39,7 +39,8 @@ def of(reach: Reach, meant: Meant) -> Partner:
     """Whom the options of a command line mean; the key of another server may be in LLMCTL_KEY."""
     if meant.url is not None:
         key = meant.key or os.environ.get("LLMCTL_KEY") or None
-        return Partner(urls.client(meant.url, key, meant.model, meant.session), meant.url, {"url": meant.url})
+        client = urls.client(meant.url, key, meant.model, meant.session, meant.hint)
+        return Partner(client, meant.url, {"url": meant.url})
     target = only(reach, meant.hosts) if meant.target is None else find(reach, meant.target, meant.hosts)
     return of_slot(reach, target)
 

@@ -20,13 +20,15 @@ from llmctl.errors import LlmctlError, Unreachable, UsageError
 
 HELLO_TIMEOUT = 10.0
 FRAME = 16 * 2**20
+END = "<|end|>"
+MARKS = ("<|system|>", "<|user|>", "<|assistant|>", END)
 
 
 class Llmws:
-    """llmctl.clients.talk.Client. The protocol knows no history: a question goes with the system message alone."""
+    """llmctl.clients.talk.Client. `hint` is what to type when nobody is there."""
 
-    def __init__(self, url: str, key: str | None = None, session: str | None = None) -> None:
-        self.url, self.session = url, session
+    def __init__(self, url: str, key: str | None = None, session: str | None = None, hint: str | None = None) -> None:
+        self.url, self.session, self.hint = url, session, hint
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._open: ClientConnection | None = None
         self._welcome: Mapping[str, Any] = {}
@@ -34,10 +36,10 @@ class Llmws:
     def ask(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Talk:
         began = time.monotonic()
         head: Mapping[str, Any] = {}
-        answer, whole = "", False
+        answer, whole, asked = "", False, inference(messages)
         with self._talking() as socket:
             try:
-                socket.send(json.dumps({"type": "inference", "prompt": prompt(messages), "config": dict(settings)}))
+                socket.send(json.dumps({**asked, "config": dict(settings)}))
                 while True:
                     message = self._receive(socket, ANSWER_TIMEOUT)
                     if message["type"] == "token":
@@ -83,7 +85,7 @@ class Llmws:
             raise UsageError(f"{self.url[:140]!r} is not an address: {plain(str(error))}") from None
         except (OSError, WebSocketException) as error:
             self.close()
-            raise Unreachable(f"no answer from {self.url}: {_why(error)}") from None
+            raise Unreachable(f"no answer from {self.url}: {_why(error)}", hint=self.hint) from None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             self.close()
             raise LlmctlError(f"{self.url}: the answer makes no sense: {plain(str(error))}") from None
@@ -123,17 +125,27 @@ class Llmws:
         return str(name) if name else None
 
 
-def prompt(messages: Sequence[Message]) -> dict[str, Any]:
-    """The system message and the last question, in the protocol's shape."""
-    found: dict[str, Any] = {}
-    if messages[0]["role"] == "system":
-        found["system"] = messages[0]["content"]
-    content = messages[-1]["content"]
-    if isinstance(content, str):
-        return {**found, "user": content}
-    text = "".join(part["text"] for part in content if part["type"] == "text")
-    images = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
-    return {**found, "user": text, "images": images}
+def inference(messages: Sequence[Message]) -> dict[str, Any]:
+    """The message that asks: system and user apart, or all turns in one string once there are several.
+
+    Images of all turns go with the last one: the protocol has no other place for them.
+    """
+    turns = [(str(message["role"]), _text(message["content"])) for message in messages]
+    images = [url for message in messages for url in _images(message["content"])]
+    asked = {"type": "inference", **({"images": images} if images else {})}
+    if len(turns) <= 2 and all(role != "assistant" for role, _ in turns):
+        return {**asked, "prompt": dict(turns)}
+    if any(mark in text for _, text in turns for mark in MARKS):
+        raise UsageError("this conversation has a mark of llmws in a text, and cannot be sent whole", hint="/clear")
+    return {**asked, "prompt": "".join(f"<|{role}|>{text}{END}" for role, text in turns)}
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _images(content: Any) -> list[str]:
+    return [] if isinstance(content, str) else [part["image_url"]["url"] for part in content if "image_url" in part]
 
 
 def _why(error: Exception) -> str:

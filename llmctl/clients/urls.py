@@ -16,13 +16,13 @@ ANY_MODEL = "default"
 """What a slot answers to, whatever it runs."""
 
 
-def client(url: str, key: str | None, model: str | None, session: str | None = None) -> Client:
-    """The client of the server at `url`; UsageError when that is no address of one."""
+def client(url: str, key: str | None, model: str | None, session: str | None = None, hint: str | None = None) -> Client:
+    """The client of the server at `url`; UsageError when that is no address of one. `hint`: when nobody is there."""
     parts = _parts(url)
     if parts.scheme in ("ws", "wss"):
         from llmctl.clients.llmws import Llmws
 
-        return Llmws(url, key, session)
+        return Llmws(url, key, session, hint)
     found = OpenAI(_place(parts, url, key), model)
     if model is None:
         found.model = _only_model(found)
