@@ -18,6 +18,8 @@ from llmctl.runner.link import FAILED, Link
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.protocols import anthropic, execute, llmws, ollama, openai, ws_chat
 from llmctl.runner.protocols.asked import Handler, Routes
+from llmctl.runner.protocols.openapi import openapi_routes
+from llmctl.runner.protocols.openapi_operations import OPERATIONS
 from llmctl.runner.protocols.protocol import Protocol, SocketHandler
 from llmctl.runner.service import Service
 from llmctl.runner.websocket_edge import Gone
@@ -164,4 +166,5 @@ def _operator_routes(service: Service, auth: Auth, metrics: Metrics) -> Routes:
         text = metrics.scrape(service.health(), service.identity())
         await exchange.respond(200, CONTENT_TYPE_LATEST.encode(), text)
 
-    return {OPEN: {"GET": health}, "/ready": {"GET": ready}, "/metrics": {"GET": scrape}}
+    routes: Routes = {OPEN: {"GET": health}, "/ready": {"GET": ready}, "/metrics": {"GET": scrape}}
+    return routes | openapi_routes(OPERATIONS)
