@@ -7,7 +7,6 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Mapping
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
