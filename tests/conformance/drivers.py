@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 from abc import ABC, abstractmethod
@@ -347,8 +348,11 @@ class Socket(Driver):
 
     path = ""
 
-    def connected(self) -> ClientConnection:
-        return connect(f"ws://127.0.0.1:{self.port}{self.path}", open_timeout=TIMEOUT, close_timeout=1)
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[ClientConnection]:
+        url = f"ws://127.0.0.1:{self.port}{self.path}"
+        with connect(url, open_timeout=TIMEOUT, close_timeout=1, proxy=None) as socket:
+            yield socket
 
     def receive(self, socket: ClientConnection) -> Any:
         text = socket.recv(TIMEOUT)
@@ -358,11 +362,12 @@ class Socket(Driver):
 class LlmWs(Socket):
     path = "/ws"
 
-    def connected(self) -> ClientConnection:
-        socket = super().connected()
-        socket.send(json.dumps({"type": "hello"}))
-        assert self.receive(socket)["type"] == "welcome"
-        return socket
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[ClientConnection]:
+        with super().connected() as socket:
+            socket.send(json.dumps({"type": "hello"}))
+            assert self.receive(socket)["type"] == "welcome"
+            yield socket
 
     def body(self, question: str, wish: Mapping[str, Any]) -> dict[str, Any]:
         config = {"temperature": 0, "max_tokens": wish.get("max_tokens", 32)}
