@@ -71,6 +71,7 @@ class Sampler:
         self._s = sampling
         self._logprobs = logprobs
         self._mask = mask
+        self._now: Any = None  # what the mask says of the next token
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, index))))
         self._bias_ids = np.array([i for i, _ in sampling.logit_bias], dtype=np.int64)
@@ -82,11 +83,20 @@ class Sampler:
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = np.zeros(vocab, dtype=np.float32)
 
+    def ready(self) -> bool:
+        """Whether tokens can be chosen: a mask may be in the making. RequestError when it cannot be made."""
+        return self._mask is None or self._mask.ready()
+
     @property
-    def plain_greedy(self) -> bool:
-        """The engine's own argmax is this sequence's choice: nothing changes or reports the logits."""
-        changed = len(self._bias) or self._seen is not None or self._counts is not None or self._mask is not None
+    def greedy(self) -> bool:
+        """The engine's own argmax is this sequence's choice where it `allows` it: nothing changes the logits."""
+        changed = len(self._bias) or self._seen is not None or self._counts is not None
         return self._s.temperature == 0 and self._logprobs is None and not changed
+
+    def allows(self, token: int) -> bool:
+        """Whether the mask, if there is one, lets this token be next."""
+        allowed = self._allowed()
+        return allowed is None or bool(allowed[token])
 
     def choose(self, row: Row) -> Choice:
         """The next token; call `accept` with it. NonFiniteLogits when the row has no finite maximum."""
@@ -106,6 +116,7 @@ class Sampler:
         if self._counts is not None:
             self._counts[token] += 1
         if self._mask is not None:
+            self._now = None
             self._mask.accept(token)
 
     def _adjust(self, row: Row) -> Row:
@@ -118,12 +129,18 @@ class Sampler:
             logits = np.where(self._seen, scaled, logits)
         if self._counts is not None:
             logits = logits - s.frequency_penalty * self._counts - s.presence_penalty * (self._counts > 0)
-        allowed = self._mask.allowed() if self._mask is not None else None
+        allowed = self._allowed()
         if allowed is not None:
             if not allowed.any():
                 raise NothingAllowed("the structured output allows no token here")
             logits = np.where(allowed, logits, np.float32(-np.inf))
         return logits
+
+    def _allowed(self) -> Any:
+        """What the mask says of the next token, asked once for each."""
+        if self._mask is not None and self._now is None:
+            self._now = self._mask.allowed()
+        return self._now
 
     def _draw(self, logits: Row) -> int:
         s = self._s

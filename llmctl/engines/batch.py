@@ -11,9 +11,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmctl.decoding.sampling import Choice, Sampler, nonfinite
+from llmctl.decoding.structured import Masks
 from llmctl.domain import (
     CANCELLED,
     LENGTH,
@@ -29,6 +31,7 @@ from llmctl.domain import (
     Task,
     Usage,
 )
+from llmctl.engines.formats import mask_of
 from llmctl.engines.jobs import Job, Prefill, Running, as_error
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
@@ -37,22 +40,28 @@ from llmctl.errors import RequestError
 
 
 class BatchEngine:
-    """The Engine over `engine`. `mask_for` makes the logits mask of each sequence of a request (structured output)."""
+    """The Engine over `engine`.
+
+    `mask_for` makes the logits mask of each sequence of a request, given its prompt; None: what its format says.
+    """
 
     def __init__(
         self,
         engine: StepEngine,
         emit: Emit,
         *,
-        mask_for: Callable[[GenerateRequest], LogitsMask | None] = lambda request: None,
+        mask_for: Callable[[GenerateRequest, list[int]], LogitsMask | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.steps = 0  # grows while work is done: a watchdog's sign of life
         self.identity = engine.identity
-        self._engine, self._emit, self._mask_for, self._clock = engine, emit, mask_for, clock
+        self._engine, self._emit, self._clock = engine, emit, clock
+        self._masks = Masks(engine.tokenizer, engine.identity.vocab)
+        self._mask_for = mask_for or partial(mask_of, self._masks, engine.tokenizer)
         # An engine that finds the beginning of a prompt in a finished sequence tells how many tokens it had.
         self._cached: Callable[[int], int] = getattr(engine, "cached", lambda handle: 0)
         self._jobs: dict[str, Job] = {}
+        self._preparing: list[Job] = []  # their masks are being made
         self._queue: deque[Job] = deque()
         self._prefills: list[Prefill] = []
         self._running: list[Running] = []
@@ -62,11 +71,14 @@ class BatchEngine:
         prompt, seen = self._prompt(request)
         validate(request, prompt, self.identity)
         sequences = [self._sequence(request, index, prompt) for index in range(request.n)]
+        ready = prepared(sequences)
         handle = self._engine.open(adapter=request.adapter, seen=seen)
         job = Job(request, prompt, sequences, request.n, handle, seen)
         self._jobs[request.id] = job
-        self._queue.append(job)
-        self._emit(Started(request.id, len(prompt)))
+        if ready:
+            self._start(job)
+        else:
+            self._preparing.append(job)
 
     def ask(self, task: Task) -> None:
         self._tasks.ask(task)
@@ -79,11 +91,14 @@ class BatchEngine:
 
     def step(self) -> bool:
         self._expire()
+        self._prepare()
         self._admit()
         asked = self._tasks.step()
         if not self._jobs:
             self.steps += asked
             return asked
+        if len(self._preparing) == len(self._jobs) and not asked:
+            time.sleep(0.001)
         self._prefill()
         self._decode()
         self.steps += 1
@@ -93,6 +108,7 @@ class BatchEngine:
         for job in list(self._jobs.values()):
             self._end(job, CANCELLED)
         self._tasks.close()
+        self._masks.close()
         self._engine.close()
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,6 +118,20 @@ class BatchEngine:
         for job in list(self._jobs.values()):
             if job.deadline is not None and now >= job.deadline:
                 self._end(job, TIME)
+
+    def _prepare(self) -> None:
+        """Start what has its masks now; refuse what cannot have them."""
+        for job in list(self._preparing):
+            try:
+                if prepared(job.waiting):
+                    self._preparing.remove(job)
+                    self._start(job)
+            except Exception as error:
+                self._fail(job, error)
+
+    def _start(self, job: Job) -> None:
+        self._queue.append(job)
+        self._emit(Started(job.request.id, len(job.prompt)))
 
     def _admit(self) -> None:
         """Begin waiting sequences, first come first served, while there is room for them."""
@@ -171,10 +201,11 @@ class BatchEngine:
                 if running.sequence.budget == 0:
                     self._finish(running, running.sequence.end(LENGTH))
                     continue
-                if sampler.plain_greedy:
+                if sampler.greedy:
                     best = best or logits.argmax()
                     if not best[1][row]:
                         raise nonfinite()
+                if best and sampler.greedy and sampler.allows(best[0][row]):
                     choice = Choice(int(best[0][row]))
                 else:
                     choice = sampler.choose(logits.row(row))
@@ -210,7 +241,7 @@ class BatchEngine:
             self.identity.vocab,
             index=index,
             logprobs=request.logprobs,
-            mask=self._mask_for(request),
+            mask=self._mask_for(request, prompt),
         )
         return Sequence(request, index, sampler, self._engine.tokenizer, budget(request, prompt, self.identity))
 
@@ -249,6 +280,8 @@ class BatchEngine:
     def _withdraw(self, job: Job) -> list[Sequence]:
         """Take a request out of the queue and the prefills; its sequences that had not begun."""
         unbegun, job.waiting = job.waiting, []
+        if job in self._preparing:
+            self._preparing.remove(job)
         if job in self._queue:
             self._queue.remove(job)
         handles = [job.handle]
@@ -261,3 +294,8 @@ class BatchEngine:
             if handle is not None:
                 self._engine.free(handle)
         return unbegun
+
+
+def prepared(sequences: Iterable[Sequence]) -> bool:
+    """Whether each can choose tokens; RequestError when one never can."""
+    return all(sequence.sampler.ready() for sequence in sequences)

@@ -201,13 +201,19 @@ def test_top_logprobs_never_exceed_the_vocabulary():
 
 
 def test_only_an_untouched_greedy_sequence_may_use_the_engines_argmax():
-    assert sampler(temperature=0).plain_greedy
-    assert not sampler(temperature=1).plain_greedy
+    assert sampler(temperature=0).greedy
+    assert not sampler(temperature=1).greedy
     for fields in (
         {"logit_bias": ((1, 1.0),)},
         {"presence_penalty": 1.0},
         {"repetition_penalty": 1.1},
         {"logprobs": 0},
     ):
-        assert not sampler(temperature=0, **fields).plain_greedy
-    assert not sampler(temperature=0, mask=Only(4, [1])).plain_greedy
+        assert not sampler(temperature=0, **fields).greedy
+
+
+def test_a_masked_greedy_choice_is_the_engines_own_where_the_mask_allows_it():
+    masked = sampler(temperature=0, mask=Only(4, [1]))
+    assert masked.greedy
+    assert [masked.allows(token) for token in range(4)] == [False, True, False, False]
+    assert sampler(temperature=0).allows(3)

@@ -381,6 +381,9 @@ class Letters:
     def __init__(self):
         self.heard = []
 
+    def ready(self):
+        return True
+
     def allowed(self):
         return np.isin(np.arange(VOCAB), list(b"abcde"))
 
@@ -391,7 +394,7 @@ class Letters:
 def test_each_sequence_gets_a_mask_of_its_own():
     made = []
 
-    def mask_for(request):
+    def mask_for(request, prompt):
         if request.id == "free":
             return None
         made.append(Letters())
@@ -406,7 +409,7 @@ def test_each_sequence_gets_a_mask_of_its_own():
 
 
 def test_a_mask_that_cannot_be_made_refuses_the_request():
-    def mask_for(request):
+    def mask_for(request, prompt):
         raise RequestError("bad grammar", param="response_format")
 
     bench = Bench(mask_for=mask_for)
@@ -421,7 +424,7 @@ def test_a_mask_that_raises_later_fails_its_request_and_nothing_follows():
             raise ValueError("stuck")
 
     masks = [Broken(), None]
-    bench = Bench(mask_for=lambda request: masks.pop(0))
+    bench = Bench(mask_for=lambda request, prompt: masks.pop(0))
     bench.run(prompt="hi", n=2)
     assert [f.error["code"] for f in bench.of(Failure)] == ["engine_failed"]
     assert isinstance(bench.events[-1], Failure)

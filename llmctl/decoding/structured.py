@@ -1,0 +1,184 @@
+"""Structured output: masks over a model's tokens that make a whole answer match a grammar, by llguidance.
+
+Grammars are compiled off the engine's thread. The first one also waits until llguidance knows the vocabulary, which
+takes up to a second for a large one. Compiled grammars are kept, and copied for each sequence.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from llmctl.decoding.sampling import NothingAllowed
+from llmctl.domain import GRAMMAR, JSON_OBJECT, JSON_SCHEMA, REGEX, Format, Tokenizer
+from llmctl.errors import RequestError
+
+LARGEST = 64 * 2**10
+"""Characters of a format's text."""
+BUDGET = 1.0
+"""Seconds in which a grammar must have become a mask."""
+KEPT = 32
+"""Compiled grammars that are kept."""
+WHITESPACE = r"[ \t\n\r]{1,64}"
+"""Between the parts of a JSON value: bounded, or a small model might never go on."""
+LIMITS = {
+    "max_grammar_size": 10_000,
+    "max_lexer_states": 50_000,
+    "step_max_items": 20_000,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+
+Grammar = Mapping[str, Any]
+"""A grammar as llguidance takes it: {"json_schema": …} or {"lark_grammar": …}."""
+
+
+def grammar(format: Format) -> Grammar:
+    """The grammar of a request's format; RequestError when it is none."""
+    if len(format.text) > LARGEST:
+        raise refused(f"it has {len(format.text)} characters, over the limit of {LARGEST}")
+    if format.kind == JSON_OBJECT:
+        return schema({"type": "object"})
+    if format.kind == JSON_SCHEMA:
+        try:
+            return schema(json.loads(format.text))
+        except (ValueError, RecursionError) as error:
+            raise refused(f"its schema is not JSON: {error}") from error
+    if format.kind == REGEX:
+        from llguidance import regex_to_lark
+
+        return {"lark_grammar": f"start: /{regex_to_lark(format.text, '')}/"}
+    if format.kind == GRAMMAR:
+        return {"lark_grammar": format.text}
+    raise refused(f"there is no kind {format.kind!r}")
+
+
+def schema(value: Any) -> Grammar:
+    """The grammar of a JSON schema."""
+    if isinstance(value, Mapping):
+        value = {**value, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+    return {"json_schema": value}
+
+
+def refused(why: str, param: str = "response_format") -> RequestError:
+    return RequestError(f"the answer cannot be made to match this format: {why}", param=param, code="invalid_format")
+
+
+class Masks:
+    """Makes masks for one model: `size` is the length of a row of its logits."""
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self.size = size
+        self._tokenizer = tokenizer
+        self._vocabulary: Any = None
+        self._compiled: OrderedDict[str, Future[Any]] = OrderedDict()
+        self._started: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, "grammars")
+
+    def mask(self, parts: list[Grammar], param: str) -> GrammarMask:
+        """A new mask for an answer that matches the first of `parts`, which may name the others."""
+        try:
+            key = json.dumps({"grammars": parts})
+        except RecursionError:
+            raise refused("it is nested too deeply", param) from None
+        if key not in self._compiled:
+            self._compiled[key] = self._thread.submit(self._compile, key)
+            for old in list(self._compiled)[:-KEPT]:
+                del self._compiled[old]
+        self._compiled.move_to_end(key)
+        return GrammarMask(self, self._compiled[key], key, param)
+
+    def overdue(self, key: str) -> bool:
+        """Whether a grammar takes too long to be compiled."""
+        started = self._started.get(key)
+        return started is not None and time.monotonic() - started > BUDGET
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, key: str) -> Any:
+        """A matcher that has computed its first mask: the rest of it may be as costly as the grammar."""
+        import llguidance
+
+        if self._vocabulary is None:
+            self._vocabulary = vocabulary(self._tokenizer, self.size)
+        self._started[key] = time.monotonic()
+        try:
+            limits = llguidance.LLParserLimits(**LIMITS)
+            matcher = llguidance.LLMatcher(self._vocabulary, key, log_level=0, limits=limits)
+            if not matcher.is_error():
+                matcher.compute_bitmask()
+            return matcher
+        finally:
+            del self._started[key]
+
+
+class GrammarMask:
+    """The LogitsMask of one sequence."""
+
+    def __init__(self, masks: Masks, compiled: Future[Any], key: str, param: str) -> None:
+        self._masks, self._compiled, self._key, self._param = masks, compiled, key, param
+        self._matcher: Any = None
+        self._bits = np.zeros((masks.size + 31) // 32, dtype=np.int32)
+
+    def ready(self) -> bool:
+        if not self._compiled.done():
+            if self._masks.overdue(self._key):
+                raise refused(f"it takes longer than {BUDGET:g} s to prepare", self._param)
+            return False
+        if self._matcher is None:
+            compiled = self._compiled.result()
+            if compiled.is_error():
+                raise refused(first_line(compiled.get_error()), self._param)
+            self._matcher = compiled.deep_copy()
+        return True
+
+    def allowed(self) -> Any:
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._masks.size).view(bool)
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise NothingAllowed(f"the answer's format cannot go on here: {first_line(self._matcher.get_error())}")
+
+
+class Vocabulary:
+    """A tokenizer as llguidance wants it: every token's bytes; special ones are no text, and only end an answer."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        ids = range(min(size, tokenizer.vocab))
+        self.tokens = [tokenizer.token_bytes(id) for id in ids]
+        self.special_token_ids = [id for id, data in enumerate(self.tokens) if not data]
+        self.eos_token_id = min(tokenizer.eos_ids)
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"), bos=False)
+
+
+def vocabulary(tokenizer: Tokenizer, size: int) -> Any:
+    """What llguidance knows of a model's tokens, up to `size`."""
+    import llguidance
+
+    if not tokenizer.eos_ids:
+        raise refused("the model has no token that ends an answer")
+    ends = sorted(id for id in tokenizer.eos_ids if id < size)
+    return llguidance.LLTokenizer(Vocabulary(tokenizer, size), n_vocab=size, eos_token=ends)
+
+
+def first_line(message: str) -> str:
+    return message.strip().partition("\n")[0][:300]
