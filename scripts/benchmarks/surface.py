@@ -1,4 +1,4 @@
-"""64 clients at once: what the slot server adds before a first token, and the same load on the libraries' own servers."""
+"""64 clients at once: what the slot server adds before a first token; the same load on the libraries' own servers."""
 
 from __future__ import annotations
 
