@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
 from llmctl.clients.openai import ANSWER_TIMEOUT, CONNECT_TIMEOUT
@@ -31,6 +32,7 @@ class Llmws:
         self.url, self.session, self.hint = url, session, hint
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._open: ClientConnection | None = None
+        self._closing = contextlib.ExitStack()
         self._welcome: Mapping[str, Any] = {}
 
     def ask(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> Talk:
@@ -66,9 +68,8 @@ class Llmws:
             return [str(one["name"]) for one in message["models"]]
 
     def close(self) -> None:
-        if self._open:
-            self._open.close()
-            self._open = None
+        self._open = None
+        self._closing.close()
 
     # ── one connection ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -76,7 +77,8 @@ class Llmws:
     def _talking(self) -> Iterator[ClientConnection]:
         """The connection, opened where there is none; what breaks in the block is told as an error, and closes it."""
         try:
-            if self._open is None:
+            if self._open is None or self._open.state is not State.OPEN:  # servers hang up between questions
+                self.close()
                 self._open = self._connected()
             yield self._open
         except LlmctlError:
@@ -92,20 +94,19 @@ class Llmws:
 
     def _connected(self) -> ClientConnection:
         """A new connection, past its greeting."""
-        socket = connect(
-            self.url, additional_headers=self._headers, open_timeout=CONNECT_TIMEOUT, max_size=FRAME, proxy=None,
-            close_timeout=1.0,
-        )  # fmt: skip
-        try:
-            hello = {"type": "hello", **({"session_id": self.session} if self.session else {})}
-            socket.send(json.dumps(hello))
+        with contextlib.ExitStack() as stack:
+            socket = stack.enter_context(
+                connect(
+                    self.url, additional_headers=self._headers, open_timeout=CONNECT_TIMEOUT, max_size=FRAME,
+                    proxy=None, close_timeout=1.0,
+                )
+            )  # fmt: skip
+            socket.send(json.dumps({"type": "hello", **({"session_id": self.session} if self.session else {})}))
             while (message := self._receive(socket, HELLO_TIMEOUT))["type"] != "welcome":
                 pass
             self._welcome = message
             self.session = message.get("session_id") or self.session
-        except BaseException:
-            socket.close()
-            raise
+            self._closing = stack.pop_all()
         return socket
 
     def _receive(self, socket: ClientConnection, timeout: float) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _integer(low: int, high: int = 2**63 - 1) -> Check:
 
 def _texts(value: Any) -> list[str]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(text, str) and text for text in values):
+    if not isinstance(values, list) or not values or not all(isinstance(text, str) and text for text in values):
         raise ValueError("a text, or a JSON list of texts")
     if len(values) > 16:
         raise ValueError("at most 16 texts")
