@@ -160,8 +160,7 @@ class Vocabulary:
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        ids = range(min(size, tokenizer.vocab))
-        self.tokens = [tokenizer.token_bytes(id) for id in ids]
+        self.tokens = [tokenizer.token_bytes(id) if id < tokenizer.vocab else b"" for id in range(size)]
         self.special_token_ids = [id for id, data in enumerate(self.tokens) if not data]
         self.eos_token_id = min(tokenizer.eos_ids)
         self._tokenizer = tokenizer
@@ -177,7 +176,7 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> Any:
     if not tokenizer.eos_ids:
         raise refused("the model has no token that ends an answer")
     ends = sorted(id for id in tokenizer.eos_ids if id < size)
-    return llguidance.LLTokenizer(Vocabulary(tokenizer, size), n_vocab=size, eos_token=ends)
+    return llguidance.LLTokenizer(Vocabulary(tokenizer, size), eos_token=ends)
 
 
 def first_line(message: str) -> str:
