@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
-from llmctl.engines import torch_embed, torch_load
+from llmctl.engines import torch_embed, torch_load, torch_vision, torch_vision_load
 from llmctl.engines.batch import BatchEngine
-from llmctl.engines.checkpoint import read_checkpoint
+from llmctl.engines.checkpoint import Checkpoint, read_checkpoint
 from llmctl.engines.talk import Talk
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.engines.torch_attention import Pass
 from llmctl.engines.torch_cache import KVCache
+from llmctl.engines.torch_logits import TorchLogits
 from llmctl.engines.torch_proof import prove
-from llmctl.errors import RequestError
+from llmctl.errors import RequestError, Unsupported
+
+LOAD_PATH = "causal-lm"
 
 
 def check(spec: EngineSpec) -> None:
@@ -26,14 +29,27 @@ def check(spec: EngineSpec) -> None:
     if torch_embed.embeds(spec):
         torch_embed.check(spec)
     else:
-        torch_load.model_class(spec, read_checkpoint(spec))
+        way(spec, read_checkpoint(spec))
 
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     """Load the checkpoint of `spec` and batch over it; one that embeds has an engine of its own."""
     if torch_embed.embeds(spec):
         return torch_embed.load(spec, progress, emit)
+    if way(spec, read_checkpoint(spec)) == torch_vision.LOAD_PATH:
+        return BatchEngine(torch_vision.load_steps(spec, progress), emit)
     return BatchEngine(load_steps(spec, progress), emit)
+
+
+def way(spec: EngineSpec, checkpoint: Checkpoint) -> str:
+    """How to load it: as a causal language model, else as an image-text one; Unsupported says why not the first."""
+    try:
+        torch_load.model_class(spec, checkpoint)
+    except Unsupported:
+        if torch_vision_load.model_class(spec, checkpoint) is None:
+            raise
+        return torch_vision.LOAD_PATH
+    return LOAD_PATH
 
 
 def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> TorchEngine:
@@ -52,7 +68,8 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         dtype=str(model.dtype).removeprefix("torch."),
         chat=tokenizer.chats,
         memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema"),
+        load_path=LOAD_PATH,
     )
     engine = TorchEngine(model, tokenizer, identity)
     prove(engine, model)
@@ -134,21 +151,3 @@ class TorchEngine:
                 forward=Pass(self._cache, first, past, new),
             )
         return output.logits
-
-
-class TorchLogits:
-    """Logits of a step, [rows, vocab] on the device; `order` says which row is the caller's i-th."""
-
-    def __init__(self, values: Any, order: Sequence[int] = (0,)) -> None:
-        self._values = values
-        self._order = order
-
-    def argmax(self) -> tuple[list[int], list[bool]]:
-        import torch
-
-        most, ids = self._values.max(dim=-1)  # of equal maxima the first, as numpy's argmax
-        found, finite = ids.tolist(), torch.isfinite(most).tolist()
-        return [found[i] for i in self._order], [finite[i] for i in self._order]
-
-    def row(self, i: int) -> Any:
-        return self._values[self._order[i]].float().cpu().numpy()

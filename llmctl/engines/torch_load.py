@@ -21,7 +21,9 @@ def model_class(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     name = checkpoint.architecture
-    if spec.allow_code and checkpoint.config.get("auto_map"):
+    if spec.allow_code and (code := checkpoint.config.get("auto_map")):
+        if AutoModelForCausalLM.__name__ not in code:
+            raise Unsupported(f"{spec.model}: the code of its checkpoint has no AutoModelForCausalLM")
         return AutoModelForCausalLM, AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=True)
     types = {key.lower(): key for key in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
     classes = {str(value).lower(): key for key, value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()}

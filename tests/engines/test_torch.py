@@ -42,7 +42,7 @@ def folder(path, config, weights="model.safetensors"):
         ({"model_type": "bart"}, "'bart' is an encoder-decoder"),
         ({"model_type": "lfm2", "layer_types": ["conv", "full_attention"], "num_hidden_layers": 2}, "has conv layers"),
         ({"model_type": "falcon"}, "'falcon' has an attention of its own"),
-        ({"model_type": "gemma3"}, "'gemma3' takes images"),
+        ({"model_type": "florence2"}, "'florence2' is an encoder-decoder"),
         ({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}, "code of its own"),
         ({"model_type": "llama", "quantization_config": {"group_size": 64, "bits": 4}}, "quantized for MLX"),
         ([], "not an object"),

@@ -1,0 +1,130 @@
+"""Load what an image-text checkpoint needs: its transformers class, its processor, its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from llmctl.domain import EngineSpec
+from llmctl.engines.checkpoint import Checkpoint
+from llmctl.engines.talk import Talk
+from llmctl.engines.tokenizer import CheckpointTokenizer, load_tokenizer
+from llmctl.errors import Unsupported
+
+PROBE = "llmctl asks"
+
+
+def model_class(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any] | None:
+    """The image-text class and configuration of a checkpoint; None when its architecture is none of these.
+
+    Unsupported, by the architecture's name, for one that is but cannot be run.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    auto_map = checkpoint.config.get("auto_map")
+    if spec.allow_code and isinstance(auto_map, Mapping):
+        if AutoModelForImageTextToText.__name__ not in auto_map:
+            return None
+        return AutoModelForImageTextToText, AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=True)
+    name = checkpoint.architecture
+    types = {key.lower(): key for key in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    model_type = types.get(name.lower())
+    if model_type is None or model_type not in CONFIG_MAPPING:
+        return None
+    config = CONFIG_MAPPING[model_type].from_dict({**checkpoint.config, "model_type": model_type})
+    quantization = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
+    if config.is_encoder_decoder or (quantization is not None and "quant_method" not in quantization):
+        why = "is an encoder-decoder" if config.is_encoder_decoder else "is quantized for MLX"
+        raise Unsupported(f"{spec.model}: architecture {name!r} {why}; the torch engine does not support that")
+    return AutoModelForImageTextToText, config
+
+
+def load_processor(spec: EngineSpec, checkpoint: Checkpoint, config: Any) -> Any:
+    """The checkpoint's processor. Only text and images are ever handed to it.
+
+    Pillow prepares the images: torchvision, which transformers prefers, has no build for torch's CPU wheels. Where the
+    processor wants it for films, it is made without films.
+    """
+    from transformers import AutoProcessor
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        try:
+            read: Any = AutoProcessor.from_pretrained
+            found = read(checkpoint.path, local_files_only=True, trust_remote_code=spec.allow_code)
+        except ImportError:
+            found = _still(checkpoint, config)
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise Unsupported(f"{spec.model}: its processor cannot be read: {why}"[:500]) from error
+    if not hasattr(found, "image_processor"):
+        raise Unsupported(f"{spec.model}: there is no image processor in its checkpoint")
+    return found
+
+
+def _still(checkpoint: Checkpoint, config: Any) -> Any:
+    """The processor of the architecture with a tokenizer and an image processor alone."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    original: Any = PROCESSOR_MAPPING[type(config)]
+    image_processor: Any = AutoImageProcessor
+
+    class Still(original):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument is None:
+                return type(None)
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    parts = {
+        "tokenizer": AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True),
+        "image_processor": image_processor.from_pretrained(checkpoint.path, local_files_only=True),
+    }
+    settings, more = original.get_processor_dict(checkpoint.path, local_files_only=True)
+    return Still.from_args_and_dict([parts.get(name) for name in original.get_attributes()], settings, **more)
+
+
+def load_chat_tokenizer(spec: EngineSpec, checkpoint: Checkpoint, processor: Any) -> CheckpointTokenizer:
+    """The checkpoint's tokenizer, with the processor's chat template where it has none of its own."""
+    talk = Talk.of(spec)
+    found = load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=talk)
+    template = getattr(processor, "chat_template", None)
+    if not found.chats and isinstance(template, str):
+        found = load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=replace(talk, template=template))
+    return found
+
+
+class PartsTokenizer:
+    """A tokenizer whose template reads a content as parts only: a plain text is made a part."""
+
+    def __init__(self, inner: CheckpointTokenizer) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        return self._inner.chat([in_parts(message) for message in messages], **options)
+
+    def rendered(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> tuple[str, dict[str, str]]:
+        return self._inner.rendered([in_parts(message) for message in messages], **options)
+
+
+def in_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose content is a list of parts."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else dict(message)
+
+
+def speaking(tokenizer: CheckpointTokenizer) -> CheckpointTokenizer:
+    """The tokenizer, in the form that its template takes: not every one reads a content that is a plain text."""
+    if not tokenizer.chats:
+        return tokenizer
+    try:
+        text, _ = tokenizer.rendered([{"role": "user", "content": PROBE}])
+    except Exception:  # whatever a template does with a text where it expects parts
+        text = ""
+    return tokenizer if PROBE in text else cast(CheckpointTokenizer, PartsTokenizer(tokenizer))
