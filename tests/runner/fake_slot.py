@@ -19,6 +19,7 @@ from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
 from llmctl.runner.edge import Drain, make_protocol
+from llmctl.runner.intake import Bodies
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.websocket_edge import WebSocketEdge
 
@@ -125,6 +126,7 @@ class FakeSlot:
     drain: Drain
     metrics: Metrics
     server: uvicorn.Server
+    bodies: Bodies
 
     @property
     def base_url(self) -> str:
@@ -146,7 +148,7 @@ def serve(service: FakeService | None = None, auth: Auth | None = None) -> Itera
     while not server.started:
         time.sleep(0.005)
     try:
-        yield FakeSlot(service, sock.getsockname()[1], drain, metrics, server)
+        yield FakeSlot(service, sock.getsockname()[1], drain, metrics, server, protocol.bodies)
     finally:
         server.should_exit = server.force_exit = True
         thread.join()
@@ -194,6 +196,16 @@ def read_response(sock: socket.socket) -> Response:
     while headers.get("transfer-encoding") == "chunked" and not body.endswith(b"0\r\n\r\n"):
         body += _some(sock)
     return Response(int(first.split()[1]), headers, bytes(body))
+
+
+def dechunk(body: bytes) -> bytes:
+    """The content of a chunked body."""
+    content = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        content += rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
+    return content
 
 
 def _some(sock: socket.socket) -> bytes:

@@ -27,6 +27,7 @@ from tests.runner.fake_slot import (
     FakeSlot,
     Response,
     connect,
+    dechunk,
     post,
     raw,
     read_response,
@@ -53,16 +54,6 @@ def complete(slot: FakeSlot, **fields: Any) -> Response:
 
 def get(slot: FakeSlot, path: str) -> Response:
     return raw(slot.port, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-
-
-def dechunk(body: bytes) -> bytes:
-    """The content of a chunked body."""
-    content = b""
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        content += rest[: int(size, 16)]
-        body = rest[int(size, 16) + 2 :]
-    return content
 
 
 def stream(response: Response) -> list[Any]:
