@@ -119,11 +119,11 @@ def encoder(spec: EngineSpec, opened: Opened, found: Kind) -> LlamaEncoder:
     if not found.pieces:
         identity = replace(identity, context=min(identity.context, llamacpp_embed.WHOLE))
     try:
-        llamacpp_embed.able(spec.model, found, library.metadata(model, "tokenizer.ggml.model"))
+        llamacpp_embed.able(spec.model, found, library, model)
+        made = llamacpp_embed.make_context(library, model, found, identity.context, spec.parallel)
     except Unsupported:
         opened.free()
         raise
-    made = llamacpp_embed.make_context(library, model, found, identity.context, spec.parallel)
     context = threaded(spec, opened, made)
     return LlamaEncoder(library, model, context, found, tokenizer, identity, sequences=spec.parallel)
 

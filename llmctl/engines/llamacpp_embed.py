@@ -14,7 +14,7 @@ from typing import Any
 from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import EMBED, RERANK, Identity
 from llmctl.engines.embedding import sigmoid, sized, unit
-from llmctl.engines.llamacpp_library import BATCH, Library
+from llmctl.engines.llamacpp_library import BATCH, Library, pools_here
 from llmctl.engines.llamacpp_steps import DecodeFailed
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.tasks import Work, checked, fits
@@ -50,17 +50,24 @@ def kind(library: Library, model: int) -> Kind | None:
     architecture = library.metadata(model, "general.architecture")
     named = library.metadata(model, f"{architecture}.pooling_type")
     causal = library.metadata(model, f"{architecture}.attention.causal") != "false"
-    found = Kind(architecture, int(named) if named.isdigit() else NONE, causal)
+    pooling = int(named) if named.isdigit() else NONE
+    if not pooling and library.model_cls_label(model, 0):
+        pooling = RANK  # llama.cpp's converter writes the labels of a classifier only
+    found = Kind(architecture, pooling, causal)
     return found if found.pooling or not causal else None
 
 
-def able(model: str, found: Kind, tokenizer: str) -> None:
+def able(name: str, found: Kind, library: Library, model: int) -> None:
     """Unsupported for what llama.cpp would compute wrongly."""
     if found.pooling not in (NONE, *NAMES):
-        raise Unsupported(f"{model}: pooling type {found.pooling} is not known")
+        raise Unsupported(f"{name}: pooling type {found.pooling} is not known")
+    labels = library.model_n_cls_out(model)
+    if found.pooling == RANK and labels != 1 and found.architecture not in PROBABLE:
+        raise Unsupported(f"{name}: it sorts into {labels} classes; a reranker has one")
+    tokenizer = library.metadata(model, "tokenizer.ggml.model")
     if found.pooling == RANK and found.architecture == "bert" and tokenizer == "bert":
         raise Unsupported(
-            f"{model}: llama.cpp leaves the pooler of BERT cross-encoders and their token types out, "
+            f"{name}: llama.cpp leaves the pooler of BERT cross-encoders and their token types out, "
             "so that its scores are not the model's",
             hint="run the safetensors checkpoint on the torch engine",
         )
@@ -73,7 +80,13 @@ def make_context(library: Library, model: int, found: Kind, context: int, sequen
     params.n_seq_max = sequences if found.causal else AT_ONCE
     params.n_ctx = context * params.n_seq_max
     params.n_batch = params.n_ubatch = size
+    if found.pooling == RANK and not pools_here(params):
+        raise Unsupported("this build of llama.cpp lays out its parameters differently: it cannot rerank here")
+    params.pooling_type = found.pooling if found.pooling == RANK else params.pooling_type
     made: int | None = library.init_from_model(model, params)
+    if made and library.pooling_type(made) != found.pooling:
+        library.free(made)
+        return None
     if made:
         library.set_embeddings(made, True)
     return made

@@ -4,9 +4,10 @@ Why not xllamacpp's own server: it decides sampling, stop strings and batching i
 split character have no log-probability, penalties count the prompt, and NaN goes unnoticed. The C API gives logits, so
 that llama.cpp runs under the same `BatchEngine` as every other engine.
 
-Of the parameter structs only the first fields are touched, which have kept their places for years; `open_library`
-checks the defaults found there. What lies behind them stays as the library filled it in: the buffers are larger than
-the structs, which both calling conventions in use (System V x86-64, AAPCS64) allow for a last by-value argument.
+Of the parameter structs only the first fields are touched, which have kept their places for years (and the pooling of
+a reranker, see `pools_here`); `open_library` checks the defaults found there. What lies behind them stays as the
+library filled it in: the buffers are larger than the structs, which both calling conventions in use (System V x86-64,
+AAPCS64) allow for a last by-value argument.
 """
 
 from __future__ import annotations
@@ -54,13 +55,21 @@ class ModelParams(Structure):
 
 
 class ContextParams(Structure):
-    """The beginning of `struct llama_context_params`. n_ctx is shared by the n_seq_max sequences."""
+    """The beginning of `struct llama_context_params`. n_ctx is shared by the n_seq_max sequences.
+
+    The four types are -1 by default: `pools_here` says whether they lie where they are expected.
+    """
 
     _fields_ = [
         ("n_ctx", c_uint32),
         ("n_batch", c_uint32),
         ("n_ubatch", c_uint32),
         ("n_seq_max", c_uint32),
+        ("further", c_int32 * 6),
+        ("rope_scaling_type", c_int32),
+        ("pooling_type", c_int32),
+        ("attention_type", c_int32),
+        ("flash_attn_type", c_int32),
         ("rest", c_byte * LARGER_THAN_ANY),
     ]
 
@@ -102,8 +111,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_set_embeddings": (None, [c_void_p, c_bool]),
     "llama_get_embeddings_ith": (POINTER(c_float), [c_void_p, c_int32]),
     "llama_get_embeddings_seq": (POINTER(c_float), [c_void_p, c_int32]),
+    "llama_pooling_type": (c_int, [c_void_p]),
     "llama_model_n_embd_out": (c_int32, [c_void_p]),
     "llama_model_n_cls_out": (c_uint32, [c_void_p]),
+    "llama_model_cls_label": (c_char_p, [c_void_p, c_uint32]),
     "llama_model_get_vocab": (c_void_p, [c_void_p]),
     "llama_model_n_ctx_train": (c_int32, [c_void_p]),
     "llama_model_has_encoder": (c_bool, [c_void_p]),
@@ -188,3 +199,9 @@ def check_layout(context: ContextParams, model: ModelParams) -> None:
             f"this build of llama.cpp lays out its parameters differently ({found}, {model.n_gpu_layers})",
             hint="install the version of xllamacpp that llmctl pins",
         )
+
+
+def pools_here(context: ContextParams) -> bool:
+    """Whether `pooling_type` is where this module expects it. What was set is to be read back from the context."""
+    types = (context.rope_scaling_type, context.pooling_type, context.attention_type, context.flash_attn_type)
+    return types == (-1, -1, -1, -1)

@@ -1,4 +1,4 @@
-"""The checkpoints: a sentence-transformers folder and a cross-encoder, both BERT, over one WordPiece vocabulary.
+"""The checkpoints: a sentence-transformers folder over BERT, and a cross-encoder over RoBERTa.
 
 Their weights are random, but the vectors of words are long beside what the layers add to them: texts that share words
 have similar vectors, so that a search over them finds what it should.
@@ -29,11 +29,11 @@ TYPES = "sentence_transformers.models"
 def embedder(folder: Path) -> None:
     """Mean pooling and unit length, and a limit of its own that is below the model's positions."""
     import torch
-    from transformers import BertModel
+    from transformers import BertConfig, BertModel
 
-    tokenizer = save_tokenizer(folder)
+    tokenizer = word_pieces(folder)
     torch.manual_seed(SEED)
-    model = BertModel(config(tokenizer), add_pooling_layer=False)
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), **SHAPE), add_pooling_layer=False)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight.normal_()
     model.save_pretrained(folder)
@@ -47,22 +47,18 @@ def embedder(folder: Path) -> None:
 
 
 def reranker(folder: Path) -> None:
-    """One label; one type of tokens, since llama.cpp does not tell a document's from a query's."""
+    """One label: RoBERTa, which llama.cpp computes as transformers does (of BERT it leaves the pooler out)."""
     import torch
-    from transformers import BertForSequenceClassification
+    from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    tokenizer = save_tokenizer(folder)
+    tokenizer = byte_level(folder)
     torch.manual_seed(SEED)
-    BertForSequenceClassification(config(tokenizer, num_labels=1, type_vocab_size=1)).save_pretrained(folder)
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 2}
+    shape = RobertaConfig(vocab_size=len(tokenizer), **SHAPE, num_labels=1, type_vocab_size=1, **ids)
+    RobertaForSequenceClassification(shape).save_pretrained(folder)
 
 
-def config(tokenizer: Any, **more: Any) -> Any:
-    from transformers import BertConfig
-
-    return BertConfig(vocab_size=len(tokenizer), **SHAPE, **more)
-
-
-def save_tokenizer(folder: Path) -> Any:
+def word_pieces(folder: Path) -> Any:
     """An uncased WordPiece tokenizer of the questions and answers that the tiny models learn."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertTokenizer
@@ -81,6 +77,22 @@ def save_tokenizer(folder: Path) -> Any:
     vocabulary = sorted(made.get_vocab().items(), key=lambda item: item[1])
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), encoding="utf-8")
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def byte_level(folder: Path) -> Any:
+    """A RoBERTa tokenizer of the same text."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaTokenizer
+
+    made = ByteLevelBPETokenizer()
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    lines = lessons.read().vocabulary_lines()
+    made.train_from_iterator(lines, vocab_size=VOCABULARY, special_tokens=specials, show_progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save_model(str(folder))
+    tokenizer = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
     tokenizer.save_pretrained(folder)
     return tokenizer
 
