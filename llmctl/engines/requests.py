@@ -9,6 +9,7 @@ from llmctl.domain import GenerateRequest, Identity, Tokenizer
 from llmctl.engines.tokenizer import strings
 from llmctl.errors import RequestError
 
+EXCEEDS = "exceeds the available context size of"  # words by which clients know that they must shorten a prompt
 LONGEST_TOKEN = 256  # characters; vocabularies have runs of spaces and dashes of up to 128
 
 
@@ -34,7 +35,7 @@ def bounded(request: GenerateRequest, model: Identity) -> None:
     """Refuse a text far over the context before it is tokenized: megabytes would hold up everyone else's tokens."""
     size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
     if size > LONGEST_TOKEN * model.context:
-        at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens; the context is {model.context}"
+        at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens: it {EXCEEDS} {model.context}"
         raise too_long(at_least, field_of(request), max_context=model.context)
 
 
@@ -63,7 +64,7 @@ def validate(request: GenerateRequest, prompt: Sequence[int], model: Identity) -
     in_vocabulary(request.stop_ids, "stop_token_ids", model)
     in_vocabulary([id for id, _ in request.sampling.logit_bias], "logit_bias", model)
     if len(prompt) >= model.context:
-        message = f"the prompt has {len(prompt)} tokens; the context of {model.context} leaves no room"
+        message = f"the prompt has {len(prompt)} tokens: with an answer it {EXCEEDS} {model.context}"
         raise too_long(message, field, max_context=model.context, input_length=len(prompt))
     if request.max_tokens is not None and request.max_tokens > model.context:
         raise too_long(f"max_tokens is {request.max_tokens}; the context is {model.context}", "max_tokens")
