@@ -102,7 +102,7 @@ def thinking(values: Mapping[str, Any]) -> dict[str, Any]:
     """`thinking` and `effort` of a GenerateRequest: an effort may say both, a plain yes or no says it last."""
     found: dict[str, Any] = {}
     for given in (values, values.get("template_arguments", {})):
-        if "reasoning_effort" in given:
+        if given.get("reasoning_effort"):
             found |= EFFORTS[given["reasoning_effort"]]
         if "thinking" in given:
             found["thinking"] = given["thinking"]

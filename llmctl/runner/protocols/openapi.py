@@ -113,7 +113,7 @@ def _operation(one: Operation) -> dict[str, Any]:
 def _responses(one: Operation) -> dict[str, Any]:
     whole: Schema = {"type": "object", "required": list(one.answer)}
     content: dict[str, Any] = {"application/json": {"schema": whole}} if one.json else {}
-    content |= {type_: {"schema": {"type": "string"}} for type_ in one.types}
+    content |= {type_: {} if type_ == EVENTS else {"schema": {"type": "string"}} for type_ in one.types}
     statuses = ERRORS if one.body is not None else WITHOUT_BODY
     failed = {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
     own = {str(status): {"description": "See docs/http.md."} for status in one.fails}
