@@ -21,6 +21,7 @@ MODELS = {
     "beta": {"answers": {"Who?": "I am beta."}},
     "broken": {"fail": "load"},
     "slow": {"load": 3.0},
+    "chatty": {"length": 400, "step": 0.05},
 }
 
 
