@@ -29,7 +29,7 @@ class Said:
     calls: tuple[tuple[str, Any], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refused(Exception):
     """An error in the protocol's own shape: its HTTP status (0 over a WebSocket) and its words."""
 

@@ -84,7 +84,7 @@ class FakeService:
     seen: list[GenerateRequest] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     media: MediaPolicy = field(default_factory=MediaPolicy)
-    values: dict[str, Any] = field(default_factory=dict)  # what `ask` answers, by verb
+    values: dict[str, Any] = field(default_factory=dict)  # what `ask` answers, by verb: it, or a function of the task
 
     def check_model(self, name: str | None) -> None:
         if name not in (None, "", "alpha", "default"):
@@ -114,7 +114,8 @@ class FakeService:
         self.tasks.append(task)
         if self.refusal:
             raise self.refusal
-        return self.values.get(task.verb, {})
+        value = self.values.get(task.verb, {})
+        return value(task) if callable(value) else value
 
 
 @dataclass
