@@ -123,7 +123,8 @@ def test_images_come_in_their_order() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        TEXT[:-1], TEXT + "=", TEXT + "====", TEXT + "AAA", TEXT[:8] + "\n" + TEXT[8:], " " + TEXT, "=",
+        TEXT[:-1], TEXT + "=", TEXT + "====", TEXT + "AAA", TEXT[:8] + "\n" + TEXT[8:], " " * 4 + TEXT,
+        TEXT[:8] + "-_\r\n" + TEXT[8:], "=",
         TEXT[:40] + "-_" + TEXT[42:], TEXT[:40] + "=" + TEXT[41:], "\u0661" * 8, "\x00" * 8, "%2B" + TEXT, "\ud800",
     ],
 )  # fmt: skip

@@ -291,3 +291,7 @@ def test_an_engine_that_fails_in_the_middle_ends_the_stream_with_response_failed
     assert [e["delta"] for e in before if "delta" in e] == ["Hello"]
     failed = respond(slot)
     assert failed.status == 500 and failed.json()["error"]["code"] == "engine_died"
+
+
+def test_an_empty_reasoning_object_asks_for_nothing() -> None:
+    assert read_response({"input": "hi", "reasoning": {}}, 1.0).request.effort is None
