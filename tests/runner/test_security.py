@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import subprocess
@@ -16,13 +15,13 @@ import pytest
 
 from llmctl import keys
 from llmctl.domain import SlotSpec
-from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
-from llmctl.runner.metrics import Metrics
 from llmctl.runner.protocols.openapi_operations import OPERATIONS
 from llmctl.slots.state import Launch, SlotFolder
 from tests.conftest import RunningSlot, free_port
-from tests.runner.fake_slot import FakeService, Response, post, raw
+from tests.runner.fake_slot import Response, post, raw, serve
+from tests.runner.sockets import request as handshake
+from tests.runner.sockets import websocket
 
 Slots = Callable[..., RunningSlot]
 Script = Callable[..., SlotSpec]
@@ -31,7 +30,10 @@ ROUTES = [
     *((one.method, re.sub("{.*}", "alpha", one.path)) for one in OPERATIONS if one.key), ("GET", "/nothing"),
     ("OPTIONS", "/v1/chat/completions"), ("DELETE", "/v1/models/alpha"), ("GET", "/health/"), ("GET", "//health"),
     ("GET", "/health/../v1/models"), ("GET", "/v1/../health"),
+    ("POST", "/execute"), ("POST", "/v1/jobs"), ("GET", "/v1/jobs/a/stream"), ("GET", "/v1/ready"),
+    ("GET", "/v1/loading/progress"),
 ]  # fmt: skip
+RBEE = ("/execute", "/v1/jobs", "/v1/jobs/a/stream", "/v1/ready", "/v1/loading/progress")  # with errors of their own
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 
@@ -91,33 +93,46 @@ def test_the_first_slot_beyond_loopback_makes_the_keys_and_needs_them(slots: Slo
     assert ask(slot.port, "GET", "/v1/models", f"x-api-key: {key}").status == 200
 
 
-@pytest.mark.parametrize("headers", [[], [(b"x-api-key", b"wrong")], [(b"x-api-key", b"")], [(b"x-api-key", b"\xff")]])
-def test_s1_a_websocket_without_the_key_is_closed_with_1008(headers: list[tuple[bytes, bytes]]) -> None:
-    assert websocket(Auth("0.0.0.0", keys.Keys("a", "c")), headers) == 1008
-    assert websocket(Auth("0.0.0.0", keys.Keys("a", "c")), [(b"x-api-key", b"c")]) == 1000
+SOCKETS = ("/", "/ws", "/v1/chat/completions")
 
 
-def test_s3_a_websocket_from_a_foreign_page_is_closed_with_1008() -> None:
-    auth = Auth("127.0.0.1", None)
-    assert websocket(auth, [(b"host", b"localhost"), (b"origin", b"https://example.com")]) == 1008
-    assert websocket(auth, [(b"host", b"example.com")]) == 1008
-    assert websocket(auth, [(b"host", b"localhost"), (b"origin", b"http://localhost:9000")]) == 1000
+@pytest.mark.parametrize("path", [*SOCKETS, "/nothing"])
+def test_s1_a_websocket_without_the_key_is_a_401_and_never_opens(path: str) -> None:
+    with serve(auth=Auth("0.0.0.0", keys.Keys("admin-key", "client-key"))) as slot:
+        for given in ([], ["x-api-key: wrong"], ["x-api-key:"], ["x-api-key: \xff"], ["Authorization: Bearer k\xe4y"]):
+            response = raw(slot.port, handshake(path, *given))
+            assert response.status == 401 and response.headers["www-authenticate"] == "Bearer", given
+            assert response.json()["error"]["type"] == "authentication_error"
+        good = 101 if path in SOCKETS else 404
+        for key in ("client-key", "admin-key"):
+            assert raw(slot.port, handshake(path, f"x-api-key: {key}")).status == good
+            assert raw(slot.port, handshake(path, f"Authorization: Bearer {key}")).status == good
+        assert 'route="none",status="401"' in ask(slot.port, "GET", "/metrics", "x-api-key: client-key").body.decode()
 
 
-def websocket(auth: Auth, headers: list[tuple[bytes, bytes]]) -> int:
-    """The code with which the application closes a WebSocket."""
-    sent: list[Any] = []
+@pytest.mark.parametrize("path", SOCKETS)
+def test_s3_a_websocket_from_a_foreign_page_is_a_403_and_never_opens(path: str) -> None:
+    with serve() as slot:
+        for origin in ("https://example.com", "null", "file://", "http://localhost.example.com"):
+            response = raw(slot.port, handshake(path, f"Origin: {origin}"))
+            assert response.status == 403 and response.json()["error"]["type"] == "permission_error"
+        foreign = handshake(path).replace(b"Host: localhost", b"Host: rebound.example.com")
+        assert raw(slot.port, foreign).status == 403
+        assert raw(slot.port, handshake(path, "Origin: http://localhost:9000")).status == 101
 
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
 
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    app = make_app(FakeService(), auth, Metrics())
-    asyncio.run(app({"type": "websocket", "path": "/ws", "headers": headers}, receive, send))
-    assert [message["type"] for message in sent] == ["websocket.close"]
-    return int(sent[0]["code"])
+@pytest.mark.parametrize("key", [[], ["x-api-key: client-key"], ["x-api-key: admin-key"]])
+def test_s1_switch_model_over_a_websocket_needs_the_admin_key_on_loopback_too(key: list[str]) -> None:
+    headers = dict(header.split(": ") for header in key)
+    auth = Auth("127.0.0.1", keys.Keys("admin-key", "client-key"))
+    with serve(auth=auth) as slot, websocket(slot.port, "/ws", additional_headers=headers) as client:
+        client.say({"type": "switch_model", "model_path": "alpha"})
+        answer = client.hear()
+        if key == ["x-api-key: admin-key"]:
+            assert answer == {"type": "model_switched", "model": "alpha"}
+            client.say({"type": "switch_model", "model_path": "beta"})
+            answer = client.hear()
+        assert answer["type"] == "error" and "llmctl swap PORT MODEL" in answer["message"]
 
 
 def test_s2_a_foreign_host_is_refused_on_every_route(scripted_slot: RunningSlot) -> None:
