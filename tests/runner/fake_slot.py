@@ -81,6 +81,7 @@ class FakeService:
     state: dict[str, Any] = field(default_factory=lambda: {"verdict": "ok", "state": "ready", "ready": True})
     active: int = 0
     waiting: int = 0
+    loaded: Identity | None = Identity("alpha", "scripted", "scripted", 1024, 1000, 4, memory_bytes=123)
     seen: list[GenerateRequest] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     media: MediaPolicy = field(default_factory=MediaPolicy)
@@ -91,7 +92,7 @@ class FakeService:
             raise RequestError("no such model", status=404, code="model_not_found", param="model")
 
     def identity(self) -> Identity | None:
-        return Identity("alpha", "scripted", "scripted", 1024, 1000, 4, memory_bytes=123)
+        return self.loaded
 
     def served_names(self) -> Sequence[str]:
         return ("alpha", "first")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.domain import Chunk, GenerateRequest, Limits, Sampling, TokenLogprob
+from llmctl.domain import Chunk, GenerateRequest, Identity, Limits, Sampling, TokenLogprob
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.protocols import openai_answers
 from llmctl.runner.protocols.asked import Asked
@@ -184,6 +184,24 @@ def test_models(slot: FakeSlot) -> None:
     assert get(slot, "/v1/models/first").json() == listed["data"][1]
     missing = get(slot, "/v1/models/org/other")
     assert missing.status == 404 and missing.json()["error"]["code"] == "model_not_found"
+
+
+def test_what_a_model_can_is_told_and_still_known_while_it_sleeps(slot: FakeSlot) -> None:
+    slot.service.loaded = None
+    (unknown, _) = get(slot, "/v1/models").json()["data"]
+    assert unknown["context_length"] is None and unknown["aliases"] == ["first"]
+    slot.service.loaded = Identity(
+        "alpha", "torch", "llama", 512, 1000, 4, capabilities=("tools", "logprobs"), inputs=("text", "image")
+    )
+    (alpha, first) = get(slot, "/v1/models").json()["data"]
+    assert alpha | {"created": 0} == {
+        "id": "alpha", "object": "model", "created": 0, "owned_by": "llmctl", "root": "alpha", "aliases": ["first"],
+        "context_length": 512, "max_model_len": 512, "engine": "torch", "architecture": "llama",
+        "capabilities": ["tools", "logprobs"], "modalities": {"input": ["text", "image"], "output": ["text"]},
+    }  # fmt: skip
+    assert first["aliases"] == ["alpha"] and first["root"] == "alpha"
+    slot.service.loaded = None
+    assert get(slot, "/v1/models").json()["data"] == [alpha, first]
 
 
 def test_routes_and_methods(slot: FakeSlot) -> None:
