@@ -16,25 +16,18 @@ from typing import Any
 import numpy as np
 
 from llmctl.decoding.sampling import NothingAllowed
+from llmctl.decoding.trial import LIMITS, Trial, summary
 from llmctl.domain import GRAMMAR, JSON_OBJECT, JSON_SCHEMA, REGEX, Format, Tokenizer
 from llmctl.errors import RequestError
 
 LARGEST = 64 * 2**10
 """Characters of a format's text."""
-BUDGET = 1.0
-"""Seconds in which a grammar must have become a mask."""
+SLOWEST = 0.25
+"""Seconds of CPU time for one mask; more would hold up everyone's tokens."""
 KEPT = 32
 """Compiled grammars that are kept."""
 WHITESPACE = r"[ \t\n\r]{1,64}"
 """Between the parts of a JSON value: bounded, or a small model might never go on."""
-LIMITS = {
-    "max_grammar_size": 10_000,
-    "max_lexer_states": 50_000,
-    "step_max_items": 20_000,
-    "precompute_large_lexemes": False,
-    "verbose_errors": False,
-}
-
 Grammar = Mapping[str, Any]
 """A grammar as llguidance takes it: {"json_schema": …} or {"lark_grammar": …}."""
 
@@ -78,7 +71,7 @@ class Masks:
         self._tokenizer = tokenizer
         self._vocabulary: Any = None
         self._compiled: OrderedDict[str, Future[Any]] = OrderedDict()
-        self._started: dict[str, float] = {}
+        self._trial = Trial()
         self._thread = ThreadPoolExecutor(1, "grammars")
 
     def mask(self, parts: list[Grammar], param: str) -> GrammarMask:
@@ -88,61 +81,53 @@ class Masks:
         except RecursionError:
             raise refused("it is nested too deeply", param) from None
         if key not in self._compiled:
-            self._compiled[key] = self._thread.submit(self._compile, key)
+            self._compiled[key] = self._thread.submit(self._compile, key, param)
             for old in list(self._compiled)[:-KEPT]:
                 del self._compiled[old]
         self._compiled.move_to_end(key)
-        return GrammarMask(self, self._compiled[key], key, param)
-
-    def overdue(self, key: str) -> bool:
-        """Whether a grammar takes too long to be compiled."""
-        started = self._started.get(key)
-        return started is not None and time.monotonic() - started > BUDGET
+        return GrammarMask(self._compiled[key], self.size)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.submit(self._trial.close)
+        self._thread.shutdown(wait=False)
 
-    def _compile(self, key: str) -> Any:
+    def _compile(self, key: str, param: str) -> Any:
         """A matcher that has computed its first mask: the rest of it may be as costly as the grammar."""
         import llguidance
 
+        if wrong := self._trial.verdict(key):
+            raise refused(wrong, param)
         if self._vocabulary is None:
             self._vocabulary = vocabulary(self._tokenizer, self.size)
-        self._started[key] = time.monotonic()
-        try:
-            limits = llguidance.LLParserLimits(**LIMITS)
-            matcher = llguidance.LLMatcher(self._vocabulary, key, log_level=0, limits=limits)
-            if not matcher.is_error():
-                matcher.compute_bitmask()
-            return matcher
-        finally:
-            del self._started[key]
+        limits = llguidance.LLParserLimits(**LIMITS)
+        matcher = llguidance.LLMatcher(self._vocabulary, key, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if matcher.is_error():
+            raise refused(summary(matcher.get_error()), param)
+        return matcher
 
 
 class GrammarMask:
     """The LogitsMask of one sequence."""
 
-    def __init__(self, masks: Masks, compiled: Future[Any], key: str, param: str) -> None:
-        self._masks, self._compiled, self._key, self._param = masks, compiled, key, param
+    def __init__(self, compiled: Future[Any], size: int) -> None:
+        self._compiled, self._size = compiled, size
         self._matcher: Any = None
-        self._bits = np.zeros((masks.size + 31) // 32, dtype=np.int32)
+        self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
 
     def ready(self) -> bool:
-        if not self._compiled.done():
-            if self._masks.overdue(self._key):
-                raise refused(f"it takes longer than {BUDGET:g} s to prepare", self._param)
-            return False
-        if self._matcher is None:
-            compiled = self._compiled.result()
-            if compiled.is_error():
-                raise refused(first_line(compiled.get_error()), self._param)
-            self._matcher = compiled.deep_copy()
-        return True
+        if self._matcher is None and self._compiled.done():
+            self._matcher = self._compiled.result().deep_copy()
+        return self._matcher is not None
 
     def allowed(self) -> Any:
+        begun = time.thread_time()
         self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
-        return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._masks.size).view(bool)
+        if time.thread_time() - begun > SLOWEST:
+            raise NothingAllowed("the answer's format is too costly to go on with")
+        return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._size).view(bool)
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
@@ -150,7 +135,7 @@ class GrammarMask:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise NothingAllowed(f"the answer's format cannot go on here: {first_line(self._matcher.get_error())}")
+            raise NothingAllowed(f"the answer's format cannot go on here: {summary(self._matcher.get_error())}")
 
 
 class Vocabulary:
@@ -175,9 +160,5 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> Any:
 
     if not tokenizer.eos_ids:
         raise refused("the model has no token that ends an answer")
-    ends = sorted(id for id in tokenizer.eos_ids if id < size)
-    return llguidance.LLTokenizer(Vocabulary(tokenizer, size), eos_token=ends)
-
-
-def first_line(message: str) -> str:
-    return message.strip().partition("\n")[0][:300]
+    tokens: Any = Vocabulary(tokenizer, size)
+    return llguidance.LLTokenizer(tokens, eos_token=sorted(id for id in tokenizer.eos_ids if id < size))

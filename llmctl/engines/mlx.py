@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
+from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, StepEngine, Tokenizer
+from llmctl.engines import mlx_vision
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
+from llmctl.engines.mlx_logits import MlxLogits
 from llmctl.engines.talk import Talk
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.errors import LoadFailed, RequestError, Unsupported
@@ -26,6 +28,8 @@ WINDOW_IGNORED = ("mistral",)  # mlx-lm computes full attention here: right only
 def check(spec: EngineSpec) -> None:
     """Unsupported, by name, when mlx-lm has no module for the model type; no weights are read."""
     checkpoint = read_checkpoint(spec)
+    if mlx_vision.takes_images(checkpoint):
+        return
     try:
         from mlx_lm.utils import MODEL_REMAPPING
     except ImportError as error:
@@ -43,11 +47,9 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     return BatchEngine(load_steps(spec, progress), emit)
 
 
-def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> MlxEngine:
-    """The StepEngine alone; `tokenizer` in place of the checkpoint's own."""
+def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> StepEngine:
+    """The StepEngine alone; `tokenizer` in place of the checkpoint's own, of one that takes no images."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.utils import load_model
 
     check(spec)
     checkpoint = read_checkpoint(spec)
@@ -57,21 +59,49 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         mx.set_default_device(mx.cpu)
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     read_ahead(checkpoint.weights, progress)
+    model, config, processor = _read(spec, checkpoint)
+    progress("weights", checkpoint.bytes, checkpoint.bytes)
+    identity = _identify(spec, checkpoint, model, config, tokenizer)
+    if processor is not None:
+        return mlx_vision.engine(spec, checkpoint, model, processor, identity)
+    return MlxEngine(model, tokenizer, identity)
+
+
+def _read(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[str, Any], Any]:
+    """The model, its configuration, and its processor where it takes images."""
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    processor = None
     try:
-        changes = {"model_type": model_type(checkpoint)}
-        changes |= filled({**checkpoint.config, **changes})
-        model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
+        if mlx_vision.takes_images(checkpoint):
+            model, processor = mlx_vision.load_model(spec, checkpoint)
+            config: Mapping[str, Any] = checkpoint.config
+        else:
+            changes = {"model_type": model_type(checkpoint)}
+            changes |= filled({**checkpoint.config, **changes})
+            model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
         if spec.dtype:
             model.set_dtype(getattr(mx, spec.dtype))
         mx.eval(model.parameters())
+    except Unsupported:
+        raise
     except Exception as error:
         raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
-    progress("weights", checkpoint.bytes, checkpoint.bytes)
+    return model, config, processor
+
+
+def _identify(
+    spec: EngineSpec, checkpoint: Checkpoint, model: Any, config: Mapping[str, Any], tokenizer: Tokenizer
+) -> Identity:
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+
     weights: list[Any] = [pair[1] for pair in tree_flatten(model.parameters())]
     text = {**config, **(config.get("text_config") or {})}
     quantized = config.get("quantization") or {}
     stored = str(max(weights, key=lambda array: array.nbytes).dtype).removeprefix("mlx.core.")
-    identity = Identity(
+    return Identity(
         model=spec.model,
         engine="mlx",
         architecture=checkpoint.architecture,
@@ -82,9 +112,8 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         dtype=f"{quantized['bits']}-bit" if "bits" in quantized else stored,
         chat=tokenizer.chats,
         memory_bytes=sum(array.nbytes for array in weights),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema"),
     )
-    return MlxEngine(model, tokenizer, identity)
 
 
 def usable_context(spec: EngineSpec, checkpoint: Checkpoint, config: Mapping[str, Any]) -> int:
@@ -180,26 +209,3 @@ class MlxEngine:
         import mlx.core as mx
 
         return self._model(mx.array([tokens]), cache=self._caches[seq])
-
-
-class MlxLogits:
-    """Logits of a step, one lazy row per sequence; evaluated together."""
-
-    def __init__(self, rows: list[Any]) -> None:
-        import mlx.core as mx
-
-        self._values = mx.concatenate(rows)
-        mx.eval(self._values)
-
-    def argmax(self) -> tuple[list[int], list[bool]]:
-        import mlx.core as mx
-
-        best: Any = mx.argmax(self._values, axis=-1).tolist()
-        finite: Any = mx.isfinite(mx.max(self._values, axis=-1)).tolist()
-        return best, finite
-
-    def row(self, i: int) -> Any:
-        import mlx.core as mx
-        import numpy
-
-        return numpy.array(self._values[i].astype(mx.float32))

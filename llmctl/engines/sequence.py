@@ -19,7 +19,8 @@ class Sequence:
         self.made = 0
         self.last = -1
         self._request, self._index, self._tokenizer = request, index, tokenizer
-        self._ends = frozenset(request.stop_ids) | (frozenset() if request.ignore_eos else tokenizer.eos_ids)
+        endless = request.ignore_eos and request.format is None  # a format has an end of its own
+        self._ends = frozenset(request.stop_ids) | (frozenset() if endless else tokenizer.eos_ids)
         strip = request.messages is not None and adds_space(tokenizer)
         self._output = TextOutput(Detokenizer(tokenizer.token_bytes, strip_space=strip), request.stop)
         self._reported = 0  # tokens that chunks have counted
