@@ -87,7 +87,6 @@ def _shown(data: Mapping[str, Any]) -> Generator[str, None, Mapping[str, Any]]:
 
 def _slot(reach: Reach, target: Target, show_key: bool) -> tuple[Slot, list[str]]:
     """What the slot says of itself, with the address that this machine reaches it by, and how."""
-    from llmctl import keys
     from llmctl.cli import chat_partner
     from llmctl.clients import configs
     from llmctl.clients.openai import OpenAI
@@ -98,17 +97,17 @@ def _slot(reach: Reach, target: Target, show_key: bool) -> tuple[Slot, list[str]
     if not listed:
         raise LlmctlError(f"{partner.name} has no model", hint=f"llmctl load {partner.name} MODEL", port=target.port)
     first = listed[0]
-    context = first.get("context_length")
-    wants_key = not keys.is_loopback(host.bind)
+    context, can = first.get("context_length"), first.get("capabilities") or ()
     base, notes = address(reach.session, host, target.port)
+    wants_key = partner.client.keyed
     return configs.Slot(
         base,
         str(first["id"]),
         tuple(str(one["id"]) for one in listed[1:]),
         context if isinstance(context, int) else None,
-        images="image" in (first.get("input_modalities") or ()),
-        tools="tools" in (first.get("capabilities") or ()),
-        schema="schema" in (first.get("capabilities") or ()),
+        images="image" in ((first.get("modalities") or {}).get("input") or ()),
+        tools="tools" in can,
+        schema="schema" in can,
         wants_key=wants_key,
         key=chat_partner.key_of(reach, host) if wants_key and show_key else None,
         key_command="llmctl keys show" + ("" if host.transport == "local" else f" --host {host.name}"),

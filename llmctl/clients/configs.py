@@ -93,7 +93,12 @@ def claude_code(slot: Slot) -> Config:
 
 
 def open_webui(slot: Slot) -> Config:
-    said = {"ENABLE_OLLAMA_API": "false", "OPENAI_API_BASE_URL": slot.api, "OPENAI_API_KEY": slot.key_in_shell}
+    said = {
+        "ENABLE_OLLAMA_API": "false",
+        "OPENAI_API_BASE_URL": slot.api,
+        "OPENAI_API_KEY": slot.key_in_shell,
+        "DEFAULT_MODELS": slot.model,
+    }
     notes = ["set them before its first start: later its own settings win (Admin, Settings, Connections)"]
     if "//127." in slot.base or "//[::1]" in slot.base:
         notes.append("a container does not reach this machine's 127.0.0.1: start it with --network=host")

@@ -86,6 +86,11 @@ class OpenAI:
         with self._asked("GET", "/models", None) as response:
             return list(json.loads(response.read(WHOLE))["data"])
 
+    @property
+    def keyed(self) -> bool:
+        """Whether the server gets a key; of a slot, as far as it was asked, whether it wants one."""
+        return self._key is not None
+
     def close(self) -> None:
         pass
 
