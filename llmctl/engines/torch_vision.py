@@ -15,9 +15,10 @@ from typing import Any
 from llmctl.domain import IMAGE, TEXT, EngineSpec, GenerateRequest, Identity, Progress, Tokenizer
 from llmctl.engines import torch_load, torch_vision_load
 from llmctl.engines.checkpoint import read_checkpoint
+from llmctl.engines.processor_pictures import Pictures, Seen
 from llmctl.engines.torch_logits import TorchLogits
-from llmctl.engines.torch_pictures import Pictures, Seen
 from llmctl.engines.torch_vision_proof import prove
+from llmctl.engines.vision_tokenizer import load_chat_tokenizer, speaking
 from llmctl.errors import RequestError, Unsupported
 
 LOAD_PATH = "image-text"
@@ -33,7 +34,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> VisionEngine:
         raise Unsupported(f"{spec.model}: architecture {checkpoint.architecture!r} takes no images")
     found, config = wanted
     processor = torch_vision_load.load_processor(spec, checkpoint, config)
-    inner = torch_vision_load.load_chat_tokenizer(spec, checkpoint, processor)
+    inner = load_chat_tokenizer(spec, checkpoint, processor)
     model = torch_load.read_model(spec, checkpoint, progress, found, config)
     text = config.get_text_config()
     identity = Identity(
@@ -51,9 +52,9 @@ def load_steps(spec: EngineSpec, progress: Progress) -> VisionEngine:
         inputs=(TEXT, IMAGE),
         load_path=LOAD_PATH,
     )
-    tokenizer = torch_vision_load.speaking(inner)
+    tokenizer = speaking(inner)
     takes = tuple(inspect.signature(model.forward).parameters)
-    engine = VisionEngine(model, tokenizer, Pictures(processor, tokenizer, identity, takes), identity, takes)
+    engine = VisionEngine(model, tokenizer, Pictures(processor, tokenizer, identity), identity, takes)
     prove(engine, model)
     return engine
 
@@ -76,7 +77,7 @@ class VisionEngine:
         self.identity = identity
         self.tokenizer = tokenizer
         self.prefill_chunk = 256 if identity.device == "cpu" else 2048
-        self._model, self._pictures = model, pictures
+        self._model, self._pictures, self._takes = model, pictures, takes
         self._lines: dict[int, Line] = {}
         self._next = 0
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -85,7 +86,7 @@ class VisionEngine:
     def see(self, request: GenerateRequest) -> tuple[list[int], Seen]:
         """The prompt of a chat with images, and what the model is given with it."""
         ids, seen = self._pictures.prompt(request)
-        return ids, seen.to(self._model.device, self._model.dtype)
+        return ids, seen.only(self._takes).to(self._model.device, self._model.dtype)
 
     def open(self, *, adapter: str | None = None, seen: Seen | None = None) -> int:
         if adapter is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,12 @@ class Seen:
 
     inputs: Mapping[str, Any]
 
+    def only(self, names: Collection[str]) -> Seen:
+        """What of it a `forward` with arguments of these names takes."""
+        return Seen({name: value for name, value in self.inputs.items() if name in names})
+
     def to(self, device: Any, dtype: Any) -> Seen:
-        """The same on a device, its fractions in the model's type."""
+        """torch's tensors on a device, their fractions in the model's type."""
         kinds = {name: dtype if value.is_floating_point() else value.dtype for name, value in self.inputs.items()}
         return Seen({name: value.to(device, kinds[name]) for name, value in self.inputs.items()})
 
@@ -52,13 +56,10 @@ class Literal:
 
 
 class Pictures:
-    """Makes prompts with images for a model. `takes` are the names of what its `forward` takes."""
+    """Makes prompts with images for a model. `tensors` is what its processor is to make: "pt" or "np"."""
 
-    def __init__(
-        self, processor: Any, tokenizer: CheckpointTokenizer, identity: Identity, takes: Sequence[str]
-    ) -> None:
-        self._processor, self._tokenizer, self._identity = processor, tokenizer, identity
-        self._takes = frozenset(takes) - frozenset(OURS)
+    def __init__(self, processor: Any, tokenizer: CheckpointTokenizer, identity: Identity, tensors: str = "pt") -> None:
+        self._processor, self._tokenizer, self._identity, self._tensors = processor, tokenizer, identity, tensors
         self._literal = processor.tokenizer = Literal(processor.tokenizer, tokenizer)
 
     def prompt(self, request: GenerateRequest) -> tuple[list[int], Seen]:
@@ -74,8 +75,8 @@ class Pictures:
             arguments=template_arguments(request),
         )
         try:
-            made = self._processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
+            made = self._processor(text=[text], images=images, add_special_tokens=False, return_tensors=self._tensors)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             why = " ".join(str(error).split())[:300]
             raise RequestError(f"the model cannot read these images: {why}", param="messages") from error
-        return made["input_ids"][0].tolist(), Seen({k: v for k, v in made.items() if k in self._takes})
+        return made["input_ids"][0].tolist(), Seen({k: v for k, v in made.items() if k not in OURS})
