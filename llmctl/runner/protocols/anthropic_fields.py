@@ -38,7 +38,8 @@ EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "m
 
 def tools(name: str, value: Any) -> Tools:
     """The client's own tools; those that Anthropic's servers run are not here."""
-    found = tuple(_tool(f"{name}[{i}]", item) for i, item in enumerate(array(name, value, TOOLS))) if value else ()
+    given = value if value == [] else array(name, value, TOOLS)
+    found = tuple(_tool(f"{name}[{i}]", item) for i, item in enumerate(given))
     if len({tool["name"] for tool in found}) < len(found):
         raise wrong(name, "two have the same name")
     return found
