@@ -24,6 +24,7 @@ from llmctl.errors import LlmctlError, Refused
 from llmctl.files import take_lock
 from llmctl.processes import ProcessId
 from llmctl.runner import handover
+from llmctl.runner.announce import announce
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
 from llmctl.runner.bring_up import Effects
@@ -36,6 +37,7 @@ from llmctl.runner.notify import READY, STOPPING, notify
 from llmctl.runner.server_verbs import verbs
 from llmctl.runner.slot import Slot
 from llmctl.slots.admission import Ledger
+from llmctl.slots.callback import Callback
 from llmctl.slots.launch import server_argv
 from llmctl.slots.state import Launch, SlotFolder
 
@@ -102,6 +104,12 @@ class Server:
         self.note(f"stop by {owner}")
         self.stopping.set()
 
+    async def announce(self, callback: str | None) -> None:
+        """Tell the pool of a worker, where there is one, when the model is ready."""
+        if callback:
+            to, bind = Callback.from_json(callback), self.launch.bind
+            await announce(to, bind, self.folder.port, self.slot.traffic, self.note)
+
     # ── upgrade ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def reexec(self, python: str, code: str, owner: str) -> None:
@@ -160,7 +168,9 @@ async def main_loop(args: argparse.Namespace) -> int:
     handover.unblock()
     report(folder, args, {"ok": True, "pid": os.getpid()})
     notify(READY)
+    announcing = asyncio.ensure_future(server.announce(args.callback))
     await server.run()
+    announcing.cancel()
     return 0
 
 
@@ -205,6 +215,7 @@ def main() -> int:
     parser.add_argument("--home", required=True)
     parser.add_argument("--launch", help="JSON of slots.state.Launch; default: as before")
     parser.add_argument("--foreground", help="JSON of a SlotSpec to run without keeping any state")
+    parser.add_argument("--callback", help="JSON of a slots.callback.Callback, told when the model is ready")
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--resume-fd", type=int)
     parser.add_argument("--check", action="store_true", help="only read the state; exit 0 when that works")

@@ -17,6 +17,7 @@ from llmctl.errors import LlmctlError, LoadFailed, Unreachable
 from llmctl.files import locked
 from llmctl.processes import own_environment
 from llmctl.slots import control
+from llmctl.slots.callback import Callback
 from llmctl.slots.state import Launch, SlotFolder
 
 START_TIMEOUT = 30.0
@@ -109,13 +110,18 @@ def _reason(folder: SlotFolder, error: LlmctlError) -> LlmctlError:
     return folder.read_refusal() or error
 
 
-def serve(home: Path, port: int, spec: SlotSpec, launch: Launch) -> int:
-    """Run one slot in the foreground until Ctrl-C; nothing of it is kept. The exit code."""
+def serve(home: Path, port: int, spec: SlotSpec, launch: Launch, callback: Callback | None = None) -> int:
+    """Run one slot in the foreground until Ctrl-C; nothing of it is kept. The exit code.
+
+    `callback` is told when the model is ready.
+    """
     folder = SlotFolder(home, port)
     folder.make()
     if is_up(folder):
         raise LlmctlError(f"a slot server runs on port {port} already", hint=f"llmctl swap {port} {spec.model}")
     argv = [sys.executable, *server_argv(folder, launch), "--foreground", json.dumps(spec.to_dict())]
+    if callback:
+        argv += ["--callback", callback.to_json()]
     sys.stdout.flush()
     os.execve(sys.executable, argv, own_environment())
 
