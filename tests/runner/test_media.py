@@ -24,7 +24,7 @@ from tests.runner.pictures import base64_of, blank_png, data_url, drawn, gif_of,
 PNG = drawn()
 TEXT = base64_of(PNG)
 POLICY = MediaPolicy()
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 
 def media(*sources: Source, policy: MediaPolicy = POLICY) -> tuple[Media, ...]:
@@ -288,6 +288,12 @@ def test_a_file_is_checked_like_any_image(folder: Path) -> None:
     refused(lambda: by_path("notes.png", folder))
     (folder / "large.png").write_bytes(PNG + bytes(21 * 2**20))
     refused(lambda: by_path("large.png", folder), "image_too_large")
+
+
+def test_a_slot_server_imports_nothing_for_images_before_there_is_one() -> None:
+    code = "import sys, llmctl.runner.server; print({'PIL', 'httpx', 'httpcore', 'numpy'} & {*sys.modules})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.strip() == "set()"
 
 
 # ── many at once ────────────────────────────────────────────────────────────────────────────────────────────────────

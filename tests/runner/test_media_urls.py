@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import http.server
+import json
 import socket
 import ssl
 import sys
@@ -21,10 +22,14 @@ import pytest
 from llmctl.domain import MediaPolicy
 from llmctl.errors import RequestError
 from llmctl.runner.media import addresses, fetch, gather, source
+from llmctl.runner.protocols import asked
+from tests.conftest import eventually
+from tests.runner.fake_slot import connect, post, serve
 from tests.runner.pictures import drawn
+from tests.runner.test_media_http import Seeing
 
 PNG = drawn()
-DEADLINE = 10.0
+DEADLINE = 30.0
 connects: list[Any] = []
 
 
@@ -79,6 +84,7 @@ class Web(http.server.BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(b"x")
                 time.sleep(0.05)
+        type(self).seen.append({"path": "/gone"})
 
     def short(self) -> None:
         self.answer(200, PNG, ("Content-Length", str(2 * len(PNG))))
@@ -344,6 +350,21 @@ def test_the_certificate_is_that_of_the_name(tmp_path: Path, monkeypatch: pytest
         policy = MediaPolicy(url_hosts=(f"a.example:{port}", f"b.example:{port}"))
         assert get(f"https://a.example:{port}/a.png", policy) == PNG
         refused(lambda: get(f"https://b.example:{port}/a.png", policy), "image_unavailable")
+
+
+def test_a_client_that_goes_away_ends_the_fetch(
+    web: tuple[int, list[dict[str, str]]], port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    getter = functools.partial(fetch.fetch, resolve=here, public=lambda ip: True)
+    monkeypatch.setattr(asked, "gathered", functools.partial(gather.gathered, fetch=getter))
+    content = [{"type": "image_url", "image_url": {"url": f"http://a.example:{port}/drip"}}]
+    body = json.dumps({"messages": [{"role": "user", "content": content}]}).encode()
+    with serve(Seeing(media=at(port))) as slot:
+        with connect(slot.port) as client:
+            client.sendall(post("/v1/chat/completions", body))
+            eventually(lambda: web[1])
+        eventually(lambda: web[1][-1]["path"] == "/gone" and gather._ROOM.bytes == 0)
+        assert slot.service.seen == []
 
 
 def certificate(folder: Path, name: str) -> str:
