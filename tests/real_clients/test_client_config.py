@@ -16,6 +16,8 @@ from llmctl import keys
 from llmctl.domain import EngineSpec, SlotSpec
 from tests.conftest import REPO, RunningSlot
 
+pytestmark = pytest.mark.slow
+
 ANSWER = "I am alpha."
 SDK = """\
 import openai
