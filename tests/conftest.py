@@ -167,3 +167,10 @@ def embed_model() -> dict[str, Path]:
     """The tiny models that embed and rerank, with their GGUF twins, made once: {name: path}."""
     made = subprocess.run([REPO / "scripts" / "tiny-embed"], stdout=subprocess.PIPE, check=True)
     return {name: Path(path) for name, path in json.loads(made.stdout).items()}
+
+
+@pytest.fixture(scope="session")
+def vision_model() -> dict[str, Path]:
+    """The tiny vision model, trained once and cached by content: {"tiny-vision" | "…-gguf" | "…-mmproj": path}."""
+    made = subprocess.run([REPO / "scripts" / "tiny-vision"], stdout=subprocess.PIPE, check=True)
+    return {name: Path(path) for name, path in json.loads(made.stdout).items()}
