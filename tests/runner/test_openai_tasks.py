@@ -269,3 +269,44 @@ def test_tokens_of_a_real_model(slots: Any, tiny_models: dict[str, Path]) -> Non
     (shown,) = get(slot.port, "/v1/models")[2]["data"]
     assert (shown["context_length"], shown["engine"], shown["modalities"]["input"]) == (512, engine, ["text"])
     assert "logprobs" in shown["capabilities"]
+
+
+@pytest.mark.models
+def test_vectors_of_a_real_model(slots: Any, embed_model: dict[str, Path]) -> None:
+    spec = EngineSpec("llamacpp", "tiny-embed", str(embed_model["tiny-embed-gguf"]), "gguf", context=256)
+    slot: RunningSlot = slots(SlotSpec(spec, needed_bytes=2**29))
+    texts = [f"What is slot {i}?" for i in range(A_TASK + 2)]
+    _, _, found = ask(slot.port, EMBEDDINGS, {"input": texts})
+    _, _, alone = ask(slot.port, EMBEDDINGS, {"input": texts[-1]})
+    vectors = [item["embedding"] for item in found["data"]]
+    assert len(vectors) == len(texts) and [item["index"] for item in found["data"]] == list(range(len(texts)))
+    assert vectors[-1] == pytest.approx(alone["data"][0]["embedding"], abs=1e-5) and vectors[0] != vectors[1]
+    _, _, short = ask(slot.port, EMBEDDINGS, {"input": texts[0], "dimensions": 4, "encoding_format": "base64"})
+    four = struct.unpack("<4f", base64.b64decode(short["data"][0]["embedding"]))
+    length = math.hypot(*vectors[0][:4])
+    assert four == pytest.approx([x / length for x in vectors[0][:4]], abs=1e-6)
+    _, _, ids = ask(slot.port, "/tokenize", {"prompt": texts[0]})
+    _, _, of_ids = ask(slot.port, EMBEDDINGS, {"input": [ids["tokens"], ids["tokens"]]})
+    assert len(of_ids["data"]) == 2 and len(of_ids["data"][0]["embedding"]) == len(vectors[0])
+    assert of_ids["usage"]["prompt_tokens"] == 2 * ids["count"]
+    status, _, refused = ask(slot.port, "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})
+    assert (status, refused["error"]["code"]) == (400, "unsupported_task")
+    for wrong, param in ((["a " * 5000], "input"), ([[10**6]], "input")):
+        status, _, refused = ask(slot.port, EMBEDDINGS, {"input": wrong})
+        assert status == 400 and refused["error"]["param"] == param
+
+
+@pytest.mark.models
+def test_the_order_of_a_real_reranker(slots: Any, embed_model: dict[str, Path]) -> None:
+    spec = EngineSpec("llamacpp", "tiny-rerank", str(embed_model["tiny-rerank-gguf"]), "gguf", context=256)
+    slot: RunningSlot = slots(SlotSpec(spec, needed_bytes=2**29))
+    documents = ["A slot is a port on a host.", "hello", "The new engine must load."]
+    _, _, found = ask(
+        slot.port, RERANKS, {"query": "What is a slot?", "documents": documents, "return_documents": True}
+    )
+    scores = [one["relevance_score"] for one in found["results"]]
+    assert scores == sorted(scores, reverse=True) and sorted(one["index"] for one in found["results"]) == [0, 1, 2]
+    assert all(one["document"]["text"] == documents[one["index"]] for one in found["results"])
+    for one in found["results"]:
+        _, _, alone = ask(slot.port, RERANKS, {"query": "What is a slot?", "documents": [documents[one["index"]]]})
+        assert alone["results"][0]["relevance_score"] == pytest.approx(one["relevance_score"], abs=1e-5)
