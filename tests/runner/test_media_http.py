@@ -113,6 +113,13 @@ def test_a37_a44_over_http(slot: FakeSlot) -> None:
         refused(slot, "/api/chat", ollama(data))
 
 
+def test_a42_a_model_of_text_only_refuses_images_before_any_is_looked_at() -> None:
+    with serve(FakeService(media=MediaPolicy(url_hosts=("*",)))) as slot:
+        for path, body in ROUTES:
+            assert "alpha takes text, no image" in refused(slot, path, body(b"not even an image"))
+        assert "takes text" in refused(slot, "/v1/chat/completions", openai("http://a.example/never-fetched"))
+
+
 def test_a48_a_hundred_images_over_http(slot: FakeSlot) -> None:
     assert "16" in refused(slot, "/v1/chat/completions", openai(*[data_url(PNG)] * 100))
     assert "16" in refused(slot, "/api/chat", ollama(*[base64_of(PNG)] * 100))
