@@ -23,7 +23,7 @@ from llmctl.runner.intake import Bodies
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.websocket_edge import WebSocketEdge
 
-DEADLINE = 10.0
+DEADLINE = 30.0
 GOOD = {"messages": [{"role": "user", "content": "hi"}]}
 
 

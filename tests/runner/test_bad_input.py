@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -483,9 +484,37 @@ def test_a36_model_of_a_wrong_type(slot: RunningSlot) -> None:
         refuses(slot, CHAT, {"model": model}, param="model")
 
 
+def refuses_formats(slot: RunningSlot) -> None:
+    """Formats that are wrong or too much are a 400, soon, and /health answers all the while; a good one is kept to."""
+    loop = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    wrong: list[dict[str, Any]] = [
+        {"guided_json": {"type": "nonsense"}}, {"guided_json": loop}, {"guided_json": {"$ref": "https://example.com/x"}},
+        {"guided_regex": "("}, {"guided_regex": "((((a{999}){999}){999}){999}){999}"},
+        {"guided_grammar": "start: ("}, {"guided_grammar": "start: " + '"a" ' * 60_000 + "x"},
+    ]  # fmt: skip
+    stop, seen = threading.Event(), []
+    watch = threading.Thread(target=lambda: [seen.append(health(slot)) for _ in iter(stop.is_set, True)])
+    watch.start()
+    try:
+        for fields in wrong:
+            refused(raw(slot.port, chat(max_tokens=8, **fields)))
+        whole = raw(slot.port, chat(max_tokens=8, guided_regex="(a+)+$")).json()
+        assert set(whole["choices"][0]["message"]["content"]) == {"a"}
+    finally:
+        stop.set()
+        watch.join()
+    assert len(seen) > len(wrong) and set(seen) == {200}
+    good = raw(slot.port, chat(max_tokens=16, guided_choice=["a port", "a host"])).json()
+    assert good["choices"][0]["message"]["content"] in ("a port", "a host")
+
+
+def health(slot: RunningSlot) -> int:
+    return raw(slot.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").status
+
+
 @pytest.mark.models
 @pytest.mark.parametrize(("engine", "name"), [("torch", "tiny-llama"), ("llamacpp", "tiny-llama-gguf")])
-def test_a15_a18_a19_a26_a35_on_a_real_model(
+def test_a15_a18_a19_a26_a29_a30_a31_a35_on_a_real_model(
     slots: Callable[..., RunningSlot], tiny_models: dict[str, Path], engine: str, name: str
 ) -> None:
     """The rows that a model's own template, vocabulary and context decide."""
@@ -493,12 +522,13 @@ def test_a15_a18_a19_a26_a35_on_a_real_model(
     spec = EngineSpec(engine, name, str(path), "gguf" if engine == "llamacpp" else "safetensors", context=512)
     slot = slots(SlotSpec(spec, probe=Probe("What is a slot?", "A port", 24), needed_bytes=2**30))
     with unharmed(slot):
-        test_a15_role_the_template_rejects(slot)
+        refuses(slot, CHAT, {"messages": [{"role": "assistant", "content": "x"}]}, param="messages")
         test_a18_token_ids_out_of_vocabulary(slot)
         test_a19_prompt_longer_than_the_context(slot)
         test_a20_max_tokens(slot)
         test_a26_logit_bias(slot)
         test_a26_stop_token_ids(slot)
+        refuses_formats(slot)
         test_a35_special_tokens_are_text(slot)
 
 
