@@ -18,6 +18,9 @@ from llmctl.render import chat as show
 from llmctl.render.text import escaped
 
 
+FENCE = '"""'
+
+
 class Command(NamedTuple):
     """How a command is typed, and what it does."""
 
@@ -131,7 +134,7 @@ class Commands:
     def _help(self, text: str) -> str:
         width = max(len(command.usage) for command in COMMANDS.values())
         lines = [f"{command.usage:{width}}  {command.does}" for command in COMMANDS.values()]
-        return "\n".join([*lines, '"""', "    begins and ends a message of several lines"])
+        return "\n".join([*lines, f"{FENCE:{width}}  begins and ends a message of several lines"])
 
     def _bye(self, text: str) -> str:
         self.done = True

@@ -11,13 +11,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 from llmctl import files
-from llmctl.cli.chat_commands import COMMANDS
+from llmctl.cli.chat_commands import COMMANDS, FENCE
 from llmctl.errors import UsageError
 
 HISTORY = "chat_history"
 LINES = 1000
 PROMPT, MORE = ">>> ", "... "
-FENCE = '"""'
 TAKES_FILE = ("/image ", "/save ", "/load ")
 
 
