@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmctl.domain import Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
-from llmctl.engines import torch_embed, torch_load, torch_vision, torch_vision_load
+from llmctl.domain import DECIDE, Emit, Engine, EngineSpec, Identity, Logits, Progress, Tokenizer
+from llmctl.engines import torch_embed, torch_embed_causal, torch_load, torch_vision, torch_vision_load
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_checkpoint
-from llmctl.engines.talk import Talk
+from llmctl.engines.talk import Talk, words
+from llmctl.engines.tasks import POOLED, Work
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.engines.torch_attention import Pass
 from llmctl.engines.torch_cache import KVCache
+from llmctl.engines.torch_decide import Decider
 from llmctl.engines.torch_logits import TorchLogits
 from llmctl.engines.torch_proof import prove
 from llmctl.errors import RequestError, Unsupported
@@ -68,7 +70,7 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         dtype=str(model.dtype).removeprefix("torch."),
         chat=tokenizer.chats,
         memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer), POOLED, DECIDE),
         load_path=LOAD_PATH,
     )
     engine = TorchEngine(model, tokenizer, identity)
@@ -85,6 +87,7 @@ class TorchEngine:
         self.prefill_chunk = 256 if identity.device == "cpu" else 2048
         self._model = model
         self._cache = KVCache()
+        self._decider = Decider(self, model)
         self._next = 0
 
     def open(self, *, adapter: str | None = None, seen: Any = None) -> int:
@@ -129,6 +132,12 @@ class TorchEngine:
                 self._cache.remove(seq)
             if not self._cache.bytes:
                 torch_load.release(self.identity.device)
+
+    def embed(self, inputs: Sequence[str | Sequence[int]], pooling: str | None = None) -> Work:
+        return torch_embed_causal.embed(self, self._model, inputs, pooling)
+
+    def decide(self, **request: Any) -> Work:
+        return self._decider.decide(**request)
 
     def close(self) -> None:
         self._cache = KVCache()
