@@ -31,13 +31,14 @@ def takes_images(checkpoint: Checkpoint) -> bool:
 
 
 def load_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """The model and its processor."""
+    """The model and its processor. The model first: its module brings processors that need no torch."""
     from mlx_vlm.utils import load_model, load_processor
 
+    model = load_model(checkpoint.path, trust_remote_code=spec.allow_code)
     processor = load_processor(checkpoint.path, add_detokenizer=False, trust_remote_code=spec.allow_code)
     if not hasattr(processor, "image_processor"):
         raise Unsupported(f"{spec.model}: there is no image processor in its checkpoint")
-    return load_model(checkpoint.path, trust_remote_code=spec.allow_code), processor
+    return model, processor
 
 
 def engine(spec: EngineSpec, checkpoint: Checkpoint, model: Any, processor: Any, identity: Identity) -> MlxVisionEngine:
