@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from llmctl.checks import compare, memory
+from llmctl.checks import compare, drawing, memory
 from llmctl.checks.slot_http import Said, SlotHttp
-from llmctl.domain import SlotSpec
+from llmctl.domain import IMAGE, SlotSpec
 from llmctl.processes import start_time
 from llmctl.slots.verbs import SlotStatus
 
@@ -18,6 +18,7 @@ AT_ONCE = 4
 CANCEL_WITHIN = 1.0
 """Seconds after a hang-up in which the engine must have let go, or half of what the answer would still have taken."""
 LONGEST = 4096
+ASKED = "What colour is it?"
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,15 @@ def concurrency(slot: Subject) -> Verdict:
 
 
 def image(slot: Subject) -> Verdict:
-    """An image is understood, where the slot has vision."""
-    return Verdict(SKIP, "no engine of this version takes images")
+    """Two pictures of one shape and different colours are told apart, where the model takes images."""
+    if IMAGE not in slot.http.inputs():
+        return Verdict(SKIP, f"{slot.spec.model} takes no images")
+    for colour in drawing.COLOURS:
+        parts = [{"type": "image_url", "image_url": {"url": drawing.disc(colour)}}, {"type": "text", "text": ASKED}]
+        said = slot.http.whole(ASKED, slot.most, messages=[{"role": "user", "content": parts}]).text
+        if colour not in said.lower():
+            return Verdict(FAIL, f"it says {said!r} of a {colour} disc, asked: {ASKED}")
+    return Verdict(PASS, f"{' and '.join(drawing.COLOURS)} are told apart")
 
 
 def memory_use(slot: Subject) -> Verdict:

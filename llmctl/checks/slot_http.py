@@ -53,6 +53,12 @@ class SlotHttp:
         with self._asked("GET", "/v1/models", None) as response:
             return [str(one["id"]) for one in json.loads(response.read())["data"]]
 
+    def inputs(self) -> list[str]:
+        """The kinds of input that its model takes; none while there is no engine."""
+        with self._asked("GET", "/v1/models", None) as response:
+            kinds = (json.loads(response.read())["data"][0].get("modalities") or {}).get("input") or []
+            return [str(kind) for kind in kinds]
+
     def whole(self, prompt: str, max_tokens: int, **fields: Any) -> Said:
         """One answer in one piece, with its tokens."""
         began = time.monotonic()

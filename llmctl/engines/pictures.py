@@ -20,7 +20,7 @@ WHITE_16, WHITE = 65535, 255
 
 def decoded(media: Sequence[Media]) -> list[Any]:
     """PIL images of mode RGB, in order; RequestError 400 counts the images from 1 and names the one that is broken."""
-    images, pixels = [], 0
+    images, pixels = list[Any](), 0
     for one in media:
         if one.kind == IMAGE:
             images.append(picture(one.data, len(images) + 1))

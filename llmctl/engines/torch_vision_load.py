@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,12 +62,10 @@ def load_processor(spec: EngineSpec, checkpoint: Checkpoint, config: Any) -> Any
 
 
 def _still(checkpoint: Checkpoint, config: Any) -> Any:
-    """The processor of the architecture with a tokenizer and an image processor alone."""
+    """The checkpoint's processor with a tokenizer and an image processor alone."""
     from transformers import AutoImageProcessor, AutoTokenizer
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    original: Any = PROCESSOR_MAPPING[type(config)]
-    image_processor: Any = AutoImageProcessor
+    original: Any = _processor_class(checkpoint, config)
 
     class Still(original):  # type: ignore[misc]
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
@@ -74,9 +73,25 @@ def _still(checkpoint: Checkpoint, config: Any) -> Any:
                 return type(None)
             return super().check_argument_for_proper_class(argument_name, argument)
 
+    image_processor: Any = AutoImageProcessor
     parts = {
         "tokenizer": AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True),
         "image_processor": image_processor.from_pretrained(checkpoint.path, local_files_only=True),
     }
     settings, more = original.get_processor_dict(checkpoint.path, local_files_only=True)
     return Still.from_args_and_dict([parts.get(name) for name in original.get_attributes()], settings, **more)
+
+
+def _processor_class(checkpoint: Checkpoint, config: Any) -> Any:
+    """The one that the checkpoint's files name, else that of its architecture."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        try:
+            named = json.loads((checkpoint.path / file).read_text(encoding="utf-8")).get("processor_class")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(named, str) and isinstance(found := getattr(transformers, named, None), type):
+            return found
+    return PROCESSOR_MAPPING[type(config)]

@@ -24,7 +24,8 @@ class Checkpoint:
     """One model in one format. Sizes in bytes; `context` 0 when the files do not say.
 
     `layer_types` holds FULL, SLIDING or RECURRENT per layer, `kv_widths` the key and value elements one token adds
-    there. `needs_code` lists what would run code of the checkpoint's author (reliability.md, trap 7).
+    there. `needs_code` lists what would run code of the checkpoint's author (reliability.md, trap 7). `sees`: there is
+    a vision tower among its weights.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Checkpoint:
     has_chat_template: bool
     eos_ids: tuple[int, ...]
     needs_code: tuple[str, ...] = ()
+    sees: bool = False
 
 
 def inspect(path: str | Path) -> Checkpoint:

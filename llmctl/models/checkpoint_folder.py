@@ -17,6 +17,8 @@ JSON_LIMIT, TOKENIZER_LIMIT = 4 * 2**20, 16 * 2**20  # bytes; the largest tokeni
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WITHOUT_KEYS = ("linear_attention", "conv", "mamba", "recurrent", "moe", "mlp")  # among `layer_types`
 NESTED = ("text_config", "llm_config", "language_config")
+EYES = ("vision_config", "vit_config")  # as Molmo calls its own
+EYE = re.compile(r"(^|[._])(vision|visual|vit|image)")
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 KEY_WEIGHT = re.compile(r"\.(\d+)\.(?:self_attn|attention|attn)\.(?:k_proj|wk|key)\.weight$")
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings)\.weight$")
@@ -67,6 +69,7 @@ def inspect(path: Path) -> Checkpoint:
         has_chat_template="chat_template" in tokenizer_config or any(path.glob("chat_template.*")),
         eos_ids=tuple(dict.fromkeys(eos)),
         needs_code=_code(top, tokenizer_config, pickles),
+        sees=any(isinstance(top.get(name), dict) for name in EYES),
     )
 
 
@@ -151,7 +154,7 @@ def _kv_widths(
     for header in headers:
         for name, tensor in header.tensors.items():
             match = KEY_WEIGHT.search(name)
-            if match and tensor.shape and "vision" not in name:
+            if match and tensor.shape and not EYE.search(name):
                 found[int(match[1])] = 2 * tensor.shape[0]
     return tuple(0 if kind == RECURRENT else found.get(i, width) for i, kind in enumerate(types))
 

@@ -114,6 +114,7 @@ def compute_bytes(
         return 0
     element = DTYPE_BYTES.get(dtype or checkpoint.dtype, 2)
     chunk = _chunk(engine, backend)
+    at_once = max(chunk, context) if checkpoint.sees and engine == "torch" else chunk  # a prompt with images is one
     rows = chunk if engine == "llamacpp" and backend != "cpu" else parallel
     scores = 2  # a mask in half precision
     if engine == "mlx" and backend == "cpu":
@@ -124,7 +125,7 @@ def compute_bytes(
     return (
         WITH_A_MODEL[engine]
         + PER_TOKEN[engine] * checkpoint.vocab
-        + WIDTHS * element * checkpoint.hidden * chunk
+        + WIDTHS * element * checkpoint.hidden * at_once
         + scores * chunk * _rounded_up(context, CELLS)
         + 4 * checkpoint.vocab * rows
         + reordered

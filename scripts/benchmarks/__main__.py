@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from scripts.benchmarks import cli, convert, engines, fit, fleet, pull, report, streams, surface, swap
+from scripts.benchmarks import cli, convert, engines, fit, fleet, image, pull, report, streams, surface, swap
 from scripts.benchmarks.report import Row
 
 ALL: dict[str, Callable[[], Iterator[Row]]] = {
@@ -14,6 +14,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "surface": surface.measure,
     "swap": swap.measure,
     "engines": engines.measure,
+    "image": image.measure,
     "convert": convert.measure,
     "fit": fit.measure,
     "pull": pull.measure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,8 +60,28 @@ def test_a_real_model_passes(slots: Slots, tiny_models: dict[str, Path], engine:
     ran = {check for check, (status, _) in rows.items() if status == "pass"}
     assert ran >= {"identity", "generation", "stream", "stop", "concurrency", "memory"}
     assert rows["generation"][1].startswith("twice ") and "'A port' in it" in rows["generation"][1]
-    assert rows["image"] == ("skip", "no engine of this version takes images")
+    assert rows["image"] == ("skip", f"{name} takes no images")
     assert code_of(slot) == 0
+
+
+def test_a_model_that_sees_tells_two_pictures_apart(slots: Slots, vision_model: dict[str, Path]) -> None:
+    rows = found(slots(real("torch", "tiny-vision", vision_model["tiny-vision"])))
+    assert failed(rows) == []
+    assert rows["image"] == ("pass", "red and blue are told apart")
+
+
+def test_a_model_that_takes_images_and_sees_nothing_fails(
+    slots: Slots, vision_model: dict[str, Path], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    blind = tmp_path / "blind"
+    shutil.copytree(vision_model["tiny-vision"], blind)
+    weights = load_file(blind / "model.safetensors")
+    name = "visual.patch_embed.proj.weight"
+    save_file({**weights, name: 0 * weights[name]}, blind / "model.safetensors", {"format": "pt"})
+    rows = found(slots(real("torch", "blind", blind)))
+    assert failed(rows) == ["image"] and "disc, asked: What colour is it?" in rows["image"][1]
 
 
 def test_a_slow_answer_is_cancelled(slots: Slots, script: Script) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 from llmctl.errors import BadCheckpoint
+from llmctl.models import fit
 from llmctl.models.checkpoint import FULL, RECURRENT, SLIDING, inspect
 from tests.models.making import CONFIG, END, make_folder, make_gguf, safetensors_bytes
 
@@ -202,3 +204,16 @@ def test_tiny_checkpoints(tiny_models):
         assert found.has_chat_template, name
         assert found.eos_ids, name
         assert found.format == ("gguf" if "-gguf" in name else "safetensors"), name
+
+
+def test_a_vision_tower_is_seen_and_its_keys_are_none_of_the_caches(vision_model):
+    found = inspect(vision_model["tiny-vision"])
+    assert found.sees and found.architecture == "qwen2_vl" and found.has_chat_template
+    assert found.kv_widths == (2 * 2 * 32,) * 2
+
+
+def test_a_prompt_with_images_is_counted_whole(vision_model):
+    found = inspect(vision_model["tiny-vision"])
+    blind = replace(found, sees=False)
+    more = fit.compute_bytes(found, 2048, 1, "torch") - fit.compute_bytes(blind, 2048, 1, "torch")
+    assert more == 16 * 4 * found.hidden * (2048 - 256)
