@@ -159,11 +159,8 @@ class LlamaEncoder:
         return checked(given, "input", self)
 
     def _literal(self, text: str, param: str) -> list[int]:
-        fits(len(text), param, self)
-        try:
-            return self.tokenizer.encode(text, bos=False)
-        except ValueError as error:
-            raise RequestError(f"this is no text that can be tokenized: {error}", param=param) from error
+        fits((text,), param, self)
+        return self.tokenizer.encode(text, bos=False)
 
     # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

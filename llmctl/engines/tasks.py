@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from llmctl.domain import DETOKENIZE, EMBED, TOKENIZE, Done, Emit, Failure, GenerateRequest, Identity, Task, Tokenizer
@@ -106,14 +106,11 @@ class TaskEngine:
 def answer(task: Task, engine: Answering) -> Mapping[str, Any] | Work:
     """The value of the task's Done, or the work that leads there."""
     given = task.arguments
-    try:
-        if task.verb == TOKENIZE:
-            return {"ids": _ids(given, engine)}
-        if task.verb == DETOKENIZE:
-            in_vocabulary(given["ids"], "tokens", engine.identity)
-            return {"text": engine.tokenizer.decode(given["ids"])}
-    except (TypeError, ValueError) as error:  # a lone surrogate, say
-        raise RequestError(f"this is no text that can be tokenized: {error}") from error
+    if task.verb == TOKENIZE:
+        return {"ids": _ids(given, engine)}
+    if task.verb == DETOKENIZE:
+        in_vocabulary(given["ids"], "tokens", engine.identity)
+        return {"text": engine.tokenizer.decode(given["ids"])}
     _able(task, engine.identity)
     value: Mapping[str, Any] | Work = getattr(engine, task.verb)(**given)
     return value
@@ -135,15 +132,21 @@ def _able(task: Task, model: Identity) -> None:
 
 def _ids(given: Mapping[str, Any], engine: Answering) -> list[int]:
     chat = "messages" in given
-    fits(sum(map(len, strings(given["messages" if chat else "text"]))), "messages" if chat else "prompt", engine)
+    fits(strings(given["messages" if chat else "text"]), "messages" if chat else "prompt", engine)
     if chat:
         return engine.tokenizer.chat(given["messages"], tools=given.get("tools") or ())
     return engine.tokenizer.encode(given["text"], special=given.get("special", True), bos=given.get("bos", True))
 
 
-def fits(characters: int, param: str, engine: Answering) -> None:
-    """RequestError for a text so far over the context that tokenizing it would hold up everyone else."""
-    context = engine.identity.context
+def fits(texts: Iterable[str], param: str, engine: Answering) -> None:
+    """RequestError for what is no text, and for so much that tokenizing it would hold up everyone else."""
+    characters, context = 0, engine.identity.context
+    for text in texts:
+        characters += len(text)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a lone surrogate
+            raise RequestError(f"this is no text that can be tokenized: {error}", param=param) from error
     if characters > LONGEST_TOKEN * context:
         raise too_long(f"the text has at least {characters // LONGEST_TOKEN} tokens; the context is {context}", param)
 

@@ -32,7 +32,7 @@ class Decider:
 
         if assets:
             raise RequestError(f"{self._engine.identity.model} decides on text, not on images", param="assets")
-        fits(sum(map(len, strings([state, questions]))), "state", self._engine)
+        fits(strings([state, questions]), "state", self._engine)
         prompts = self._prompts({"state": state, "questions": questions})
         yield
         answers: dict[str, Any] = {}

@@ -145,7 +145,7 @@ class TorchEncoder:
         """How well each document answers the query, between 0 and 1: the sigmoid of the model's one label."""
         rows = []
         for document in documents:
-            fits(len(query) + len(document), "documents", self)
+            fits((query, document), "documents", self)
             ids, types = self.tokenizer.whole(query, document)
             rows.append((checked(ids, "documents", self), types))
             yield
@@ -161,7 +161,7 @@ class TorchEncoder:
         if not isinstance(given, str):
             return checked(given, "input", self), [0] * len(given)
         text = self._recipe.prompt + given
-        fits(len(text), "input", self)
+        fits((text,), "input", self)
         ids, types = self.tokenizer.whole(text.lower() if self._recipe.lower else text)
         return checked(ids, "input", self), types
 

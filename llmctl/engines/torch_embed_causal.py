@@ -27,7 +27,7 @@ def embed(engine: StepEngine, model: Any, inputs: Sequence[str | Sequence[int]],
     rows, vectors = [], []
     for given in inputs:
         if isinstance(given, str):
-            fits(len(given), "input", engine)
+            fits((given,), "input", engine)
             given = engine.tokenizer.encode(given)
         rows.append(checked(given, "input", engine))
         yield
