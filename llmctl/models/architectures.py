@@ -44,12 +44,16 @@ def _mlx(folder: Path, architecture: str) -> bool | None:
 
 
 def _torch(folder: Path, architecture: str) -> bool | None:
-    """transformers has a table of the model types that generate text."""
-    table = _constant(folder / "models" / "auto" / "modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
-    classes = {
-        re.sub(r"(forcausallm|lmheadmodel|forconditionalgeneration)$", "", str(c).lower()) for c in table.values()
-    }
-    return architecture in {name.lower() for name in table} | classes
+    """transformers has tables of the model types that generate text, from text alone and from images."""
+    file = folder / "models" / "auto" / "modeling_auto.py"
+    known = set[str]()
+    for name in ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"):
+        table = _constant(file, name)
+        known |= {kind.lower() for kind in table}
+        known |= {
+            re.sub(r"(forcausallm|lmheadmodel|forconditionalgeneration)$", "", str(c).lower()) for c in table.values()
+        }
+    return architecture in known
 
 
 def _llamacpp(folder: Path, architecture: str) -> bool | None:

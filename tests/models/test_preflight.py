@@ -150,6 +150,7 @@ def test_mlx_weights_are_not_taken_for_plain_safetensors(hub: Hub, place: Place)
 def test_what_the_engines_know_is_told_from_their_libraries() -> None:
     for name in ("llama", "qwen2", "qwen3", "mistral"):
         assert architectures.takes("torch", name) and architectures.takes("mlx", name)
+    assert architectures.takes("torch", "qwen2_vl") and architectures.takes("torch", "molmo2")
     assert architectures.takes("llamacpp", "qwen2") and architectures.takes("llamacpp", "gpt-oss")
     assert not any(architectures.takes(engine, "nosuchmodel") for engine in architectures.LIBRARIES)
     assert architectures.takes("mlx", "mistral") and architectures.takes("torch", "gpt_oss")
