@@ -321,6 +321,20 @@ def test_pings_without_end_from_who_reads_no_pong_end_the_connection() -> None:
         eventually(lambda: not slot.server.server_state.connections)
 
 
+def test_messages_without_end_from_who_reads_no_answer_are_not_read() -> None:
+    with serve(FakeService(Limits(read_stall=2.0))) as slot, raw_websocket(slot.port, LLMWS) as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.settimeout(None)
+        lazy.sendall(frame(TEXT, b'{"type": "hello"}'))
+        pings, most = frame(TEXT, b'{"type": "get_resources"}') * 10_000, 0
+        with pytest.raises(OSError):
+            for _ in range(1000):
+                lazy.sendall(pings)
+                most = max(most, held(slot))
+        assert most < 4 * 2**20
+        eventually(lambda: not slot.server.server_state.connections and not held(slot))
+
+
 def test_pings_are_answered_and_hold_nothing(slot: FakeSlot) -> None:
     with websocket(slot.port) as client:
         for _ in range(100):
