@@ -408,12 +408,17 @@ class Logits(Protocol):
 class Tokenizer(Protocol):
     """A model's tokenizer. `encode` treats special tokens in the text as plain text unless `special`.
 
-    `chats` is false for a model without a chat template.
+    `chats` is false for a model without a chat template. `specials` are the texts of its special tokens. `speech` is
+    how the model calls tools and thinks (decoding.families.Speech), `fim` its tokens for what stands before a gap,
+    behind it, and for the gap itself.
     """
 
     eos_ids: frozenset[int]
     vocab: int
     chats: bool
+    specials: Mapping[int, str]
+    speech: Any
+    fim: tuple[int, int, int] | None
 
     def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]: ...
     def decode(self, ids: Sequence[int]) -> str: ...

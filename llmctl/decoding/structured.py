@@ -151,7 +151,11 @@ class Vocabulary:
         self._tokenizer = tokenizer
 
     def __call__(self, text: bytes | str) -> list[int]:
-        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"), bos=False)
+        """Ids of a text that follows another: SentencePiece would put a space before it."""
+        text = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        before, whole = (self._tokenizer.encode(t, bos=False) for t in ("\n", "\n" + text))
+        cut = len(before)
+        return whole[cut:] if whole[:cut] == before else self._tokenizer.encode(text, bos=False)
 
 
 def vocabulary(tokenizer: Tokenizer, size: int) -> Any:

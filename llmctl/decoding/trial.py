@@ -9,6 +9,8 @@ memory. What passes is compiled again by the engine, where it then is harmless.
 from __future__ import annotations
 
 import json
+import os
+import re
 import select
 import subprocess
 import sys
@@ -19,6 +21,8 @@ BUDGET = 0.8
 """Seconds of CPU time for one grammar."""
 PATIENCE = 10.0
 """Seconds on the clock: many times the budget, for hosts whose cores are busy."""
+SPECIAL = re.compile(r"<\[\d+\]>")
+"""A special token by its id, which the trial's vocabulary has one of."""
 STEPS = 24
 STACK = 2**20
 MEMORY = 2**30
@@ -40,6 +44,7 @@ class Trial:
 
     def verdict(self, grammar: str) -> str | None:
         """What is wrong with a grammar, as JSON text of one line; None when it is harmless."""
+        grammar = SPECIAL.sub("<[257]>", grammar)
         child = self._child or self._start()
         assert child.stdin and child.stdout
         try:
@@ -71,13 +76,13 @@ class Trial:
 
 
 class Bytes:
-    """A vocabulary of bytes and one end, as llguidance takes it."""
+    """A vocabulary of bytes, one end and another special token, as llguidance takes it."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None
     eos_token_id = 256
-    tokens = [bytes([byte]) for byte in range(256)] + [b""]
-    special_token_ids = (256,)
+    tokens = [bytes([byte]) for byte in range(256)] + [b"", b""]
+    special_token_ids = (256, 257)
 
     def __call__(self, text: bytes | str) -> list[int]:
         return list(text.encode() if isinstance(text, str) else text)
@@ -105,7 +110,11 @@ def main() -> None:
 
 
 def answer(vocabulary: Any, grammar: str) -> None:
-    print(json.dumps(wrong(vocabulary, grammar)), flush=True)
+    """What is wrong with a grammar, on stdout; whatever it breaks here is the end of the process."""
+    try:
+        print(json.dumps(wrong(vocabulary, grammar)), flush=True)
+    except BaseException:
+        os._exit(1)
 
 
 def wrong(vocabulary: Any, grammar: str) -> str | None:

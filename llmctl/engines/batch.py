@@ -31,7 +31,7 @@ from llmctl.domain import (
     Task,
     Usage,
 )
-from llmctl.engines.formats import mask_of
+from llmctl.engines.formats import mask_of, parser_of
 from llmctl.engines.jobs import Job, Prefill, Running, as_error
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
@@ -243,7 +243,9 @@ class BatchEngine:
             logprobs=request.logprobs,
             mask=self._mask_for(request, prompt),
         )
-        return Sequence(request, index, sampler, self._engine.tokenizer, budget(request, prompt, self.identity))
+        tokenizer = self._engine.tokenizer
+        parser = parser_of(request, tokenizer, prompt)
+        return Sequence(request, index, sampler, tokenizer, budget(request, prompt, self.identity), parser)
 
     def _finish(self, running: Running, chunk: Chunk) -> None:
         """A sequence has ended: give its memory back, then send its last chunk."""

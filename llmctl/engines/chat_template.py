@@ -15,8 +15,8 @@ from llmctl.errors import RequestError, Unsupported
 LARGEST = 16 * 2**20  # characters of a rendered conversation
 
 
-def compile_template(source: str, variables: Mapping[str, Any]) -> Callable[[list[dict[str, Any]]], str]:
-    """A function messages → prompt text; `variables` are what it may name (`bos_token`, `eos_token`, …)."""
+def compile_template(source: str, variables: Mapping[str, Any]) -> Callable[..., str]:
+    """A function of messages and further variables → text; `variables` are what else it may name (`bos_token`, …)."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -48,10 +48,10 @@ def compile_template(source: str, variables: Mapping[str, Any]) -> Callable[[lis
     except TemplateError as error:
         raise Unsupported(f"the model's chat template is not valid: {error}") from error
 
-    def render(messages: list[dict[str, Any]]) -> str:
+    def render(messages: list[dict[str, Any]], **more: Any) -> str:
         try:
             text = ""
-            for piece in template.generate(messages=messages, add_generation_prompt=True, tools=None, **variables):
+            for piece in template.generate({**variables, **more, "messages": messages}):
                 text += piece
                 if len(text) > LARGEST:
                     raise RequestError("the conversation is too long", param="messages")

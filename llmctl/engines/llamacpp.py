@@ -18,7 +18,7 @@ from llmctl.engines.llamacpp_embed import Kind, LlamaEncoder
 from llmctl.engines.llamacpp_library import BATCH, Library, open_library
 from llmctl.engines.llamacpp_steps import LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
-from llmctl.engines.talk import Talk
+from llmctl.engines.talk import Talk, words
 from llmctl.engines.tasks import TaskEngine
 from llmctl.errors import LoadFailed, Unsupported
 
@@ -152,7 +152,7 @@ def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFToke
         dtype=(library.ftype_name(library.model_ftype(model)) or b"").decode(),
         chat=tokenizer.chats,
         memory_bytes=library.model_size(model),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema", "prefix_cache"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer), "prefix_cache"),
     )
 
 

@@ -134,6 +134,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_vocab_sep": (c_int32, [c_void_p]),
     "llama_vocab_bos": (c_int32, [c_void_p]),
     "llama_vocab_eos": (c_int32, [c_void_p]),
+    "llama_vocab_fim_pre": (c_int32, [c_void_p]),
+    "llama_vocab_fim_suf": (c_int32, [c_void_p]),
+    "llama_vocab_fim_mid": (c_int32, [c_void_p]),
     "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool]),
     "llama_token_to_piece": (c_int32, [c_void_p, c_int32, c_char_p, c_int32, c_int32, c_bool]),
 }

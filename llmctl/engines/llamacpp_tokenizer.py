@@ -13,8 +13,10 @@ import ctypes
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from llmctl.engines import conversation
 from llmctl.engines.chat_template import compile_template
 from llmctl.engines.llamacpp_library import Library
 from llmctl.engines.talk import OWN, Talk
@@ -46,8 +48,13 @@ class GGUFTokenizer:
         own = talk.template.encode() if talk.template else library.model_chat_template(model, name)
         if name and not own:
             raise Unsupported(f"the model has no chat template named {talk.template_name!r}")
-        self._render = self._template(own, talk.arguments)
+        self._source = (own or b"").decode("utf-8", "replace")
+        self._render = self._template(self._source, talk.arguments)
         self.chats = self._render is not None
+        self.specials: Mapping[int, str] = self._control
+        self.speech = talk.speech(self._source, self._control)
+        gap = tuple(f(self._vocab) for f in (library.vocab_fim_pre, library.vocab_fim_suf, library.vocab_fim_mid))
+        self.fim = gap if min(gap) >= 0 else None
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
@@ -77,13 +84,16 @@ class GGUFTokenizer:
         if self._render is None:
             raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")
         plain = [dict(message) for message in messages]
-        rendered = self._render(plain)
-        inside = {s for text in strings(plain) for s in self._control.values() if s and s in text}
+        offered = [dict(tool) for tool in tools]
+        show = partial(conversation.render, self._render, self._source)
+        rendered = show(plain, offered, continue_last, arguments)
+        inside = {s for text in strings([plain, offered]) for s in self._control.values() if s and s in text}
         if not inside:
             return self._ids(rendered, special=True)
         unused = (chr(c) for c in PRIVATE_USE if chr(c) not in rendered)
         marks = dict(zip(sorted(inside, key=len, reverse=True), unused, strict=False))
-        return self._splice(self._render(replaced(plain, marks)), {mark: text for text, mark in marks.items()})
+        marked = show(replaced(plain, marks), replaced(offered, marks), continue_last, arguments)
+        return self._splice(marked, {mark: text for text, mark in marks.items()})
 
     def _splice(self, marked: str, texts: Mapping[str, str]) -> list[int]:
         """Encode a rendered conversation in which marks stand for special tokens' texts that are to be literal."""
@@ -148,11 +158,9 @@ class GGUFTokenizer:
     def _text(self, id: int) -> str:
         return (self._lib.vocab_get_text(self._vocab, id) or b"").decode("utf-8", "replace")
 
-    def _template(
-        self, source: bytes | None, arguments: Mapping[str, Any]
-    ) -> Callable[[list[dict[str, Any]]], str] | None:
+    def _template(self, source: str, arguments: Mapping[str, Any]) -> Callable[..., str] | None:
         if not source:
             return None
         names = {"bos_token": self._lib.vocab_bos(self._vocab), "eos_token": self._lib.vocab_eos(self._vocab)}
         tokens = {name: self._text(id) if id >= 0 else "" for name, id in names.items()}
-        return compile_template(source.decode("utf-8", "replace"), {**arguments, **tokens})
+        return compile_template(source, {**arguments, **tokens})

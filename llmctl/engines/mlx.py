@@ -17,7 +17,7 @@ from llmctl.engines import mlx_vision
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
 from llmctl.engines.mlx_logits import MlxLogits
-from llmctl.engines.talk import Talk
+from llmctl.engines.talk import Talk, words
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
@@ -112,7 +112,7 @@ def _identify(
         dtype=f"{quantized['bits']}-bit" if "bits" in quantized else stored,
         chat=tokenizer.chats,
         memory_bytes=sum(array.nbytes for array in weights),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer)),
     )
 
 

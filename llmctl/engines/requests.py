@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmctl.domain import GenerateRequest, Identity, Tokenizer
+from llmctl.engines.fim import fill
 from llmctl.engines.tokenizer import strings
 from llmctl.errors import RequestError
 
@@ -24,6 +25,8 @@ def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) 
                 continue_last=request.continue_last,
                 arguments=template_arguments(request),
             )
+        if request.suffix is not None:
+            return fill(request, tokenizer)
         if isinstance(request.prompt, str):
             return tokenizer.encode(request.prompt, special=True)
     except (TypeError, ValueError) as error:  # a lone surrogate, say

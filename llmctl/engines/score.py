@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice, zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TextIO, cast
 
+from llmctl.decoding.families import Speech
 from llmctl.domain import EngineSpec, StepEngine, Tokenizer, build
 from llmctl.engines import adapter, llamacpp
 from llmctl.engines.jobs import as_error
@@ -48,6 +50,9 @@ class Tokenless:
     eos_ids: frozenset[int] = frozenset()
     vocab = 0
     chats = False
+    specials: Mapping[int, str] = MappingProxyType({})
+    speech: Any = Speech()
+    fim: tuple[int, int, int] | None = None
 
     def encode(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
         raise NoTokenizer("this checkpoint has no tokenizer")

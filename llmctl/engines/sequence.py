@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from llmctl.decoding.detokenize import Detokenizer
-from llmctl.decoding.output import TextOutput
+from llmctl.decoding.output import Output, ParsedOutput, Said, TextOutput
+from llmctl.decoding.pieces import Parser
 from llmctl.decoding.sampling import Choice, Sampler
-from llmctl.domain import LENGTH, STOP, Chunk, GenerateRequest, Tokenizer, TokenLogprob
+from llmctl.domain import LENGTH, STOP, TOOLS, Chunk, GenerateRequest, Tokenizer, TokenLogprob
+
+NOTHING = Said()
 
 
 class Sequence:
     """The `index`-th of a request's n sequences. `made` counts its tokens, at most `budget`; `last` is the newest."""
 
     def __init__(
-        self, request: GenerateRequest, index: int, sampler: Sampler, tokenizer: Tokenizer, budget: int
+        self,
+        request: GenerateRequest,
+        index: int,
+        sampler: Sampler,
+        tokenizer: Tokenizer,
+        budget: int,
+        parser: Parser | None = None,
     ) -> None:
         self.sampler = sampler
         self.budget = budget
@@ -21,8 +30,7 @@ class Sequence:
         self._request, self._index, self._tokenizer = request, index, tokenizer
         endless = request.ignore_eos and request.format is None  # a format has an end of its own
         self._ends = frozenset(request.stop_ids) | (frozenset() if endless else tokenizer.eos_ids)
-        strip = request.messages is not None and adds_space(tokenizer)
-        self._output = TextOutput(Detokenizer(tokenizer.token_bytes, strip_space=strip), request.stop)
+        self._output = _output(request, tokenizer, parser)
         self._reported = 0  # tokens that chunks have counted
 
     def echo(self, prompt: list[int]) -> Chunk:
@@ -37,23 +45,27 @@ class Sequence:
         self.sampler.accept(choice.token)
         if choice.token in self._ends:
             return self.end(STOP)
-        text, logprobs = self._output.push(choice.token, self._logprob(choice))
-        if self._output.matched is not None:
-            return self._chunk(text, logprobs, STOP)
+        said = self._output.push(choice.token, self._logprob(choice))
+        if self._output.complete:
+            return self._chunk(said, STOP)
         if self.made >= self.budget:
-            return self.end(LENGTH, text, logprobs)
-        return self._chunk(text, logprobs) if text else None
+            return self.end(LENGTH, said)
+        return self._chunk(said) if said else None
 
-    def end(self, finish: str, text: str = "", logprobs: tuple[TokenLogprob, ...] = ()) -> Chunk:
+    def end(self, finish: str, said: Said = NOTHING) -> Chunk:
         """The last chunk: what was held back, and why it ends."""
-        rest, more = self._output.finish()
-        finish = STOP if self._output.matched is not None else finish
-        return self._chunk(text + rest, logprobs + more, finish)
+        rest = self._output.finish()
+        return self._chunk(said.then(rest), STOP if self._output.matched is not None else finish)
 
-    def _chunk(self, text: str, logprobs: tuple[TokenLogprob, ...], finish: str | None = None) -> Chunk:
+    def _chunk(self, said: Said, finish: str | None = None) -> Chunk:
         tokens, self._reported = self.made - self._reported, self.made
-        matched = self._output.matched
-        return Chunk(self._request.id, self._index, text, tokens, finish, matched if finish else None, logprobs)
+        matched = self._output.matched if finish else None
+        if finish == STOP and self._output.calls:
+            finish = TOOLS
+        text, logprobs, reasoning, calls = said
+        return Chunk(
+            self._request.id, self._index, text, tokens, finish, matched, logprobs, None, reasoning, calls
+        )  # fmt: skip
 
     def _logprob(self, choice: Choice) -> TokenLogprob | None:
         if choice.logprob is None:
@@ -63,6 +75,16 @@ class Sequence:
 
     def _text(self, id: int) -> str:
         return self._tokenizer.token_bytes(id).decode("utf-8", "replace")
+
+
+def _output(request: GenerateRequest, tokenizer: Tokenizer, parser: Parser | None) -> Output:
+    """What makes text of the tokens. A masked answer begins as its format says, so no space is dropped from it."""
+    strip = request.messages is not None and request.format is None and adds_space(tokenizer)
+    if parser is None:
+        return TextOutput(Detokenizer(tokenizer.token_bytes, strip_space=strip), request.stop)
+    shown = {id: text.encode() for id, text in tokenizer.specials.items() if text in parser.markers}
+    detokenizer = Detokenizer(lambda id: shown.get(id) or tokenizer.token_bytes(id), strip_space=strip)
+    return ParsedOutput(detokenizer, request.stop, parser, one_call=not request.parallel_tools)
 
 
 def adds_space(tokenizer: Tokenizer) -> bool:

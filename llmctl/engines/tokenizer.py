@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmctl.engines import conversation
+from llmctl.engines.fim import fim_of
 from llmctl.engines.talk import OWN, Talk
 from llmctl.engines.token_bytes import byte_table
 from llmctl.errors import RequestError, Unsupported
@@ -39,7 +42,7 @@ def load_tokenizer(path: str | Path, *, allow_code: bool = False, talk: Talk = O
         raise Unsupported(f"{folder.name}: it has no chat template named {talk.template_name!r}")
     if template := talk.template or named.get(talk.template_name):
         loaded.chat_template = template
-    return CheckpointTokenizer(loaded, declared_eos(folder) | talk.stop_ids, talk.arguments)
+    return CheckpointTokenizer(loaded, declared_eos(folder), talk)
 
 
 def declared_eos(folder: Path) -> frozenset[int]:
@@ -57,21 +60,25 @@ def declared_eos(folder: Path) -> frozenset[int]:
 class CheckpointTokenizer:
     """The `Tokenizer` of the engine protocol over a transformers fast tokenizer."""
 
-    def __init__(self, loaded: Any, declared_eos: Iterable[int] = (), arguments: Mapping[str, Any] = {}) -> None:
+    def __init__(self, loaded: Any, declared_eos: Iterable[int] = (), talk: Talk = OWN) -> None:
         self._loaded = loaded
-        self._arguments = dict(arguments)
+        self._arguments = dict(talk.arguments)
         self._backend = loaded.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         added = self._backend.get_added_tokens_decoder()
         self.vocab: int = max(self._backend.get_vocab_size(), *(id + 1 for id in added), 0)  # ids may leave gaps
-        eos = {loaded.eos_token_id, *declared_eos} - {None}
+        eos = {loaded.eos_token_id, *declared_eos, *talk.stop_ids} - {None}
         self.eos_ids: frozenset[int] = frozenset(i for i in eos if self._backend.id_to_token(i) is not None)
         specials = {i for i, token in added.items() if token.special} | self.eos_ids
         self._control: dict[int, str] = {i: self._backend.id_to_token(i) for i in specials}
         self._bytes = byte_table(self._backend, self._control)
         self._bos = self._prefix_ids()
         self.chats: bool = bool(loaded.chat_template)
+        self._source = source_of(loaded.chat_template)
+        self.specials: Mapping[int, str] = self._control
+        self.speech = talk.speech(self._source, self._control)
+        self.fim = fim_of({token.content: id for id, token in added.items()})
         self.pad: int = loaded.pad_token_id or 0
         self.inputs = frozenset(loaded.model_input_names)
 
@@ -123,13 +130,16 @@ class CheckpointTokenizer:
             raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")
         specials = set(self._control.values())
         plain = [{key: merged(value, specials) for key, value in m.items()} for m in messages]
-        rendered, said = self._render(plain), "\n".join(strings(plain))
+        offered = [dict(tool) for tool in tools]
+        show = partial(conversation.render, self._render, self._source)
+        rendered, said = show(plain, offered, continue_last, arguments), "\n".join(strings([plain, offered]))
         inside = sorted((s for s in specials if s in said), key=len, reverse=True)
         if not inside:
             return rendered, {}
         unused = (chr(c) for c in PRIVATE_USE if chr(c) not in rendered + said)
         marks = dict(zip(inside, unused, strict=False))
-        return self._render(replaced(plain, marks)), {mark: s for s, mark in marks.items()}
+        marked = show(replaced(plain, marks), replaced(offered, marks), continue_last, arguments)
+        return marked, {mark: s for s, mark in marks.items()}
 
     def literal(self, text: str, marks: Mapping[str, str]) -> list[int]:
         """The ids of a rendered conversation; where a mark stands, the text that it stands for is plain text."""
@@ -163,12 +173,9 @@ class CheckpointTokenizer:
         end_stretch(len(text))
         return ids
 
-    def _render(self, messages: list[dict[str, Any]]) -> str:
+    def _render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
         try:  # the template runs in transformers' sandbox; what it raises depends on the messages
-            text = self._loaded.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._arguments
-            )
-            return str(text)
+            return str(self._loaded.apply_chat_template(messages, tokenize=False, **{**self._arguments, **variables}))
         except Exception as error:
             why = f"the model's chat template rejects these messages: {error}"
             raise RequestError(why, param="messages") from error
@@ -199,6 +206,11 @@ class CheckpointTokenizer:
         whole = list(self._backend.encode("a", add_special_tokens=True).ids)
         starts = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
         return whole[: next(starts, 0)]
+
+
+def source_of(template: Any) -> str:
+    """The text of a chat template, or of all where a checkpoint has several."""
+    return "\n".join(strings(template)) if template else ""
 
 
 def strings(value: Any) -> Iterator[str]:

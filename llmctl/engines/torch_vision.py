@@ -16,6 +16,7 @@ from llmctl.domain import IMAGE, TEXT, EngineSpec, GenerateRequest, Identity, Pr
 from llmctl.engines import torch_load, torch_vision_load
 from llmctl.engines.checkpoint import read_checkpoint
 from llmctl.engines.processor_pictures import Pictures, Seen
+from llmctl.engines.talk import words
 from llmctl.engines.torch_logits import TorchLogits
 from llmctl.engines.torch_vision_proof import prove
 from llmctl.engines.vision_tokenizer import load_chat_tokenizer, speaking
@@ -48,7 +49,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> VisionEngine:
         dtype=str(model.dtype).removeprefix("torch."),
         chat=inner.chats,
         memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", "schema"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(inner)),
         inputs=(TEXT, IMAGE),
         load_path=LOAD_PATH,
     )

@@ -155,6 +155,8 @@ def talk(traits: Traits) -> dict[str, Any]:
         "chat_template_name": None if text else template,
         "chat_template_args": dict(traits.chat_template_args),
         "stop_ids": list(traits.stop_ids),
+        "tool_parser": traits.tool_parser,
+        "reasoning_parser": traits.reasoning_parser,
     }
     return {key: value for key, value in options.items() if value}
 

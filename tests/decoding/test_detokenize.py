@@ -57,7 +57,7 @@ def output(pieces, stops):
         if out.matched is not None:
             break
     parts.append(out.finish())
-    return [(text, [p.id for p in logprobs]) for text, logprobs in parts], out.matched
+    return [(text, [p.id for p in logprobs]) for text, logprobs, *_ in parts], out.matched
 
 
 def test_logprobs_come_with_the_first_character_of_their_token():

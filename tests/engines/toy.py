@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from typing import ClassVar
 
 import numpy as np
 
+from llmctl.decoding.families import Speech
 from llmctl.domain import Identity
 from llmctl.errors import LlmctlError, RequestError
 
@@ -18,6 +20,9 @@ class ToyTokenizer:
 
     eos_ids = frozenset({EOS})
     vocab = VOCAB
+    specials: ClassVar = {EOS: "<end>"}
+    speech = Speech()
+    fim = None
 
     def encode(self, text, *, special=False, bos=True):
         return list(text.encode())
