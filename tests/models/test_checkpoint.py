@@ -212,6 +212,15 @@ def test_a_vision_tower_is_seen_and_its_keys_are_none_of_the_caches(vision_model
     assert found.kv_widths == (2 * 2 * 32,) * 2
 
 
+@pytest.mark.parametrize("tower", ["vision_tower.layers", "model.visual.blocks", "model.image_vit.resblocks"])
+def test_keys_of_a_vision_tower_are_not_counted(tmp_path, tower):
+    names = {f"model.layers.{i}.self_attn.k_proj.weight": 32 for i in range(2)}
+    names |= {f"{tower}.{i}.attn.k_proj.weight": 48 for i in range(2)}
+    weights = {name: ("BF16", [rows, 64], rows * 64 * 2) for name, rows in names.items()}
+    folder = make_folder(tmp_path, {"vision_config": {}}, {"model.safetensors": safetensors_bytes(weights)})
+    assert inspect(folder).kv_widths == (64, 64) and inspect(folder).sees
+
+
 def test_a_prompt_with_images_is_counted_whole(vision_model):
     found = inspect(vision_model["tiny-vision"])
     blind = replace(found, sees=False)
