@@ -310,3 +310,25 @@ def test_the_order_of_a_real_reranker(slots: Any, embed_model: dict[str, Path]) 
     for one in found["results"]:
         _, _, alone = ask(slot.port, RERANKS, {"query": "What is a slot?", "documents": [documents[one["index"]]]})
         assert alone["results"][0]["relevance_score"] == pytest.approx(one["relevance_score"], abs=1e-5)
+
+
+@pytest.mark.models
+def test_decisions_and_pooled_vectors_of_a_real_model(slots: Any, tiny_models: dict[str, Path]) -> None:
+    spec = EngineSpec("torch", "tiny-qwen2", str(tiny_models["tiny-qwen2"]), "safetensors", context=512)
+    slot: RunningSlot = slots(SlotSpec(spec, probe=Probe("What is a slot?", "A port", 24), needed_bytes=2**30))
+    questions = {
+        "spam": QUESTION,
+        "tone": {"type": "choice", "instructions": "How is it?", "criteria": {"calm": None, "angry": None}},
+    }
+    _, _, found = ask(slot.port, DECISIONS, {"state": "Buy this now!", "questions": questions})
+    assert 0 <= found["answers"]["spam"]["noul"] <= 1 and found["usage"]["input_tokens"] > 10
+    tone = found["answers"]["tone"]["probabilities"]
+    assert set(tone) == {"calm", "angry"} and sum(tone.values()) == pytest.approx(1, abs=1e-4)
+    status, _, refused = ask(slot.port, DECISIONS, {"state": "x", "questions": {"a": {"type": "nope"}}})
+    assert (status, refused["error"]["param"]) == (400, "questions")
+    status, _, refused = ask(slot.port, EMBEDDINGS, {"input": "a"})
+    assert (status, refused["error"]["param"], refused["error"]["code"]) == (400, "pooling", "unsupported_task")
+    _, _, pooled = ask(slot.port, EMBEDDINGS, {"input": "a", "pooling": "mean", "dimensions": 8})
+    assert math.hypot(*pooled["data"][0]["embedding"]) == pytest.approx(1)
+    status, _, refused = ask(slot.port, "/v1/completions", {"prompt": "a", "suffix": "b"})
+    assert (status, refused["error"]["param"]) == (400, "suffix")
