@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
 from llmctl.models import fit
 from llmctl.models.checkpoint import inspect
 from llmctl.slots.state import Launch
-from tests.conftest import RunningSlot, free_port
+from tests.conftest import REPO, RunningSlot, free_port
 
 MODELS = {"torch": "tiny-qwen2", "llamacpp": "tiny-qwen2-gguf", "mlx": "tiny-qwen2"}
 CONTEXT = 1024
@@ -51,6 +53,42 @@ def slot_of(tiny_models: dict[str, Path]) -> Iterator[SlotOf]:
         for slot in running:
             slot.kill()
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def seeing_slot_of(vision_model: dict[str, Path]) -> Iterator[SlotOf]:
+    """seeing_slot_of("torch") → the slot of that engine with the vision model, started once."""
+    home = Path(tempfile.mkdtemp(prefix="llm-"))
+    running: list[RunningSlot] = []
+
+    @cache
+    def start(engine: str) -> RunningSlot:
+        path = vision_model["tiny-vision"]
+        if engine == "llamacpp":  # as a pulled artifact: the model, and its projector beside it
+            path = home / "gguf" / "model.gguf"
+            path.parent.mkdir()
+            shutil.copy(vision_model["tiny-vision-gguf"], path)
+            shutil.copy(vision_model["tiny-vision-mmproj"], path.with_name("mmproj-model.gguf"))
+        spec = spec_of(engine, "tiny", path, Probe())
+        slot = RunningSlot(home, free_port(), Launch(limits=Limits(drain=5.0)))
+        running.append(slot)
+        slot.change("load", replace(spec, python=own_python("mlx-vision") if engine == "mlx" else None))
+        return slot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCTL_HOME", str(home))
+        yield start
+        for slot in running:
+            slot.kill()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def own_python(name: str) -> str:
+    """The Python of an environment of its own; the test is skipped where that cannot be made."""
+    made = subprocess.run([REPO / "scripts" / "own-environment", name], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"the environment {name} cannot be made: {made.stderr.strip()}")
+    return made.stdout.strip()
 
 
 def without_end(path: Path, folder: Path) -> Path:

@@ -252,7 +252,8 @@ class Anthropic(Http):
         calls = [(block["name"], block["input"]) for block in blocks if block["type"] == "tool_use"]
         ends = {"end_turn": STOP, "max_tokens": LENGTH, "stop_sequence": STOP_STRING, "tool_use": TOOLS}
         finish = ends[answer["stop_reason"]]
-        return Said(text, finish, usage["input_tokens"], usage["output_tokens"], tuple(calls))
+        prompt = usage["input_tokens"] + usage["cache_read_input_tokens"]
+        return Said(text, finish, prompt, usage["output_tokens"], tuple(calls))
 
     def piece(self, event: Any) -> str | None:
         return event["delta"].get("text") if event["type"] == "content_block_delta" else None
