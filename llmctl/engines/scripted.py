@@ -13,6 +13,7 @@ The script is a JSON file; every key is optional:
     odd            [n, …]: requests, counted from 1 with the probe's, that are answered in another way
     crosstalk      true: so are requests that come while others run
     deaf           "stop" | "cancel": what it does not listen to
+    tool_parser, reasoning_parser                              how its answers call tools and think (decoding.families)
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ import os
 import signal
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from llmctl.decoding.detokenize import Detokenizer
+from llmctl.decoding.output import ParsedOutput, Said
 from llmctl.domain import (
     CANCELLED,
     LENGTH,
     STOP,
     TIME,
     TOKENIZE,
+    TOOLS,
     Chunk,
     Done,
     Emit,
@@ -44,6 +48,7 @@ from llmctl.domain import (
     TokenLogprob,
     Usage,
 )
+from llmctl.engines.talk import Talk
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, Unsupported
 
 PIECE = 4  # characters a token
@@ -96,6 +101,7 @@ class Sequence:
     match: str | None
     ends_at: float | None
     begins_at: float
+    output: ParsedOutput | None = None
     at: int = 0
 
 
@@ -108,6 +114,7 @@ class Scripted:
         self.steps = self.requests = 0
         self.live: list[Sequence] = []
         self.left: dict[str, tuple[int, int, int]] = {}  # request → prompt tokens, sequences left, tokens made
+        self.speech = Talk.of(replace(spec, options=script)).speech("", {})
         self.identity = Identity(
             model=script.get("identity", spec.model),
             engine="scripted",
@@ -116,6 +123,7 @@ class Scripted:
             vocab=script.get("vocab", 1000),
             parallel=spec.parallel,
             memory_bytes=len(self.ballast),
+            capabilities=("tools", "reasoning") if self.speech.reasoning else ("tools",),
         )
 
     def submit(self, request: GenerateRequest) -> None:
@@ -129,6 +137,8 @@ class Scripted:
                 param="messages" if room < 1 else "max_tokens",
                 details={"max_context": self.identity.context, "input_length": prompt},
             )
+        if request.format is not None:
+            raise RequestError("a script's answers match no format", param="response_format", code="invalid_format")
         for id in [*request.stop_ids, *(i for i, _ in request.sampling.logit_bias)]:
             if not 0 <= id < self.identity.vocab:
                 raise RequestError(f"token id {id} is not in the vocabulary", param="logit_bias")
@@ -143,9 +153,19 @@ class Scripted:
         ends = now + request.time_cap if request.time_cap else None
         for index in range(request.n):
             begins = now + self.script.get("slow", {}).get(question, self.script.get("prefill", 0))
-            self.live.append(Sequence(request, index, pieces, finish, match, ends, begins))
+            output = self.output(request, pieces)
+            self.live.append(Sequence(request, index, pieces, finish, match, ends, begins, output))
         self.left[request.id] = (prompt, request.n, 0)
         self.emit(Started(request.id, prompt))
+
+    def output(self, request: GenerateRequest, pieces: list[str]) -> ParsedOutput | None:
+        """What tells calls and thoughts in the answer apart, where it may have any."""
+        tools = request.tools if request.tool_choice != "none" else ()
+        parser = self.speech.parser(tools, opened=False) if request.messages is not None else None
+        if parser is None:
+            return None
+        detokenizer = Detokenizer(lambda place: pieces[place].encode())
+        return ParsedOutput(detokenizer, request.stop, parser, one_call=not request.parallel_tools)
 
     def ask(self, task: Task) -> None:
         """One token a word, whose id is its place; nothing else."""
@@ -185,7 +205,8 @@ class Scripted:
         if request.echo and isinstance(request.prompt, str):
             text = request.prompt + text
         finish, match = STOP, None
-        heard = () if self.script.get("deaf") == "stop" else request.stop
+        deaf = self.script.get("deaf") == "stop" or self.output(request, []) is not None  # then it is looked for later
+        heard = () if deaf else request.stop
         hits = [(text.find(s), s) for s in heard if s in text]
         if hits:
             at, match = min(hits)
@@ -217,16 +238,21 @@ class Scripted:
             time.sleep(0.001)
             return False
         text = s.pieces[s.at]
+        said = s.output.push(s.at) if s.output else Said(text)
         s.at += 1
-        last = s.at == len(s.pieces)
+        complete = s.output is not None and s.output.complete
+        last = s.at == len(s.pieces) or complete
         late = s.ends_at is not None and now >= s.ends_at
         id = zlib.crc32(text.encode()) % self.identity.vocab
         logprobs = (TokenLogprob(text, id, -0.5, ((text, id, -0.5),)),) if s.request.logprobs is not None else ()
         if last or late:
-            finish = s.finish if last else TIME
-            self.end(s, Chunk(s.request.id, s.index, text, 1, finish, s.match if last else None, logprobs))
-        else:
-            self.emit(Chunk(s.request.id, s.index, text, 1, logprobs=logprobs))
+            finish, match = (STOP if complete else s.finish if last else TIME), s.match if last else None
+            if s.output:
+                said, match = said.then(s.output.finish()), s.output.matched
+                finish = TOOLS if s.output.calls and finish == STOP else finish
+            self.end(s, Chunk(s.request.id, s.index, said.text, 1, finish, match, logprobs, None, *said[2:]))
+        elif said or s.output is None:
+            self.emit(Chunk(s.request.id, s.index, said.text, 1, None, None, logprobs, None, *said[2:]))
         return last or late
 
     def end(self, s: Sequence, chunk: Chunk) -> None:
