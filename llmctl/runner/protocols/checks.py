@@ -197,9 +197,9 @@ def token_ids(most: int | None = None) -> Check:
 
 
 def unsupported(name: str, value: Any) -> None:
-    """Nothing but an empty value."""
+    """Nothing but an empty value: SDKs send back what they got."""
     if value not in ("", [], {}, False):
-        raise wrong(name, "is not supported yet", code="unsupported_field")
+        raise wrong(name, "is not supported", code="unsupported_field")
 
 
 PLAIN: dict[Check, Mapping[str, Any]] = {

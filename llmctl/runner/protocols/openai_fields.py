@@ -22,11 +22,12 @@ from llmctl.runner.protocols.checks import (
     text,
     token_ids,
     typed,
+    unsupported,
     wrong,
 )
 from llmctl.runner.protocols.openai_format import GUIDES, the_format
 from llmctl.runner.protocols.openai_messages import SCHEMA as MESSAGES_SCHEMA
-from llmctl.runner.protocols.openai_messages import conversation, nothing
+from llmctl.runner.protocols.openai_messages import conversation
 from llmctl.runner.protocols.openai_tools import TOOLS_SCHEMA, chosen, tool_choice, tools
 
 SEQUENCES = 16
@@ -154,8 +155,8 @@ CHAT = COMMON | {
     "chat_template": Field(client_template, "", {"const": None}),
     "continue_final_message": Field(flag, "continue_last"),
     "modalities": Field(only_text, "", {"const": [TEXT]}),
-    "audio": Field(nothing, "", {"const": None}),
-    "web_search_options": Field(nothing, "", {"const": None}),
+    "audio": Field(unsupported, "", {"const": None}),
+    "web_search_options": Field(unsupported, "", {"const": None}),
 }
 IGNORED = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),

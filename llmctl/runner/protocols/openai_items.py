@@ -8,7 +8,7 @@ from typing import Any
 from llmctl.domain import IMAGE, TEXT
 from llmctl.runner.media import source
 from llmctl.runner.media.source import Source
-from llmctl.runner.protocols.checks import Field, array, choice, object_, read, string, text, typed, wrong
+from llmctl.runner.protocols.checks import Field, array, choice, object_, read, string, text, typed, unsupported, wrong
 from llmctl.runner.protocols.openai_messages import (
     ROLES,
     SEEING,
@@ -17,7 +17,6 @@ from llmctl.runner.protocols.openai_messages import (
     Message,
     joined,
     no_such_part,
-    nothing,
 )
 from llmctl.runner.protocols.openai_tools import ID_LENGTH, call
 
@@ -132,5 +131,5 @@ TEXT_PART = ("type", "annotations", "logprobs", "parsed")
 IMAGE_PART = {
     "image_url": Field(source.of_url, "source"),
     "detail": Field(choice("auto", "low", "high", "original"), "detail"),
-    "file_id": Field(nothing, ""),
+    "file_id": Field(unsupported, ""),
 }

@@ -9,7 +9,7 @@ from llmctl.domain import IMAGE, TEXT
 from llmctl.errors import RequestError
 from llmctl.runner.media import source
 from llmctl.runner.media.source import Source
-from llmctl.runner.protocols.checks import Field, choice, object_, read, string, text, typed, wrong
+from llmctl.runner.protocols.checks import Field, choice, object_, read, string, text, typed, unsupported, wrong
 from llmctl.runner.protocols.openai_tools import ID_LENGTH, calls
 from llmctl.strict_json import kind
 
@@ -28,12 +28,6 @@ class Conversation(NamedTuple):
     sources: tuple[Source, ...]
 
 
-def nothing(name: str, value: Any) -> None:
-    """What this slot never says and so never gets back, but for an empty one."""
-    if value not in ("", [], {}, False):
-        raise wrong(name, "is not supported", code="unsupported_field")
-
-
 def function_call(name: str, value: Any) -> None:
     """The older shape of a tool call."""
     raise wrong(name, "is not taken; send tool_calls", code="unsupported_field")
@@ -48,9 +42,9 @@ MESSAGE = {
     "reasoning_content": Field(text, "reasoning_content"),
     "reasoning": Field(text, "reasoning_content"),
     "function_call": Field(function_call, ""),
-    "refusal": Field(nothing, ""),
-    "audio": Field(nothing, ""),
-    "annotations": Field(nothing, ""),
+    "refusal": Field(unsupported, ""),
+    "audio": Field(unsupported, ""),
+    "annotations": Field(unsupported, ""),
 }
 
 

@@ -61,8 +61,8 @@ class Item:
         item: dict[str, Any] = {"id": self.id, "type": self.kind, "status": self.status}
         if self.kind == CALL:
             return {**item, "call_id": self.call.id, "name": self.call.name, "arguments": self.text}
-        item |= {"role": "assistant"} if self.kind == MESSAGE else {"summary": []}
-        return {**item, "content": [] if self.status == "in_progress" else [self.part(self.text)]}
+        own: dict[str, Any] = {"role": "assistant"} if self.kind == MESSAGE else {"summary": []}
+        return {**item, **own, "content": [] if self.status == "in_progress" else [self.part(self.text)]}
 
 
 class ResponseAnswer(Answer):

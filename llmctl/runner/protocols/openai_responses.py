@@ -60,6 +60,7 @@ def whole_history(name: str, value: Any) -> None:
         raise wrong(name, 'only "disabled" is supported', code="unsupported_value")
 
 
+OBFUSCATION = {"include_obfuscation": Field(flag, "")}
 RESPONSE = SAMPLING | {
     "model": COMMON["model"],
     "stream": COMMON["stream"],
@@ -82,7 +83,6 @@ RESPONSE = SAMPLING | {
     "store": Field(flag, ""),
     "metadata": Field(object_, "metadata"),
 }
-OBFUSCATION = {"include_obfuscation": Field(flag, "")}
 IGNORED = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "max_tool_calls")
 SHOWN: Mapping[str, Any] = {
     "instructions": None,
