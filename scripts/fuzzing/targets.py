@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -47,6 +48,43 @@ def detokenizer() -> Check:
         pieces = [detokenizer.push(i) for i in range(len(tokens))]
         whole = b"".join(tokens).decode("utf-8", "replace")
         assert "".join(pieces) + detokenizer.flush() == (whole.removeprefix(" ") if strip else whole)
+
+    return check
+
+
+def calls() -> Check:
+    """However an output is cut, its text, thoughts and calls are the same, and a call has a tool and an object."""
+    import json
+
+    from llmctl.decoding.families import HARMONY, TOOL_PARSERS, Speech
+    from llmctl.decoding.pieces import Call, Parser, Piece
+
+    tools = [{"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}}}, {"name": "g.h"}]
+
+    def read(parser: Parser, texts: Iterable[str]) -> list[list[str]]:
+        pieces: list[Piece] = [piece for text in texts for piece in parser.push(text)]
+        found: list[list[str]] = []
+        for piece in (*pieces, *parser.end()):
+            if isinstance(piece, Call):
+                assert piece.name in ("f", "g.h") and isinstance(json.loads(piece.arguments), dict)
+                found.append(["Call", piece.name, piece.arguments])
+            elif found and found[-1][0] == type(piece).__name__:
+                found[-1][1] += piece.text
+            elif piece.text:
+                found.append([type(piece).__name__, piece.text])
+        return found
+
+    def check(data: Any) -> None:
+        family = (*TOOL_PARSERS, "")[data.ConsumeIntInRange(0, len(TOOL_PARSERS))]
+        thinks, opened = data.ConsumeBool(), data.ConsumeBool()
+        sizes = [data.ConsumeIntInRange(1, 9) for _ in range(8)]
+        text = data.ConsumeBytes(data.remaining_bytes()).decode("utf-8", "replace")
+        speech = Speech(family, HARMONY if family == HARMONY else "think" if thinks else "")
+        whole, cut = (speech.parser(tools, opened=opened) for _ in range(2))
+        assert whole and cut
+        ends = list(itertools.accumulate(sizes * (len(text) // sum(sizes) + 1)))
+        pieces = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+        assert read(whole, [text]) == read(cut, pieces)
 
     return check
 
@@ -107,6 +145,22 @@ def sources() -> Check:
     return check
 
 
+def _outputs() -> Iterable[bytes]:
+    call = '{"name": "f", "arguments": {"x": 1}}'
+    texts = (
+        f"Hm <tool_call>\n{call}\n</tool_call>\n<tool_call>{call}</tool_call> so",
+        "<think>\na b\n</think>\n\n<tool_call><function=f>\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>",
+        '<|python_tag|>{"name": "f", "parameters": {"x": "a\\"}"}}; {"name": "g.h", "parameters": {}}',
+        f"[TOOL_CALLS][{call}, {call}]", '[TOOL_CALLS]g.h[ARGS]{"x": [1, {}]}[TOOL_CALLS]f[ARGS]{}',
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+        '<|constrain|>json<|message|>{"x": 1}<|call|><|start|>assistant<|channel|>final<|message|>so<|return|>',
+        f"```json\n{call}\n```",
+    )  # fmt: skip
+    for text in texts:
+        for family in range(6):
+            yield text.encode() + bytes([9, 2, 5, 1, 7, 3, 1, 4, family & 1, family & 2, family])
+
+
 def _image_files() -> Iterable[bytes]:
     from tests.runner.pictures import blank_png, drawn, gif_of, webp_of
 
@@ -135,6 +189,7 @@ def _image_sources() -> Iterable[bytes]:
 TARGETS = {
     "stops": Target(stops, lambda: [b"\x01abc\x02ab"]),
     "detokenizer": Target(detokenizer, lambda: ["é😀".encode()]),
+    "calls": Target(calls, _outputs),
     "images": Target(images, _image_files),
     "sources": Target(sources, _image_sources),
 }

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from llmctl.decoding import calls
 from llmctl.decoding.detokenize import Detokenizer
+from llmctl.decoding.pieces import Call
 from llmctl.decoding.stops import StopMatcher
 from llmctl.engines import pictures
 from llmctl.runner.media import gather, picture
@@ -17,6 +19,7 @@ from scripts.fuzzing.main import NO_ENVIRONMENT
 from scripts.fuzzing.targets import TARGETS
 from tests.runner.pictures import drawn
 
+HERMES = b'well, <tool_call>{"name": "f"}</tool_call> then'
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz"
 
 
@@ -59,6 +62,8 @@ class Data:
         ("stops", lambda: Data(1, 2, texts=("ab", "xy", "za")), StopMatcher, "flush", lambda self: ""),
         ("stops", lambda: Data(1, 2, texts=("ab", "xa", "b")), StopMatcher, "push", lambda self, text: text),
         ("detokenizer", lambda: Data(0, 2, 1, 1, data="é".encode()), Detokenizer, "push", lambda self, i: "?"),
+        ("calls", lambda: Data(0, 0, 0, *[5] * 8, data=HERMES), calls, "begun", lambda text, marker: 0),
+        ("calls", lambda: Data(0, 0, 0, *[5] * 8, data=HERMES), calls, "calls_in", lambda *args: [Call("f", "[]")]),
         ("images", lambda: Data(data=drawn(size=(1001, 1000))), picture, "check", lambda *args: None),
         ("images", lambda: Data(data=drawn(mode="L")), pictures, "_rgb", lambda image: image),
         ("sources", lambda: Data(1, data=b"AAAA"), gather, "decode", lambda at, text: b""),
