@@ -17,7 +17,6 @@ from llmctl.errors import UsageError, nearest
 from llmctl.render import chat as show
 from llmctl.render.text import escaped
 
-
 FENCE = '"""'
 
 
