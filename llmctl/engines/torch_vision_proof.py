@@ -1,11 +1,13 @@
 """Prove at load that an image-text model takes pictures where its template puts them, and decodes as it does alone.
 
-Models may keep something of the last sequence in their modules; here two sequences take turns, as in a batch.
+Models may keep something of the last sequence in their modules; here a chat with a picture and one without take turns,
+as in a batch, and both must come out as the model computes them whole.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmctl.decoding.sampling import nonfinite
@@ -17,54 +19,64 @@ from llmctl.errors import RequestError, Unsupported
 if TYPE_CHECKING:
     from llmctl.engines.torch_vision import VisionEngine
 
+QUESTION = "What is in the picture?"
 TAIL = 3
-"""So many tokens behind the picture are computed one by one."""
+"""So many tokens at the end of each chat are computed one by one."""
 
 
 def prove(engine: VisionEngine, model: Any) -> None:
     """Unsupported when the engine's logits are not the model's; NonFiniteLogits when the model's are not finite."""
-    import torch
-
     name, id = engine.identity.architecture, engine.identity.model
     try:
-        tokens, seen = engine.see(_question())
-        with torch.inference_mode():
-            ids = torch.tensor([tokens], device=model.device)
-            expected = model(input_ids=ids, use_cache=False, **seen.inputs).logits[0, -1].float().cpu()
-        found = torch.from_numpy(_in_turns(engine, tokens, seen))
+        tokens, seen = engine.see(_chat([{"type": "image"}, {"type": "text", "text": QUESTION}]))
+        plain = engine.tokenizer.chat(({"role": "user", "content": QUESTION},))
+        expected = _whole(model, tokens, seen.inputs), _whole(model, plain, {})
+        found = _in_turns(engine, tokens, seen, plain)
     except (RequestError, TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         if (typed := as_error(error)).code == "out_of_memory":
             raise typed from error
         raise Unsupported(f"{id}: architecture {name!r} does not take a picture here: {error}") from error
-    if not expected.max().isfinite():
+    for whole, pieces in zip(expected, found, strict=True):
+        _compare(f"{id}: architecture {name!r}", model, whole, pieces)
+
+
+def _compare(what: str, model: Any, whole: Any, pieces: Any) -> None:
+    import torch
+
+    if not whole.max().isfinite():
         raise nonfinite()
-    difference = float((found - expected).square().mean().sqrt() / expected.std())
+    difference = float((torch.from_numpy(pieces) - whole).square().mean().sqrt() / whole.std())
     if not difference < (EXACT if model.dtype == torch.float32 else HALF):
-        raise Unsupported(
-            f"{id}: architecture {name!r} does not compute the same from its cache (difference {difference:.2g})"
-        )
+        raise Unsupported(f"{what} does not compute the same from its cache (difference {difference:.2g})")
 
 
-def _in_turns(engine: VisionEngine, tokens: list[int], seen: Any) -> Any:
-    """The logits after `tokens`, the last of them one by one, beside a sequence without a picture."""
-    head = len(tokens) - TAIL
+def _whole(model: Any, tokens: list[int], inputs: Mapping[str, Any]) -> Any:
+    """The model's own logits after `tokens`."""
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.tensor([tokens], device=model.device)
+        return model(input_ids=ids, use_cache=False, **inputs).logits[0, -1].float().cpu()
+
+
+def _in_turns(engine: VisionEngine, tokens: list[int], seen: Any, plain: list[int]) -> tuple[Any, Any]:
+    """The engine's logits after both chats: the one without a picture in two chunks, their ends one by one."""
+    head, half = len(tokens) - TAIL, (len(plain) - TAIL) // 2
     one, other = engine.open(seen=seen.first(head, len(tokens))), engine.open()
+    engine.prefill(other, plain[:half])
     engine.prefill(one, tokens[:head])
-    engine.prefill(other, tokens[-2:])
-    for token in tokens[head:-1]:
-        engine.step({other: token, one: token})
-    row = engine.step({other: tokens[0], one: tokens[-1]}).row(1)
+    engine.prefill(other, plain[half:-TAIL])
+    for left in range(TAIL, 0, -1):
+        logits = engine.step({other: plain[-left], one: tokens[-left]})
     engine.free(one)
     engine.free(other)
-    return row
+    return logits.row(1), logits.row(0)
 
 
-def _question() -> GenerateRequest:
+def _chat(parts: list[dict[str, str]]) -> GenerateRequest:
     from PIL import Image
 
     file = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").save(file, "PNG")
-    parts = [{"type": "image"}, {"type": "text", "text": "What is in the picture?"}]
-    return GenerateRequest(
-        "proof", messages=({"role": "user", "content": parts},), media=(Media(IMAGE, file.getvalue()),)
-    )
+    media = (Media(IMAGE, file.getvalue()),)
+    return GenerateRequest("proof", messages=({"role": "user", "content": parts},), media=media)

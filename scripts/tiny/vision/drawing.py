@@ -43,8 +43,8 @@ def draw(thing: Thing, chance: random.Random) -> Any:
     from PIL import Image, ImageDraw
 
     side = chance.choice(SIDES)
-    radius = chance.uniform(0.3, 0.45) * side
-    x, y = (side * chance.uniform(0.4, 0.6) for _ in "xy")
+    radius = chance.uniform(0.33, 0.45) * side
+    x, y = (side * chance.uniform(0.44, 0.56) for _ in "xy")
     picture = Image.new("RGB", (side * FINE, side * FINE), chance.choice(GROUNDS))
     brush = ImageDraw.Draw(picture)
     fill = tuple(max(0, min(255, part + chance.randint(-12, 12))) for part in COLOURS[thing.colour])

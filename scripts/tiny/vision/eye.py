@@ -15,8 +15,8 @@ from .drawing import COLOURS, SHAPES, Thing, everything
 from .lessons import Album, Seen
 from .optimizing import Descent
 
-STEPS, RATE, BATCH, CHECK_EVERY = 700, 4e-3, 48, 25
-RIGHT = 0.98
+STEPS, RATE, BATCH, CHECK_EVERY = 500, 4e-3, 48, 25
+RIGHT = 0.985
 
 
 def teach(visual: Any, album: Album, shown: Album, chance: random.Random, log: Callable[[str], None]) -> None:

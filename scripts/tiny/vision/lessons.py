@@ -35,10 +35,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Token ids, for each whether it is to be learnt, and the pictures in the order of their places."""
+    """Token ids, for each whether it is to be learnt, the answers' lengths, and the pictures in their order."""
 
     ids: list[int]
     learn: list[bool]
+    answers: list[int]
     pictures: list[Seen]
 
 
@@ -97,8 +98,8 @@ def lesson(tokenizer: Any, turns: Sequence[Turn], album: Album, chance: random.R
     return Lesson(*_ids(tokenizer, turns, pictures), pictures)
 
 
-def _ids(tokenizer: Any, turns: Sequence[Turn], pictures: Sequence[Seen]) -> tuple[list[int], list[bool]]:
-    ids, learn, messages = list[int](), list[bool](), list[dict[str, Any]]()
+def _ids(tokenizer: Any, turns: Sequence[Turn], pictures: Sequence[Seen]) -> tuple[list[int], list[bool], list[int]]:
+    ids, learn, answers, messages = list[int](), list[bool](), list[int](), list[dict[str, Any]]()
     for turn in turns:
         parts = [*({"type": "image"} for _ in turn.things), {"type": "text", "text": turn.question}]
         asked = [*messages, {"role": "user", "content": parts}]
@@ -108,7 +109,8 @@ def _ids(tokenizer: Any, turns: Sequence[Turn], pictures: Sequence[Seen]) -> tup
             more = _with_pictures(tokenizer, text, pictures)[len(ids) :]
             ids += more
             learn += [heard] * len(more)
-    return ids, learn
+            answers += [len(more)] if heard else []
+    return ids, learn, answers
 
 
 def _with_pictures(tokenizer: Any, text: str, pictures: Sequence[Seen]) -> list[int]:
