@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmctl.backends import cpu
-from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress
-from llmctl.engines import llamacpp_embed
+from llmctl.domain import DECIDE, Emit, Engine, EngineSpec, Identity, Progress
+from llmctl.engines import llamacpp_decide, llamacpp_embed
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import read_ahead
+from llmctl.engines.llamacpp_decide import LlamaDecider, Setting
 from llmctl.engines.llamacpp_embed import Kind, LlamaEncoder
 from llmctl.engines.llamacpp_library import BATCH, Library, open_library
-from llmctl.engines.llamacpp_steps import LlamaEngine
+from llmctl.engines.llamacpp_steps import Beside, LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.talk import Talk, words
-from llmctl.engines.tasks import TaskEngine
+from llmctl.engines.tasks import POOLED, TaskEngine
 from llmctl.errors import LoadFailed, Unsupported
 
 GPUS = ("cuda", "metal")
@@ -105,7 +106,33 @@ def steps(spec: EngineSpec, opened: Opened) -> LlamaEngine:
     library, model = opened.library, opened.model
     context = threaded(spec, opened, make_context(spec, library, model))
     tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
-    return LlamaEngine(library, model, context, tokenizer, identify(spec, library, model, tokenizer))
+    identity = identify(spec, library, model, tokenizer)
+    beside = Beside(lambda engine: pooled(spec, opened, engine), decider(spec, opened, identity))
+    if beside.decider:
+        identity = replace(identity, capabilities=(*identity.capabilities, DECIDE))
+    return LlamaEngine(library, model, context, tokenizer, identity, beside)
+
+
+def pooled(spec: EngineSpec, opened: Opened, engine: LlamaEngine) -> LlamaEncoder:
+    """What makes vectors with a model that generates, whose states it pools itself."""
+    library, model = opened.library, opened.model
+    found = Kind(engine.identity.architecture, llamacpp_embed.NONE, causal=True)
+    context = llamacpp_embed.make_context(library, model, found, engine.identity.context, spec.parallel)
+    if not context:
+        raise load_error(spec, library)
+    threads = spec.threads or cpu.physical_cores()
+    library.set_n_threads(context, threads, threads)
+    tokenizer = engine.tokenizer
+    assert isinstance(tokenizer, GGUFTokenizer)
+    return LlamaEncoder(library, model, context, found, tokenizer, engine.identity, sequences=spec.parallel, own=False)
+
+
+def decider(spec: EngineSpec, opened: Opened, identity: Identity) -> LlamaDecider | None:
+    """llama.cpp's decision handler, where the file is a decision model."""
+    if not llamacpp_decide.decides(opened.library, opened.model):
+        return None
+    threads = spec.threads or cpu.physical_cores()
+    return LlamaDecider(Setting(model_file(spec), identity.context, threads, gpu=identity.device != "cpu"))
 
 
 def encoder(spec: EngineSpec, opened: Opened, found: Kind) -> LlamaEncoder:
@@ -152,7 +179,7 @@ def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFToke
         dtype=(library.ftype_name(library.model_ftype(model)) or b"").decode(),
         chat=tokenizer.chats,
         memory_bytes=library.model_size(model),
-        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer), "prefix_cache"),
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer), "prefix_cache", POOLED),
     )
 
 

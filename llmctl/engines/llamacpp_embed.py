@@ -147,8 +147,8 @@ class LlamaEncoder:
         if pooling is None:
             return own or MEAN
         way = next((way for way, name in NAMES.items() if name == pooling and way != RANK), None)
-        if way is None:
-            raise RequestError(f"no pooling {pooling!r}: mean, cls, last", param="pooling")
+        if way is None or (way == CLS and self._kind.causal):
+            raise RequestError(f"no pooling {pooling!r}: mean, last (or cls, of an encoder)", param="pooling")
         if own not in (NONE, way):
             raise RequestError(f"{self.identity.model} pools by {NAMES[own]}, not by {pooling}", param="pooling")
         return way

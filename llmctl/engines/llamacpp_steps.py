@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from llmctl.domain import Identity, Logits, Tokenizer
 from llmctl.engines.llamacpp_library import BATCH, Library
+from llmctl.engines.tasks import Work
 from llmctl.errors import LlmctlError, RequestError
 
 # A chunk of a prompt should take no longer: a cancel waits for it, and so do the running sequences.
@@ -52,10 +53,36 @@ class Open:
     cached: int = 0
 
 
+class Embedding(Protocol):
+    """What makes vectors of the same model."""
+
+    def embed(self, inputs: Sequence[str | Sequence[int]], pooling: str | None = None) -> Work: ...
+    def close(self) -> None: ...
+
+
+class Deciding(Protocol):
+    """llama.cpp's decision handler over the same file."""
+
+    def decide(
+        self, engine: LlamaEngine, state: Any, questions: Any, assets: Mapping[str, Any] | None = None
+    ) -> Work: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What answers the tasks of a model that generates, each with a context of its own."""
+
+    encoder: Callable[[LlamaEngine], Embedding]
+    decider: Deciding | None = None
+
+
 class LlamaEngine:
     """The StepEngine over one llama.cpp context."""
 
-    def __init__(self, library: Library, model: int, context: int, tokenizer: Tokenizer, identity: Identity) -> None:
+    def __init__(
+        self, library: Library, model: int, context: int, tokenizer: Tokenizer, identity: Identity, beside: Beside
+    ) -> None:
         self.tokenizer: Tokenizer = tokenizer
         self.identity = identity
         self.prefill_chunk = FIRST_CHUNK
@@ -64,6 +91,8 @@ class LlamaEngine:
         self._batch = library.batch_init(max(BATCH, identity.parallel), 0, 1)
         self._slots = [Slot(i) for i in range(identity.parallel)]
         self._open: dict[int, Open] = {}
+        self._beside = beside
+        self._encoder: Embedding | None = None
         self._made = 0  # sequences so far: the next handle, and the clock of `Slot.freed`
 
     # ── the engine protocol ─────────────────────────────────────────────────────────────────────────────────────────
@@ -123,7 +152,20 @@ class LlamaEngine:
             sequence.slot.taken = False
             sequence.slot.freed = self._made
 
+    def embed(self, inputs: Sequence[str | Sequence[int]], pooling: str | None = None) -> Work:
+        """Vectors by a context of its own, made when first asked for."""
+        self._encoder = self._encoder or self._beside.encoder(self)
+        return self._encoder.embed(inputs, pooling)
+
+    def decide(self, state: Any, questions: Any, assets: Mapping[str, Any] | None = None) -> Work:
+        assert self._beside.decider is not None, "its identity does not offer it"
+        return self._beside.decider.decide(self, state, questions, assets)
+
     def close(self) -> None:
+        if self._encoder:
+            self._encoder.close()
+        if self._beside.decider:
+            self._beside.decider.close()
         self._open.clear()
         self._lib.batch_free(self._batch)
         self._lib.free(self._context)
