@@ -13,6 +13,7 @@ from typing import Any
 from llmctl.decoding.calls import Bare, Hermes, Mistral, names
 from llmctl.decoding.harmony import Harmony
 from llmctl.decoding.pieces import Parser, Plain
+from llmctl.decoding.structured import schema
 from llmctl.decoding.thinking import CLOSE, OPEN, Thinking
 
 HERMES, LLAMA, MISTRAL, HARMONY, JSON = "hermes", "llama3_json", "mistral", "harmony", "json"
@@ -69,7 +70,7 @@ class Speech:
     def required(self, tools: Sequence[Mapping[str, Any]], *, opened: bool, several: bool) -> list[dict[str, Any]]:
         """The grammar of an answer that calls one of these tools, as parts; the first names the others."""
         family = self.tools or JSON
-        parts = [{"name": f"arguments{i}", "json_schema": parameters(tool)} for i, tool in enumerate(tools)]
+        parts = [{"name": f"arguments{i}", **schema(parameters(tool))} for i, tool in enumerate(tools)]
         one = " | ".join(self._call(family, tool["name"], f"@arguments{i}") for i, tool in enumerate(tools))
         if family == MISTRAL and not self.arguments_mark:
             more = f'(", " one){{0,{MOST_CALLS - 1}}}' if several else ""

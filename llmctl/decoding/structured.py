@@ -26,8 +26,8 @@ SLOWEST = 0.25
 """Seconds of CPU time for one mask; more would hold up everyone's tokens."""
 KEPT = 32
 """Compiled grammars that are kept."""
-WHITESPACE = r"[ \t\n\r]{1,64}"
-"""Between the parts of a JSON value: bounded, or a small model might never go on."""
+WHITESPACE = r"( |\n[ \t]{0,20})"
+"""Between the parts of a JSON value: a space, or a new line and its indent. Unbounded, a small model loops in it."""
 Grammar = Mapping[str, Any]
 """A grammar as llguidance takes it: {"json_schema": …} or {"lark_grammar": …}."""
 

@@ -105,7 +105,7 @@ def test_errors(slot_of: SlotOf, driver: Driver, protocol: str, engine: str) -> 
 
 @pytest.mark.parametrize(("protocol", "engine"), of("tools"))
 def test_tools(driver: Driver, protocol: str) -> None:
-    said = driver.ask("Paint it.", tools=[TOOL], max_tokens=64)
+    said = driver.ask("Paint it.", tools=[TOOL], max_tokens=800)
     if protocol == "ollama":  # it has no word for a call that must be: what is no call is text
         assert said.finish in (STOP, LENGTH, TOOLS)
         return
@@ -115,9 +115,9 @@ def test_tools(driver: Driver, protocol: str) -> None:
 
 @pytest.mark.parametrize(("protocol", "engine"), of("schema"))
 def test_schema(driver: Driver) -> None:
-    said = driver.ask(asking(driver), schema=SCHEMA, max_tokens=64)
+    said = driver.ask(asking(driver), schema=SCHEMA, max_tokens=800)
     assert fits(json.loads(said.text)) and said.finish == STOP
-    assert fits(json.loads("".join(driver.stream(asking(driver), schema=SCHEMA, max_tokens=64))))
+    assert fits(json.loads("".join(driver.stream(asking(driver), schema=SCHEMA, max_tokens=800))))
 
 
 @pytest.mark.parametrize(("protocol", "engine"), of("images"))
