@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from scripts.benchmarks import cli, convert, engines, fit, fleet, image, pull, report, streams, surface, swap
+from scripts.benchmarks import cli, convert, engines, fit, fleet, image, pull, report, schema, streams, surface, swap
 from scripts.benchmarks.report import Row
 
 ALL: dict[str, Callable[[], Iterator[Row]]] = {
@@ -15,6 +15,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "swap": swap.measure,
     "engines": engines.measure,
     "image": image.measure,
+    "schema": schema.measure,
     "convert": convert.measure,
     "fit": fit.measure,
     "pull": pull.measure,
