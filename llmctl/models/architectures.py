@@ -13,6 +13,8 @@ from typing import Any
 from llmctl.environments import installed
 from llmctl.models.choice import READS, RUNS_ON
 
+MAPPINGS = tuple(f"MODEL_FOR_{kind}_MAPPING_NAMES" for kind in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MASKED_LM"))
+"""transformers' tables of the models that generate, from text and from images, and of those that embed."""
 LIBRARIES = {"mlx": "mlx_lm", "torch": "transformers", "llamacpp": "xllamacpp"}
 
 
@@ -44,14 +46,15 @@ def _mlx(folder: Path, architecture: str) -> bool | None:
 
 
 def _torch(folder: Path, architecture: str) -> bool | None:
-    """transformers has tables of the model types that generate text, from text alone and from images."""
+    """transformers has tables of the model types for each purpose."""
     file = folder / "models" / "auto" / "modeling_auto.py"
     known = set[str]()
-    for name in ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"):
+    for name in MAPPINGS:
         table = _constant(file, name)
         known |= {kind.lower() for kind in table}
         known |= {
-            re.sub(r"(forcausallm|lmheadmodel|forconditionalgeneration)$", "", str(c).lower()) for c in table.values()
+            re.sub(r"(forcausallm|lmheadmodel|forconditionalgeneration|formaskedlm)$", "", str(c).lower())
+            for c in table.values()
         }
     return architecture in known
 

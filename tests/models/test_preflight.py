@@ -151,6 +151,7 @@ def test_what_the_engines_know_is_told_from_their_libraries() -> None:
     for name in ("llama", "qwen2", "qwen3", "mistral"):
         assert architectures.takes("torch", name) and architectures.takes("mlx", name)
     assert architectures.takes("torch", "qwen2_vl") and architectures.takes("torch", "molmo2")
+    assert architectures.takes("torch", "nomic_bert") and architectures.takes("torch", "distilbert")
     assert architectures.takes("llamacpp", "qwen2") and architectures.takes("llamacpp", "gpt-oss")
     assert not any(architectures.takes(engine, "nosuchmodel") for engine in architectures.LIBRARIES)
     assert architectures.takes("mlx", "mistral") and architectures.takes("torch", "gpt_oss")
