@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from llmctl import keys
 from llmctl.domain import Limits, Probe, SlotSpec
 from llmctl.slots.state import Launch
+from scripts.tiny.vision.drawing import Thing, draw
 from tests.conformance.conftest import spec_of, without_end
 from tests.conftest import REPO, RunningSlot, free_port
 
@@ -89,13 +91,26 @@ def embedding_slot(open_slot: Callable[..., RunningSlot], embed_model: dict[str,
 
 
 @pytest.fixture(scope="session")
+def seeing_slot(open_slot: Callable[..., RunningSlot], vision_model: dict[str, Path]) -> RunningSlot:
+    """A model that says what is in a picture."""
+    return open_slot(spec_of("torch", "tiny", vision_model["tiny-vision"], Probe()))
+
+
+@pytest.fixture(scope="session")
 def setting(
-    talking_slot: RunningSlot, endless_slot: tuple[RunningSlot, str], embedding_slot: RunningSlot
+    talking_slot: RunningSlot,
+    endless_slot: tuple[RunningSlot, str],
+    embedding_slot: RunningSlot,
+    seeing_slot: RunningSlot,
+    clients_home: Path,
 ) -> dict[str, str]:
     """What a driver is told (drivers/cases.py, Setting)."""
     endless, key = endless_slot
+    picture = clients_home / "picture.png"
+    draw(Thing("red", "circle"), random.Random(7)).save(picture)
     return {
         "url": talking_slot.base_url, "endless": endless.base_url, "key": key, "embedding": embedding_slot.base_url,
+        "seeing": seeing_slot.base_url, "image": str(picture), "shows": "A red circle.",
     }  # fmt: skip
 
 

@@ -24,10 +24,8 @@ each = pytest.mark.parametrize("client", ALL)
 
 
 def value(driven: Driven, client: str, case: str) -> Any:
-    """What a case gave back; skips where it could not be tried."""
+    """What a case gave back."""
     found = driven(client)[case]
-    if "skipped" in found:
-        pytest.skip(found["skipped"])
     assert "value" in found, found
     return found["value"]
 
@@ -91,8 +89,8 @@ def test_an_answer_keeps_to_a_schema(driven: Driven, client: str) -> None:
 
 
 @each
-def test_a_picture_is_described_right(driven: Driven, client: str) -> None:
-    assert value(driven, client, "image")
+def test_a_picture_is_described_right(driven: Driven, setting: dict[str, str], client: str) -> None:
+    assert value(driven, client, "image") == setting["shows"]
 
 
 @pytest.mark.parametrize("client", [OPENAI, OLLAMA, LITELLM])
@@ -150,7 +148,7 @@ def test_openai_s_other_routes(driven: Driven) -> None:
     text, finish = value(driven, OPENAI, "completions")
     assert text and finish in ("length", "stop")
     text, status, pieces, final = value(driven, OPENAI, "responses")
-    assert text == ANSWER == final == "".join(pieces) and status == "completed" and len(pieces) > 3
+    assert text == ANSWER == final == "".join(pieces) and status == "completed"
     assert fits(value(driven, OPENAI, "schema_plain"))
 
 

@@ -112,12 +112,12 @@ def schema(setting: Setting) -> Any:
 
 @case
 def image(setting: Setting) -> Any:
-    url, data = setting.picture()
+    data = setting.picture()
     parts: Any = [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}},
         {"type": "text", "text": "What is in the picture?"},
     ]
-    return said(at(url).messages.create(**{**GREEDY, "messages": [{"role": "user", "content": parts}]}))
+    return said(at(setting.seeing).messages.create(**{**GREEDY, "messages": [{"role": "user", "content": parts}]}))
 
 
 @case

@@ -77,17 +77,17 @@ def schema(setting: Setting) -> Any:
 
 @case
 def image(setting: Setting) -> Any:
-    url, data = setting.picture()
+    data = setting.picture()
     parts = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
         {"type": "text", "text": "What is in the picture?"},
     ]
-    return ask(openai(url), messages=[{"role": "user", "content": parts}]).choices[0].message.content
+    return ask(openai(setting.seeing), messages=[{"role": "user", "content": parts}]).choices[0].message.content
 
 
 @case
 def embeddings(setting: Setting) -> Any:
-    found = litellm.embedding(**openai(setting.vectors()), input=WORDS, encoding_format="float")
+    found = litellm.embedding(**openai(setting.embedding), input=WORDS, encoding_format="float")
     return [row["embedding"] for row in found.data]
 
 

@@ -121,9 +121,9 @@ def schema_json(setting: Setting) -> Any:
 
 @case
 def image(setting: Setting) -> Any:
-    url, data = setting.picture()
+    data = setting.picture()
     asked: Any = [{"role": "user", "content": "What is in the picture?", "images": [data]}]
-    return at(url).chat(**{**GREEDY, "messages": asked}).message.content
+    return at(setting.seeing).chat(**{**GREEDY, "messages": asked}).message.content
 
 
 @case
@@ -133,13 +133,13 @@ def image_to_a_text_model(setting: Setting) -> Any:
 
 @case
 def embeddings(setting: Setting) -> Any:
-    found = at(setting.vectors()).embed(model="tiny", input=WORDS)
+    found = at(setting.embedding).embed(model="tiny", input=WORDS)
     return [list(row) for row in found.embeddings]
 
 
 @case
 def embeddings_old(setting: Setting) -> Any:
-    return list(at(setting.vectors()).embeddings(model="tiny", prompt=WORDS[0]).embedding)
+    return list(at(setting.embedding).embeddings(model="tiny", prompt=WORDS[0]).embedding)
 
 
 @case

@@ -109,13 +109,13 @@ def schema_plain(setting: Setting) -> Any:
 
 @case
 def image(setting: Setting) -> Any:
-    url, data = setting.picture()
+    data = setting.picture()
     parts: Any = [
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
         {"type": "text", "text": "What is in the picture?"},
     ]
     asked: Any = [{"role": "user", "content": parts}]
-    return at(url).chat.completions.create(**{**GREEDY, "messages": asked}).choices[0].message.content
+    return at(setting.seeing).chat.completions.create(**{**GREEDY, "messages": asked}).choices[0].message.content
 
 
 @case
@@ -126,7 +126,7 @@ def image_to_a_text_model(setting: Setting) -> Any:
 
 @case
 def embeddings(setting: Setting) -> Any:
-    found = at(setting.vectors()).embeddings.create(model="tiny", input=WORDS)
+    found = at(setting.embedding).embeddings.create(model="tiny", input=WORDS)
     return [row.embedding for row in found.data]
 
 
