@@ -52,7 +52,7 @@ def load_processor(spec: EngineSpec, checkpoint: Checkpoint, config: Any) -> Any
             read: Any = AutoProcessor.from_pretrained
             found = read(checkpoint.path, local_files_only=True, trust_remote_code=spec.allow_code)
         except ImportError:
-            found = _still(checkpoint, config)
+            found = _still(spec, checkpoint, config)
     except Exception as error:
         why = " ".join(str(error).split())
         raise Unsupported(f"{spec.model}: its processor cannot be read: {why}"[:500]) from error
@@ -61,7 +61,7 @@ def load_processor(spec: EngineSpec, checkpoint: Checkpoint, config: Any) -> Any
     return found
 
 
-def _still(checkpoint: Checkpoint, config: Any) -> Any:
+def _still(spec: EngineSpec, checkpoint: Checkpoint, config: Any) -> Any:
     """The checkpoint's processor with a tokenizer and an image processor alone."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
@@ -73,10 +73,10 @@ def _still(checkpoint: Checkpoint, config: Any) -> Any:
                 return type(None)
             return super().check_argument_for_proper_class(argument_name, argument)
 
-    image_processor: Any = AutoImageProcessor
+    loaders: dict[str, Any] = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
     parts = {
-        "tokenizer": AutoTokenizer.from_pretrained(checkpoint.path, local_files_only=True),
-        "image_processor": image_processor.from_pretrained(checkpoint.path, local_files_only=True),
+        name: loader.from_pretrained(checkpoint.path, local_files_only=True, trust_remote_code=spec.allow_code)
+        for name, loader in loaders.items()
     }
     settings, more = original.get_processor_dict(checkpoint.path, local_files_only=True)
     return Still.from_args_and_dict([parts.get(name) for name in original.get_attributes()], settings, **more)

@@ -210,10 +210,10 @@ def test_a35_special_tokens_in_a_text_beside_an_image_are_text(loaded, vision_mo
 def test_a19_images_count_against_the_context_and_both_numbers_are_told(loaded):
     fits = loaded.ask([*[drawn("red circle")] * 3, WHAT])
     assert fits[0].prompt_tokens > 27 and chunks(fits)[-1].usage.prompt == fits[0].prompt_tokens
-    with pytest.raises(RequestError, match=r"the prompt has \d+ tokens; the context of 512") as raised:
+    with pytest.raises(RequestError, match=r"the prompt has \d+ tokens: .* size of 512") as raised:
         loaded.ask([*[drawn("red circle")] * 60, WHAT])
     assert (raised.value.status, raised.value.code) == (400, "context_length_exceeded")
-    with pytest.raises(RequestError, match=r"at least \d+ tokens; the context is 512"):
+    with pytest.raises(RequestError, match=r"at least \d+ tokens.* 512"):
         loaded.ask([drawn("red circle"), "x" * 200_000])
 
 
@@ -357,12 +357,21 @@ class FarModel(Qwen2VLForConditionalGeneration):
 """
 
 
+def native(name):
+    """A weight by its name in the class; the hub's older names are known for Qwen's own model type only."""
+    return f"model.{name}" if name.startswith("visual.") else name.replace("model.", "model.language_model.", 1)
+
+
 @pytest.fixture
 def remote(vision_model, tmp_path):
     """A checkpoint whose own code has an image-text class and no causal one, and a file that shows that it ran."""
+    from safetensors.torch import load_file, save_file
+
     code = {"AutoConfig": "far.FarConfig", "AutoModelForImageTextToText": "far.FarModel"}
     folder = copied(vision_model["tiny-vision"], tmp_path / "far", model_type="far_vision", auto_map=code)
     (folder / "far.py").write_text(CODE.format(canary=str(tmp_path / "ran")))
+    weights = load_file(folder / "model.safetensors")
+    save_file({native(name): value for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     return folder, tmp_path / "ran"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.domain import Limits
+from llmctl.domain import Limits, MediaPolicy
 from llmctl.slots.state import Launch
 from tests.clients import chat, get, post, sse
 from tests.conftest import RunningSlot, free_port
@@ -25,7 +25,8 @@ WHAT = "What is in the picture?"
 @pytest.fixture(scope="module")
 def seeing(vision_model: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSlot]:
     """One slot with the vision model for all of these tests."""
-    slot = RunningSlot(tmp_path_factory.mktemp("v"), free_port(), Launch(limits=Limits(drain=5.0)))
+    policy = MediaPolicy(str(tmp_path_factory.mktemp("pictures")))
+    slot = RunningSlot(tmp_path_factory.mktemp("v"), free_port(), Launch(limits=Limits(drain=5.0), media=policy))
     slot.change("load", real("torch", "tiny-vision", vision_model["tiny-vision"]))
     yield slot
     slot.kill()
@@ -80,13 +81,30 @@ def test_pictures_of_several_turns_and_clients_stay_apart(seeing: RunningSlot) -
         assert list(pool.map(one, things)) == [f"A {thing}." for thing in things]
 
 
+def test_a_picture_in_the_folder_of_the_host_is_named_over_a_websocket(seeing: RunningSlot) -> None:
+    from websockets.sync.client import connect
+
+    Path(str(seeing.launch.media.folder), "a.png").write_bytes(drawn("blue square"))
+    prompt = {"user": WHAT, "images": [{"path": "a.png"}]}
+    with connect(f"ws://127.0.0.1:{seeing.port}/ws", proxy=None) as ws:
+        ws.send(json.dumps({"type": "hello"}))
+        assert json.loads(ws.recv(timeout=60))["capabilities"]["vision"] is True
+        ws.send(json.dumps({"prompt": prompt, "config": {"temperature": 0, "max_tokens": 40}}))
+        events = [json.loads(ws.recv(timeout=60))]
+        while events[-1]["type"] not in ("done", "error"):
+            events.append(json.loads(ws.recv(timeout=60)))
+        assert "".join(one["data"] for one in events if one["type"] == "token") == "A blue square."
+        ws.send(json.dumps({"prompt": {**prompt, "images": [{"path": "../a.png"}]}}))
+        assert json.loads(ws.recv(timeout=60))["message"].endswith("there is no such image")
+
+
 def test_a_picture_cut_short_is_a_400_and_the_engine_lives(seeing: RunningSlot) -> None:
     pid = seeing.engine_pid()
     status, answer = ask(seeing, user(drawn("red circle"), drawn("blue square")[:200], WHAT))
     assert status == 400 and "image 2 cannot be decoded" in answer["error"]["message"]
     status, answer = ask(seeing, user(*[drawn("red circle")] * 16, WHAT * 100))
     assert status == 400 and answer["error"]["code"] == "context_length_exceeded"
-    assert "the context of 512" in answer["error"]["message"]
+    assert "size of 512" in answer["error"]["message"]
     assert said(ask(seeing, user(drawn("red circle"), WHAT))[1]) == "A red circle."
     assert seeing.engine_pid() == pid
 
