@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmctl.backends import cpu
-from llmctl.domain import DECIDE, Emit, Engine, EngineSpec, Identity, Progress
+from llmctl.domain import DECIDE, IMAGE, TEXT, Emit, Engine, EngineSpec, Identity, Progress
 from llmctl.engines import llamacpp_decide, llamacpp_embed
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import read_ahead
@@ -19,6 +19,7 @@ from llmctl.engines.llamacpp_embed import Kind, LlamaEncoder
 from llmctl.engines.llamacpp_library import BATCH, Library, open_library
 from llmctl.engines.llamacpp_steps import Beside, LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
+from llmctl.engines.llamacpp_vision import Vision, projector
 from llmctl.engines.talk import Talk, words
 from llmctl.engines.tasks import POOLED, TaskEngine
 from llmctl.errors import LoadFailed, Unsupported
@@ -107,7 +108,11 @@ def steps(spec: EngineSpec, opened: Opened) -> LlamaEngine:
     context = threaded(spec, opened, make_context(spec, library, model))
     tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
     identity = identify(spec, library, model, tokenizer)
-    beside = Beside(lambda engine: pooled(spec, opened, engine), decider(spec, opened, identity))
+    beside = Beside(
+        lambda engine: pooled(spec, opened, engine), decider(spec, opened, identity), vision(spec, opened, identity)
+    )
+    if beside.vision:
+        identity = replace(identity, inputs=(TEXT, IMAGE), load_path="mtmd")
     if beside.decider:
         identity = replace(identity, capabilities=(*identity.capabilities, DECIDE))
     return LlamaEngine(library, model, context, tokenizer, identity, beside)
@@ -125,6 +130,15 @@ def pooled(spec: EngineSpec, opened: Opened, engine: LlamaEngine) -> LlamaEncode
     tokenizer = engine.tokenizer
     assert isinstance(tokenizer, GGUFTokenizer)
     return LlamaEncoder(library, model, context, found, tokenizer, engine.identity, sequences=spec.parallel, own=False)
+
+
+def vision(spec: EngineSpec, opened: Opened, identity: Identity) -> Vision | None:
+    """llama.cpp's mtmd with the projector beside the model, where there is one."""
+    path = projector(model_file(spec))
+    if path is None:
+        return None
+    threads = spec.threads or cpu.physical_cores()
+    return Vision(path, opened.model, gpu=identity.device != "cpu", threads=threads, library=opened.library)
 
 
 def decider(spec: EngineSpec, opened: Opened, identity: Identity) -> LlamaDecider | None:

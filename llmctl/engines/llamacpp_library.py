@@ -147,6 +147,7 @@ class Library:
 
     def __init__(self, path: str) -> None:
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would start a debugger on this process
+        self.path = path
         library = ctypes.CDLL(path)
         for name, (result, arguments) in FUNCTIONS.items():
             function = getattr(library, name)
@@ -154,8 +155,8 @@ class Library:
             setattr(self, name.removeprefix("llama_"), function)
         self.log: deque[str] = deque(maxlen=20)
         self._level = 0
-        self._callback = LogCallback(self._logged)  # the library keeps only a pointer to it
-        self.log_set(self._callback, None)
+        self.callback = LogCallback(self._logged)  # the library keeps only a pointer to it
+        self.log_set(self.callback, None)
         self.backend_init()
 
     def __getattr__(self, name: str) -> Any:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llmctl.domain import Identity, Logits, Tokenizer
+from llmctl.domain import GenerateRequest, Identity, Logits, Tokenizer
 from llmctl.engines.llamacpp_library import BATCH, Library
+from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
+from llmctl.engines.llamacpp_vision import Image, Seen, Vision
 from llmctl.engines.tasks import Work
 from llmctl.errors import LlmctlError, RequestError
 
@@ -29,10 +31,15 @@ class DecodeFailed(LlmctlError):
 
 @dataclass
 class Slot:
-    """A sequence of the context: the tokens whose keys and values it holds, and since when it is free."""
+    """A sequence of the context: the tokens whose keys and values it holds, and since when it is free.
+
+    A picture's tokens are negative, those of another picture others. `shift` is by how much the next token's position
+    differs from their number: a picture may have fewer positions than tokens.
+    """
 
     id: int
     tokens: list[int] = field(default_factory=list)
+    shift: int = 0
     taken: bool = False
     freed: int = 0
 
@@ -51,6 +58,7 @@ class Open:
     slot: Slot | None = None
     later: Later | None = None
     cached: int = 0
+    seen: Seen | None = None
 
 
 class Embedding(Protocol):
@@ -75,6 +83,7 @@ class Beside:
 
     encoder: Callable[[LlamaEngine], Embedding]
     decider: Deciding | None = None
+    vision: Vision | None = None
 
 
 class LlamaEngine:
@@ -100,11 +109,19 @@ class LlamaEngine:
     def open(self, *, adapter: str | None = None, seen: Any = None) -> int:
         if adapter is not None:
             raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
-        return self._add(Open())
+        return self._add(Open(seen=seen))
+
+    def see(self, request: GenerateRequest) -> tuple[list[int], Seen]:
+        """The prompt of a chat with pictures, and what its parts are."""
+        assert self._beside.vision is not None and isinstance(self.tokenizer, GGUFTokenizer), "it takes no images"
+        seen = self._beside.vision.see(request, self.tokenizer, self.identity)
+        return seen.ids(min(self.tokenizer.eos_ids, default=0)), seen
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
         """Append prompt tokens. While some free slot holds all of the prompt so far, computing waits for the rest."""
         sequence = self._open[seq]
+        if sequence.seen is not None:
+            return self._look(sequence, sequence.seen)
         sequence.tokens.extend(tokens)
         size = len(sequence.tokens)
         if sequence.slot is None and any(not s.taken and s.common(sequence.tokens) == size for s in self._slots):
@@ -134,7 +151,7 @@ class LlamaEngine:
         if source.slot is not None:
             copy.slot = self._take([])
             self._lib.memory_seq_cp(self._memory, source.slot.id, copy.slot.id, -1, -1)
-            copy.slot.tokens = list(source.slot.tokens)
+            copy.slot.tokens, copy.slot.shift = list(source.slot.tokens), source.slot.shift
         return self._add(copy)
 
     def step(self, feed: Mapping[int, int]) -> Logits:
@@ -166,6 +183,8 @@ class LlamaEngine:
             self._encoder.close()
         if self._beside.decider:
             self._beside.decider.close()
+        if self._beside.vision:
+            self._beside.vision.close()
         self._open.clear()
         self._lib.batch_free(self._batch)
         self._lib.free(self._context)
@@ -196,6 +215,32 @@ class LlamaEngine:
             self.prefill_chunk = min(max(int(speed * CHUNK_SECONDS), SMALLEST_CHUNK), BATCH)
         return rows
 
+    def _look(self, sequence: Open, seen: Seen) -> Logits:
+        """Compute a whole prompt with pictures into a slot of its own; the logits of its last token."""
+        slot = sequence.slot = self._take([])
+        rows: Logits | None = None
+        for part in seen.parts:
+            if isinstance(part, Image):
+                self._picture(slot, part)
+                continue
+            for at in range(0, len(part), BATCH):
+                rows = self._decode([(slot, part[at : at + BATCH])])
+        sequence.tokens, sequence.seen = list(slot.tokens), None
+        if rows is None or isinstance(seen.parts[-1], Image):
+            raise RequestError("nothing stands behind the last image of this prompt", param="messages")
+        return rows
+
+    def _picture(self, slot: Slot, image: Image) -> None:
+        """Compute a picture behind what the slot holds."""
+        assert self._beside.vision is not None
+        code = self._beside.vision.evaluate(self._context, image, len(slot.tokens) + slot.shift, slot.id)
+        if code != 0:
+            self._lib.memory_seq_rm(self._memory, slot.id, -1, -1)
+            slot.tokens, slot.shift = [], 0
+            raise DecodeFailed(f"llama.cpp could not compute a picture of {image.tokens} tokens (code {code})")
+        slot.tokens += [-1 - int.from_bytes(image.name[:8], "big")] * image.tokens
+        slot.shift += image.positions - image.tokens
+
     def _take(self, tokens: Sequence[int]) -> Slot:
         """The free slot that begins most like `tokens`, cut to what is equal but for the last token, whose logits are
         wanted; of equally good ones that which has been free for longest."""
@@ -207,7 +252,7 @@ class LlamaEngine:
         if keep == 0 or (keep < len(slot.tokens) and not self._lib.memory_seq_rm(self._memory, slot.id, keep, -1)):
             self._lib.memory_seq_rm(self._memory, slot.id, -1, -1)  # a recurrent state cannot be cut
             keep = 0
-        slot.tokens = list(tokens[:keep])
+        slot.tokens, slot.shift = list(tokens[:keep]), 0
         slot.taken = True
         return slot
 
@@ -217,7 +262,7 @@ class LlamaEngine:
         for slot, tokens in work:
             for offset, token in enumerate(tokens):
                 batch.token[n] = token
-                batch.pos[n] = len(slot.tokens) + offset
+                batch.pos[n] = len(slot.tokens) + slot.shift + offset
                 batch.n_seq_id[n] = 1
                 batch.seq_id[n][0] = slot.id
                 batch.logits[n] = every or offset == len(tokens) - 1
@@ -229,7 +274,7 @@ class LlamaEngine:
         if code != 0:
             for slot, _ in work:
                 self._lib.memory_seq_rm(self._memory, slot.id, -1, -1)
-                slot.tokens = []
+                slot.tokens, slot.shift = [], 0
             raise DecodeFailed(f"llama.cpp could not compute a batch of {n} tokens (llama_decode gave {code})")
         for slot, tokens in work:
             slot.tokens += tokens

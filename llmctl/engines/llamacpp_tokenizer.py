@@ -81,6 +81,27 @@ class GGUFTokenizer:
         arguments: Mapping[str, Any] = {},
     ) -> list[int]:
         """Render with the model's template and encode; special tokens inside a message are plain text."""
+        return self._splice(*self._marked(messages, tools, continue_last, arguments))
+
+    def pieces(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        mark: str,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        continue_last: bool = False,
+        arguments: Mapping[str, Any] = {},
+    ) -> list[list[int]]:
+        """`chat`, in pieces: what stands before, between and behind the places of `mark`, one character."""
+        marked, texts = self._marked(messages, tools, continue_last, arguments)
+        first, *others = marked.split(mark)
+        return [self._splice(first, texts), *(self._splice(other, texts, first=False) for other in others)]
+
+    def _marked(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], continue_last: bool,
+        arguments: Mapping[str, Any],
+    ) -> tuple[str, Mapping[str, str]]:  # fmt: skip
+        """The rendered conversation with marks for the special tokens inside messages, and what the marks stand for."""
         if self._render is None:
             raise RequestError("this model has no chat template; send its prompt to /v1/completions", param="messages")
         plain = [dict(message) for message in messages]
@@ -89,24 +110,24 @@ class GGUFTokenizer:
         rendered = show(plain, offered, continue_last, arguments)
         inside = {s for text in strings([plain, offered]) for s in self._control.values() if s and s in text}
         if not inside:
-            return self._ids(rendered, special=True)
+            return rendered, {}
         unused = (chr(c) for c in PRIVATE_USE if chr(c) not in rendered)
         marks = dict(zip(sorted(inside, key=len, reverse=True), unused, strict=False))
         marked = show(replaced(plain, marks), replaced(offered, marks), continue_last, arguments)
-        return self._splice(marked, {mark: text for text, mark in marks.items()})
+        return marked, {mark: text for text, mark in marks.items()}
 
-    def _splice(self, marked: str, texts: Mapping[str, str]) -> list[int]:
+    def _splice(self, marked: str, texts: Mapping[str, str], *, first: bool = True) -> list[int]:
         """Encode a rendered conversation in which marks stand for special tokens' texts that are to be literal."""
         ids: list[int] = []
         segment = ""
         for char in marked:
             if char in texts:
-                ids += self._continuation(segment, special=True, first=not ids)
-                ids += self._continuation(texts[char], special=False, first=not ids)
+                ids += self._continuation(segment, special=True, first=first and not ids)
+                ids += self._continuation(texts[char], special=False, first=first and not ids)
                 segment = ""
             else:
                 segment += char
-        return ids + self._continuation(segment, special=True, first=not ids)
+        return ids + self._continuation(segment, special=True, first=first and not ids)
 
     def _continuation(self, text: str, *, special: bool, first: bool = False) -> list[int]:
         """Ids of a text that follows another: without the space that SentencePiece puts at a beginning."""
