@@ -58,7 +58,7 @@ def fuzz(python: Path, name: str, seconds: int) -> list[str]:
     for number, seed in enumerate(TARGETS[name].seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
     before = {*crashes.iterdir()}
-    limits = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=2048", "-max_len=65536"]
+    limits = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=2048", "-max_len=65536"]
     with open(log, "w", encoding="utf-8") as output:
         code = atheris(python, name, [*limits, f"-artifact_prefix={crashes}/", str(corpus)], output)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()

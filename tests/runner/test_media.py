@@ -252,11 +252,39 @@ def test_a_png_has_one_header_and_it_comes_first(edit: tuple[bytes, bytes]) -> N
     refused(lambda: media(of(drawn().replace(*edit))))
 
 
+SIZE = b"\xff\xc0\x00\x0b\x08" + bytes([0, 90, 0, 90]) + b"\x01\x01\x11\x00"
+
+
+@pytest.mark.parametrize(
+    "inserted", [b"\x00", b"\xff\xfe\x00\x00", b"\xff\xfe\x00\x01", b"\xff\x01\x00\x02", b"\xff\xd9"]
+)
+def test_a_jpeg_whose_segments_are_none_is_refused(inserted: bytes) -> None:
+    file = drawn("JPEG")
+    refused(lambda: picture.check("image", file[:2] + b"\xff\xfe\x00\x02" + inserted + file[2:], 10**9))
+
+
+def test_of_several_sizes_of_a_jpeg_the_largest_counts() -> None:
+    file = drawn("JPEG")
+    refused(lambda: picture.check("image", file[:2] + SIZE + file[2:], 89 * 90), "image_too_large")
+
+
+def test_a_webp_whose_frame_has_no_signature_is_refused() -> None:
+    file = drawn("WEBP", lossless=True)
+    refused(lambda: picture.check("image", file[:20] + b"\x00" + file[21:], 10**9))
+
+
 def test_a_gifs_first_frame_may_be_larger_than_its_screen() -> None:
     file = bytearray(gif_of(1, 2, 2))
     at = file.index(b"\x2c") + 5
     file[at : at + 4] = b"\xff\xff\xff\xff"
     refused(lambda: media(of(bytes(file))), "image_too_large")
+
+
+@pytest.mark.parametrize("extension", [b"\x21\x00\x00", b"\x21\xf9\x00", b"\x21\xff\x0bNETSCAPE2.0\x00"])
+def test_a_gif_with_an_empty_extension_is_refused_for_decoders_read_it_differently(extension: bytes) -> None:
+    file = gif_of(1)
+    refused(lambda: media(of(file[:19] + extension + file[19:])))
+    assert media(of(file[:19] + b"\x21\xfe\x00\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00" + file[19:]))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP"])

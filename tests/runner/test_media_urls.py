@@ -22,6 +22,7 @@ import pytest
 from llmctl.domain import MediaPolicy
 from llmctl.errors import RequestError
 from llmctl.runner.media import addresses, fetch, gather, source
+from llmctl.runner.media.room import Room
 from llmctl.runner.protocols import asked
 from tests.conftest import eventually
 from tests.runner.fake_slot import connect, post, serve
@@ -235,7 +236,11 @@ def test_a_port_is_allowed_by_name_only() -> None:
     assert parse("https://A.example.:443/x?y=1#z", ["A.Example"]).target == "/x?y=1"
     assert parse("http://a.example:8080/", ["a.example:8080"]).authority == "a.example:8080"
     assert parse("https://[2606:4700::1]/", ["*"]).authority == "[2606:4700::1]"
-    for url, hosts in (("http://a.example:22/", ["a.example", "*"]), ("http://b.example/", ["a.example"])):
+    for url, hosts in (
+        ("http://a.example:22/", ["a.example", "*"]),
+        ("http://b.example/", ["a.example"]),
+        ("http://a.example:0/", ["a.example"]),
+    ):
         refused(lambda u=url, h=hosts: parse(u, h), "image_not_allowed")
     refused(lambda: parse("ftp://a.example/", ["*"]), "image_not_allowed")
 
@@ -333,8 +338,16 @@ def test_a46_a_drip_is_a_504_at_the_deadline(port: int) -> None:
 
 @pytest.mark.parametrize("path", ["huge", "endless"])
 def test_a47_more_than_is_allowed_is_refused_at_once(port: int, path: str) -> None:
-    refused(lambda: get(f"http://a.example:{port}/{path}", at(port)), "image_too_large")
+    error = refused(lambda: get(f"http://a.example:{port}/{path}", at(port, bytes=10**6)), "image_too_large")
+    assert "the file is larger than 1000000 bytes" in error.message
     assert gather._ROOM.bytes == 0
+
+
+def test_what_is_fetched_counts_as_held(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_ROOM", Room(most=len(PNG) - 1))
+    with pytest.raises(RequestError) as caught:
+        get(f"http://a.example:{port}/a.png", at(port))
+    assert (caught.value.status, caught.value.code) == (503, "too_many_images")
 
 
 def test_what_is_fetched_is_checked_by_its_content(port: int) -> None:

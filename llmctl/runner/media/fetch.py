@@ -91,7 +91,7 @@ async def _get(at: str, address: Address, ip: str, most: int, take: Take) -> byt
         "GET", url, headers=[("Host", address.authority), *HEADERS],
         extensions={"sni_hostname": address.host, "timeout": timeout},
     )  # fmt: skip
-    async with httpx.AsyncHTTPTransport(verify=_trust(), trust_env=False) as transport:
+    async with httpx.AsyncHTTPTransport(verify=_trust()) as transport:
         response = await transport.handle_async_request(request)
         try:
             if response.status_code in (301, 302, 303, 307, 308) and "location" in response.headers:

@@ -85,13 +85,15 @@ def _gif(data: bytes) -> int:
     """GIF89a: the blocks before the first image; that may reach beyond the screen, which grows then."""
     width, height, flags = unpack_from("<HHB", data, 6)
     at = 13 + (6 << (flags & 7) if flags & 0x80 else 0)
-    inside = False  # of an extension, among its sub-blocks
+    owed: int | None = None  # sub-blocks that the present extension still needs; None outside of one
     for _ in range(BLOCKS):
         block = data[at]
-        if inside:
-            at, inside = at + 1 + block, block != 0
+        if owed is not None:
+            if block == 0 and owed > 0:  # behind one that is empty Pillow reads on as if it were not
+                raise Broken
+            at, owed = at + 1 + block, owed - 1 if block else None
         elif block == 0x21:
-            at, inside = at + 2, True
+            at, owed = at + 2, {0xFE: 0, 0xFF: 2}.get(data[at + 1], 1)
         elif block == 0x2C:
             left, top, across, down = unpack_from("<4H", data, at + 1)
             return int(max(width, left + across) * max(height, top + down))

@@ -71,10 +71,11 @@ OPERATIONS = (
     Operation(
         "POST", "/api/chat", "A chat.",
         body(ollama_fields.CHAT, ("model",), ollama_fields.IGNORED, PLAIN_MESSAGES), ("model", "done"), (NDJSON,),
+        fails=(501,),
     ),
     Operation(
         "POST", "/api/generate", "The continuation of a text.",
-        body(ollama_fields.GENERATE, ("model",), ollama_fields.IGNORED), ("model", "done"), (NDJSON,),
+        body(ollama_fields.GENERATE, ("model",), ollama_fields.IGNORED), ("model", "done"), (NDJSON,), fails=(501,),
     ),
     Operation(
         "POST", "/api/embed", "Vectors of texts.",
@@ -85,7 +86,7 @@ OPERATIONS = (
         body(ollama_fields.EMBEDDING, ("prompt",), ollama_fields.IGNORED), ("embedding",),
     ),
     *(
-        Operation(method, f"/api/{verb}", "Refused: an operator's work.", {"type": "object"})
+        Operation(method, f"/api/{verb}", "Refused: an operator's work.", {"type": "object"}, fails=(501,))
         for verb in ("pull", "push", "create", "copy", "delete")
         for method in ("POST", "DELETE")
     ),
