@@ -210,15 +210,16 @@ class CheckpointTokenizer:
 
 def source_of(template: Any) -> str:
     """The text of a chat template, or of all where a checkpoint has several."""
-    return "\n".join(strings(template)) if template else ""
+    return template if isinstance(template, str) else "\n".join((template or {}).values())
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
+    """Every text in a JSON value, names included: those of a tool's parameters are the client's too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for key, item in value.items():
+            yield str(key)
             yield from strings(item)
     elif isinstance(value, list | tuple):
         for item in value:
@@ -244,7 +245,7 @@ def replaced(value: Any, marks: Mapping[str, str]) -> Any:
             value = value.replace(special, mark)
         return value
     if isinstance(value, Mapping):
-        return {key: replaced(item, marks) for key, item in value.items()}
+        return {replaced(key, marks): replaced(item, marks) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [replaced(item, marks) for item in value]
     return value

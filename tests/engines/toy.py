@@ -20,6 +20,7 @@ class ToyTokenizer:
 
     eos_ids = frozenset({EOS})
     vocab = VOCAB
+    chats = False
     specials: ClassVar = {EOS: "<end>"}
     speech = Speech()
     fim = None
