@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from llmctl.domain import Limits, SlotSpec
 from llmctl.runner import edge, intake, websocket_edge
+from llmctl.runner.listener import Listener, bind
 from llmctl.slots import control
 from llmctl.slots.state import Launch
 from tests.clients import chat, get
-from tests.conftest import RunningSlot, eventually
+from tests.conftest import RunningSlot, eventually, free_port
 from tests.runner.fake_slot import FakeService, FakeSlot, connect, raw, read_response, serve
 from tests.runner.sockets import (
     CHAT,
@@ -322,18 +325,29 @@ def test_pings_without_end_from_who_reads_no_pong_end_the_connection() -> None:
         eventually(lambda: not slot.server.server_state.connections)
 
 
-def test_messages_without_end_from_who_reads_no_answer_are_not_read() -> None:
-    with serve(FakeService(Limits(read_stall=2.0))) as slot, raw_websocket(slot.port, LLMWS) as lazy:
-        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        lazy.settimeout(None)
-        lazy.sendall(frame(TEXT, b'{"type": "hello"}'))
-        pings, most = frame(TEXT, b'{"type": "get_resources"}') * 10_000, 0
-        with pytest.raises(OSError):
-            for _ in range(1000):
-                lazy.sendall(pings)
-                most = max(most, held(slot))
-        assert most < 4 * 2**20
-        eventually(lambda: not slot.server.server_state.connections and not held(slot))
+def test_no_message_is_read_before_the_application_took_the_one_before() -> None:
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await asyncio.Event().wait()
+
+    async def run() -> int:
+        listener = Listener(bind("127.0.0.1", port := free_port()), busy, Limits())
+        await listener.accept()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(CHAT))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(frame(TEXT, b"x" * 2**20) * 64)
+        await asyncio.sleep(1.0)
+        waiting = listener.config.http_protocol_class.bodies.bytes
+        writer.transport.abort()
+        while listener.state.connections:
+            await asyncio.sleep(0.01)
+        await listener.drain(0.0)
+        listener.sock.close()
+        return int(waiting)
+
+    assert 2**20 <= asyncio.run(run()) < 4 * 2**20
 
 
 def test_pings_are_answered_and_hold_nothing(slot: FakeSlot) -> None:
