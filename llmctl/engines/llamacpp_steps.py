@@ -21,6 +21,8 @@ from llmctl.errors import LlmctlError, RequestError
 # A chunk of a prompt should take no longer: a cancel waits for it, and so do the running sequences.
 CHUNK_SECONDS = 0.5
 SMALLEST_CHUNK, FIRST_CHUNK = 16, 64
+OF_A_PICTURE = -1
+"""Stands for a token of a picture: no prompt has it, so that what a slot holds is reused up to its first picture."""
 
 
 class DecodeFailed(LlmctlError):
@@ -33,8 +35,8 @@ class DecodeFailed(LlmctlError):
 class Slot:
     """A sequence of the context: the tokens whose keys and values it holds, and since when it is free.
 
-    A picture's tokens are negative, those of another picture others. `shift` is by how much the next token's position
-    differs from their number: a picture may have fewer positions than tokens.
+    `shift` is by how much the next token's position differs from their number: a picture may have fewer positions than
+    tokens.
     """
 
     id: int
@@ -238,7 +240,7 @@ class LlamaEngine:
             self._lib.memory_seq_rm(self._memory, slot.id, -1, -1)
             slot.tokens, slot.shift = [], 0
             raise DecodeFailed(f"llama.cpp could not compute a picture of {image.tokens} tokens (code {code})")
-        slot.tokens += [-1 - int.from_bytes(image.name[:8], "big")] * image.tokens
+        slot.tokens += [OF_A_PICTURE] * image.tokens
         slot.shift += image.positions - image.tokens
 
     def _take(self, tokens: Sequence[int]) -> Slot:

@@ -7,7 +7,6 @@ model wants around each of them.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import POINTER, Structure, byref, c_bool, c_byte, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_void_p
@@ -78,7 +77,6 @@ class Image:
     chunk: int
     tokens: int
     positions: int
-    name: bytes
 
 
 Part = list[int] | Image
@@ -159,8 +157,7 @@ class Vision:
 
     def _cut(self, image: Any, chunks: int) -> list[Part]:
         """What one picture becomes: its chunk, between the tokens that the model wants around it."""
-        data = image.tobytes()
-        bitmap = self._bitmap_init(image.width, image.height, data)
+        bitmap = self._bitmap_init(image.width, image.height, image.tobytes())
         try:
             text = Text(self._marker, len(self._marker), False, True)
             code = self._tokenize(self._context, chunks, byref(text), (c_void_p * 1)(bitmap), 1)
@@ -168,13 +165,12 @@ class Vision:
             self._bitmap_free(bitmap)
         if code:
             raise RequestError("the model cannot read this image", param="messages", code="invalid_image")
-        name = hashlib.sha256(b"%d %d " % image.size + data).digest()
-        return [self._part(self._input_chunks_get(chunks, i), name) for i in range(self._input_chunks_size(chunks))]
+        return [self._part(self._input_chunks_get(chunks, i)) for i in range(self._input_chunks_size(chunks))]
 
-    def _part(self, chunk: int, name: bytes) -> Part:
+    def _part(self, chunk: int) -> Part:
         if self._input_chunk_get_type(chunk) == IMAGE_CHUNK:
             tokens, positions = self._input_chunk_get_n_tokens(chunk), self._input_chunk_get_n_pos(chunk)
-            return Image(chunk, tokens, positions, name)
+            return Image(chunk, tokens, positions)
         count = c_size_t()
         ids = self._input_chunk_get_tokens_text(chunk, byref(count))
         return list(ids[: count.value])
