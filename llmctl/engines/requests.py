@@ -36,7 +36,8 @@ def prompt_ids(request: GenerateRequest, tokenizer: Tokenizer, model: Identity) 
 
 def bounded(request: GenerateRequest, model: Identity) -> None:
     """Refuse a text far over the context before it is tokenized: megabytes would hold up everyone else's tokens."""
-    size = sum(map(len, strings(request.messages if request.messages is not None else request.prompt)))
+    said = [request.messages, offered(request)] if request.messages is not None else [request.prompt, request.suffix]
+    size = sum(map(len, strings(said)))
     if size > LONGEST_TOKEN * model.context:
         at_least = f"the prompt has at least {size // LONGEST_TOKEN} tokens: it {EXCEEDS} {model.context}"
         raise too_long(at_least, field_of(request), max_context=model.context)
