@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmctl import envelope, paths
+from llmctl import envelope
 from llmctl.cli import chat_options as c
 from llmctl.cli import options as o
 from llmctl.cli.chat_options import Meant
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from llmctl.clients.conversation import Conversation
 
 app = typer.Typer()
+
+SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 
 
 @app.command()
@@ -73,7 +76,7 @@ def chat(
             target = str(port)
     meant = Meant(target, [host] if host else (), url, key, model, session, hint)
     meant.check()
-    kept = ours.home / "chats" / f"{paths.check_name(session, 'session')}.json" if session else None
+    kept = ours.home / "chats" / f"{_name(session)}.json" if session is not None else None
     begun = _Begun(ours, meant, _conversation(kept, system, values), kept, image or ())
     if prompt is not None:
         return Answer(stream=_once(begun, prompt))
@@ -81,6 +84,13 @@ def chat(
         return _lines(begun)
     _typed(begun, not no_history)
     return 0
+
+
+def _name(session: str) -> str:
+    """The name of a session, as a name of a file and as llmws takes it."""
+    if not SESSION.fullmatch(session):
+        raise UsageError(f"{session[:140]!r} is not a session's name", hint="letters, digits and . _ : - are taken")
+    return session
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,6 @@ def _typed(begun: _Begun, history: bool) -> None:
     from llmctl.cli.chat_commands import Commands
 
     with begun.opened() as (chat, reach):
-        model = next(iter(chat.partner.client.models()), None)
+        model = begun.meant.model or next(iter(chat.partner.client.models()), None)
         editor = chat_input.Editor(begun.session.home / chat_input.HISTORY if history else None)
         chat_repl.run(chat, Commands(chat, reach), editor, model)

@@ -81,7 +81,7 @@ def find(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Targ
     session = reach.session
     if text.rpartition(":")[2].isdigit():
         hosts, port = reaching.slots_of(session, text, patterns)
-        return Target(reaching.one(hosts, "this"), int(port))
+        return Target(reaching.one(hosts, "asking"), int(port))
     try:
         model = session.catalog.resolve(text).id
     except LlmctlError:

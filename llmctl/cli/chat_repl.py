@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -44,8 +44,7 @@ def _do(chat: Chat, commands: Commands, typed: Typed) -> None:
 
 
 def _answer(chat: Chat, text: str) -> None:
-    turn: Generator[str, None, Any] = chat.turn(text)
-    said = ""
+    turn, said = _told(chat.turn(text)), ""
     with closing(turn):
         try:
             for shown in turn:
@@ -57,6 +56,12 @@ def _answer(chat: Chat, text: str) -> None:
             if said and not said.endswith("\n"):
                 print(flush=True)
             raise
+
+
+def _told(turn: Generator[str, None, Mapping[str, Any]]) -> Generator[str, None, None]:
+    """A turn, with a word on why it ended early."""
+    if (yield from turn)["finish"] == "length":
+        _note("(cut: max_tokens, or the context is full)")
 
 
 def _note(text: str) -> None:

@@ -66,7 +66,7 @@ class Chat:
         self.conversation.messages = [*asked, {"role": "assistant", "content": answer}]
         self.pending = []
         if self.keep:
-            self.conversation.save(self.keep)
+            self.conversation.write(self.keep)
 
 
 def stdin_text() -> str:

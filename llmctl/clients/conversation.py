@@ -51,6 +51,10 @@ class Conversation:
                 load(path)
             except UsageError:
                 raise UsageError(f"{path} is something else, and is not overwritten") from None
+        self.write(path)
+
+    def write(self, path: Path) -> None:
+        """Write it over what is there."""
         data = {"llmctl": "chat", "version": VERSION, "model": self.model, "settings": self.settings}
         text = json.dumps({**data, "messages": self.messages}, indent=1, ensure_ascii=False)
         try:

@@ -27,6 +27,7 @@ from llmctl.slots.state import Launch
 from tests.cli.terminal import CTRL_C, CTRL_D, Terminal
 from tests.cli.test_ask import PNG, Run, envelope, run
 from tests.conftest import RunningSlot, free_port
+from tests.drawn import drawn
 from tests.test_client import LAST, PIECE, Serve, serve
 
 __all__ = ["run", "serve"]
@@ -92,11 +93,14 @@ def test_a_conversation_at_a_terminal(terminal: Open, slot: RunningSlot, tmp_pat
     assert "first" in chat.say("/switch first")
     chat.type('"""one\n\n')
     assert chat.say('two"""').endswith("Two lines.\n")
-    assert chat.say("/save said.json") == "saved 8 messages to said.json\n"
+    chat.say("/set max_tokens 2")
+    assert chat.say("Who?") == "I am alp\n(cut: max_tokens, or the context is full)\n"
+    chat.say("/set max_tokens")
+    assert chat.say("/save said.json") == "saved 10 messages to said.json\n"
     chat.type(CTRL_D)
     assert chat.end() == 0
     found = conversation.load(tmp_path / "said.json")
-    assert [message["content"] for message in found.messages[-2:]] == ["one\n\ntwo", "Two lines."]
+    assert [message["content"] for message in found.messages[6:8]] == ["one\n\ntwo", "Two lines."]
     assert (found.settings, found.model) == ({"top_p": 0.5}, "alpha")
 
 
@@ -161,6 +165,20 @@ def test_an_error_leaves_the_conversation_as_it_was(terminal: Open, serve: Serve
     assert len(first) == 1 and len(first[0]["content"]) == 3
 
 
+def test_ask_at_a_terminal_is_as_careful(slot: RunningSlot, tmp_path: Path) -> None:
+    asked = Terminal(["ask", "alpha", "evil"], tmp_path, LLMCTL_HOME=str(slot.home), HOME=str(tmp_path))
+    try:
+        assert asked.end() == 0
+        assert asked.shown == "a\\x1b[31mb\\x07\\x9bc\\u202ed\te\n"
+    finally:
+        asked.close()
+
+
+def test_a_server_that_lists_no_models_is_talked_to_by_name(terminal: Open, serve: Serve) -> None:
+    chat = terminal("chat", "--url", f"http://127.0.0.1:{serve(200, PIECE + LAST)[0]}", "--model", "m")
+    assert chat.say("Who?") == "Hello\n"
+
+
 # ── line by line, and one turn ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -214,7 +232,8 @@ def test_a_session_goes_on_where_it_was(run: Run, at_home: RunningSlot) -> None:
     kept = at_home.home / "chats" / "s1.json"
     assert conversation.load(kept).settings == {"top_k": 3}
     assert len(conversation.load(kept).messages) == 5
-    assert run("chat", "--session", "../s1", "-p", "x")[0] == 2
+    for name in ("../s1", ".s1", "", "a/b", "a" * 129):
+        assert run("chat", "--session", name, "-p", "x")[0] == 2
     kept.write_text("{}")
     assert run("chat", "--session", "s1", "-p", "x")[0] == 2
     assert kept.read_text() == "{}"
@@ -244,7 +263,7 @@ def test_whom_nobody_can_talk_to(run: Run, at_home: RunningSlot, words: list[str
 
 
 def test_host_and_port_of_an_address_mean_a_websocket(run: Run, at_home: RunningSlot) -> None:
-    words = ["chat", "--host", "127.0.0.1", "--port", str(at_home.port), "-s", "be", "--session", "w1"]
+    words = ["chat", "--host", "127.0.0.1", "--port", str(at_home.port), "-s", "be", "--session", "W:1"]
     settings = ["--temperature", "0", "--top-p", "0.9", "--top-k", "5", "--max-tokens", "2"]
     assert run(*words, *settings, "-p", "Who?") == (0, "I am alp\n", "")
     found = envelope(run(*words, "-p", "Who?", "--json"))
@@ -283,6 +302,28 @@ def test_a_host_of_the_fleet_that_is_mistyped_is_not_called_up(run: Run) -> None
         chat_partner.llmws_url(Session(), "gpu*", None)
     with pytest.raises(UnknownName):
         chat_partner.llmws_url(Session(), "@fast", None)
+
+
+# ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.models
+def test_a_model_sees_what_is_sent_along(
+    run: Run, slots: Callable[..., RunningSlot], vision_model: dict[str, Path], tmp_path: Path
+) -> None:
+    engine = EngineSpec("torch", "seeing", str(vision_model["tiny-vision"]), "safetensors", context=512, parallel=2)
+    port = str(slots(SlotSpec(engine)).port)
+    for what in ("red circle", "blue square"):
+        (tmp_path / what).write_bytes(drawn(what))
+        for words in (["ask", port], ["chat", port, "-p"], ["ask", "--url", f"ws://127.0.0.1:{port}"]):
+            code, out, err = run(*words, "What is in the picture?", "--image", what, "--temperature", "0")
+            assert (code, err) == (0, "")
+            assert what in out
+    lines = b"What is in the picture?\n" * 2
+    first, second = answers(run("chat", port, "--json", "--image", "red circle", "--temperature", "0", stdin=lines))
+    assert "red circle" in first["data"]["answer"]
+    once, again = (one["data"]["usage"]["prompt_tokens"] for one in (first, second))
+    assert again > 1.5 * once  # the image went along again
 
 
 # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────────
