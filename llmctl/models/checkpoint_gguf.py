@@ -77,6 +77,7 @@ def inspect(path: Path) -> Checkpoint:
     sizes = Counter[str]()
     for tensor in tensors:
         sizes[tensor.type_name] += tensor.bytes or 0
+    eyes = projectors(path.parent)
     main_type = sizes.most_common(1)[0][0]
     eos = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     return Checkpoint(
@@ -93,14 +94,21 @@ def inspect(path: Path) -> Checkpoint:
         sliding_window=window or None,
         layer_types=layer_types(header.architecture, window, header.get("attention.sliding_window_pattern"), kv_heads),
         kv_widths=tuple(n * (key + value) for n in kv_heads),
-        weights_bytes=sum(map(_weights_bytes, headers)),
+        weights_bytes=sum(map(_weights_bytes, headers)) + sum(file.stat().st_size for file in eyes),
         parameters=sum(tensor.elements for tensor in tensors),
         dtype=DTYPES.get(main_type, main_type.lower()),
         quantization=FILE_TYPES.get(metadata.get("general.file_type"), main_type.lower()),
         tokenizer="gguf",
         has_chat_template="tokenizer.chat_template" in metadata,
         eos_ids=tuple(dict.fromkeys(i for i in eos if type(i) is int)),
+        sees=bool(eyes),
     )
+
+
+def projectors(folder: Path) -> tuple[Path, ...]:
+    """The projector of images in a model's folder, which is loaded with it; none where there are several."""
+    found = [file for file in folder.glob("*.gguf") if "mmproj" in file.name]
+    return tuple(found) if len(found) == 1 else ()
 
 
 def _headers(paths: tuple[Path, ...]) -> list[gguf_header.GGUFHeader]:

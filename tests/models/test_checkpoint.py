@@ -226,3 +226,12 @@ def test_a_prompt_with_images_is_counted_whole(vision_model):
     blind = replace(found, sees=False)
     more = fit.compute_bytes(found, 2048, 1, "torch") - fit.compute_bytes(blind, 2048, 1, "torch")
     assert more == 16 * 4 * found.hidden * (2048 - 256)
+
+
+def test_a_projector_beside_a_gguf_file_counts_to_its_weights(tmp_path):
+    alone = inspect(make_gguf(tmp_path / "m.gguf"))
+    (tmp_path / "mmproj-m.gguf").write_bytes(b"x" * 1000)
+    seeing = inspect(tmp_path / "m.gguf")
+    assert (seeing.weights_bytes - alone.weights_bytes, alone.sees, seeing.sees) == (1000, False, True)
+    (tmp_path / "mmproj-n.gguf").touch()
+    assert not inspect(tmp_path / "m.gguf").sees
