@@ -396,6 +396,17 @@ def test_an_answer_goes_on_while_vectors_are_made(generating):
     assert ended == ["g", "t"]
 
 
+def test_a_cancelled_task_of_a_generating_model_ends(generating):
+    generating.events.clear()
+    generating.engine.ask(Task("t", EMBED, {"inputs": many(12), "pooling": "mean"}))
+    for _ in range(14):
+        generating.engine.step()
+    generating.engine.cancel("t")
+    assert [e.error["code"] for e in generating.events if isinstance(e, Failure)] == ["cancelled"]
+    assert not generating.engine.step()
+    assert vectors(generating, ["a"], pooling="mean").shape == (1, 128)
+
+
 # ── GGUF files ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
