@@ -118,7 +118,9 @@ def test_an_answer_matches_an_expression_and_a_grammar(bench):
 
 
 def test_what_the_model_would_say_anyway_is_the_same_with_a_mask(bench):
-    assert bench.run() == bench.run(format=Format(REGEX, "[ -~]+")) == (ANSWER, STOP)
+    assert bench.run() == (ANSWER, STOP)
+    text, finish = bench.run(format=Format(REGEX, "[ -~]+"))
+    assert (text.removeprefix(" "), finish) == (ANSWER, STOP)  # a format may begin with a space, so none is dropped
 
 
 def test_masked_sequences_and_others_share_a_batch(bench):
