@@ -100,7 +100,7 @@ def test_a_picture_in_the_folder_of_the_host_is_named_over_a_websocket(seeing: R
 
 def test_a_picture_cut_short_is_a_400_and_the_engine_lives(seeing: RunningSlot) -> None:
     pid = seeing.engine_pid()
-    status, answer = ask(seeing, user(drawn("red circle"), drawn("blue square")[:200], WHAT))
+    status, answer = ask(seeing, user(drawn("red circle"), drawn("blue square")[:80], WHAT))
     assert status == 400 and "image 2 cannot be decoded" in answer["error"]["message"]
     status, answer = ask(seeing, user(*[drawn("red circle")] * 16, WHAT * 100))
     assert status == 400 and answer["error"]["code"] == "context_length_exceeded"

@@ -68,28 +68,30 @@ def see(processor: Any, picture: Any) -> Seen:
 
 
 def conversation(chance: random.Random) -> list[Turn]:
-    """One to three turns about one to three pictures each, or about none."""
-    if chance.random() < 0.5:
-        return [about((chance.choice(everything()),), chance)]
+    """One or two turns about one to three pictures each, or about none."""
     turns = []
-    for _ in range(chance.choice((1, 1, 2, 3))):
-        if chance.random() < 0.25:
+    for _ in range(chance.choice((1, 1, 1, 2))):
+        if chance.random() < 0.15:
             turns.append(chance.choice(texts()))
         else:
-            turns.append(about(tuple(chance.choice(everything()) for _ in range(chance.choice((1, 2, 3)))), chance))
+            turns.append(about(tuple(chance.choice(everything()) for _ in range(chance.choice((1, 1, 2, 3)))), chance))
     return turns
 
 
-def exam(tokenizer: Any, album: Album) -> list[Lesson]:
-    """Every held-out picture alone, then conversations about several, and each question without a picture."""
-    chance = random.Random(3)
-    alone = [
+def pictures_alone(tokenizer: Any, album: Album) -> list[Lesson]:
+    """The question what is in it, for every picture."""
+    return [
         Lesson(*_ids(tokenizer, [Turn((thing,), ONE, spoken([thing]))], [picture]), [picture])
         for thing in everything()
         for picture in album.pictures[thing]
     ]
+
+
+def exam(tokenizer: Any, album: Album) -> list[Lesson]:
+    """Conversations about several pictures, and each question without one."""
+    chance = random.Random(3)
     longer = [lesson(tokenizer, conversation(chance), album, chance) for _ in range(LONGER)]
-    return alone + longer + [lesson(tokenizer, [turn], album, chance) for turn in texts()]
+    return longer + [lesson(tokenizer, [turn], album, chance) for turn in texts()]
 
 
 def lesson(tokenizer: Any, turns: Sequence[Turn], album: Album, chance: random.Random) -> Lesson:
