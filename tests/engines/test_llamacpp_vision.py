@@ -8,11 +8,13 @@ import pytest
 from llmctl.domain import Chunk, EngineSpec, Failure, GenerateRequest, Media, Sampling
 from llmctl.engines import adapter, llamacpp_vision
 from llmctl.errors import LoadFailed, RequestError
+from tests import drawn as things
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.models
 
 IMAGE = {"type": "image"}
+WHAT = "What is in the picture?"
 
 
 class Bench:
@@ -102,6 +104,17 @@ def test_it_says_what_torch_says(on_llamacpp, on_torch, name):
     ours, theirs = on_llamacpp.ask(*CHATS[name]), on_torch.ask(*CHATS[name])
     assert ours[0] == theirs[0]
     assert ours[1] == pytest.approx(theirs[1], abs=0.1)
+
+
+@pytest.mark.parametrize("thing", ["red circle", "blue square", "green triangle"])
+def test_it_names_what_is_drawn(on_llamacpp, thing):
+    media = Media("image", things.drawn(thing))
+    on_llamacpp.submit("a", [IMAGE, text(WHAT)], [media], ignore_eos=False, max_tokens=16)
+    while on_llamacpp.engine.step():
+        pass
+    said = "".join(event.text for event in on_llamacpp.events if isinstance(event, Chunk))
+    on_llamacpp.events.clear()
+    assert said == f"A {thing}."
 
 
 def test_pictures_differ(on_llamacpp):
