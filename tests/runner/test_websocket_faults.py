@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -237,10 +239,10 @@ def test_a52_an_engine_that_fails_in_an_answer_is_one_error_one_end_and_a_close(
 
 
 def test_a52_an_engine_that_dies_under_a_real_slot(slots: Slots, script: Script) -> None:
-    slot = slots(script("alpha", die_after=60, length=400))
+    slot = slots(script("alpha", step=0.02, length=900))
     with websocket(slot.port) as chat, websocket(slot.port, LLMWS) as llmws:
-        chat.say(question(max_tokens=400))
-        llmws.say({"prompt": "hi", "config": {"max_tokens": 400}})
+        begin(chat, llmws)
+        os.kill(slot.engine_pid() or 0, signal.SIGKILL)
         *_, error, done = chat.hear_until("[DONE]")
         assert "engine" in error["error"]["message"] and done == "[DONE]"
         assert "engine" in llmws.hear_until("error", "done")[-1]["message"]
