@@ -72,7 +72,7 @@ def _jpeg(data: bytes) -> int:
             if data.count(b"\xff\xda", at) > SCANS:
                 raise Broken
             return pixels
-        if marker < 0xC0 or 0xD0 <= marker <= 0xD9 or size < 2:
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9:
             raise Broken
         if marker in SIZES:
             height, width = unpack_from(">HH", data, at + 5)
