@@ -1,4 +1,4 @@
-"""Pixels of encoded images: whatever kind of file it is, one upright RGB image comes of it, or an error that names it."""
+"""Pixels of encoded images: any kind of file becomes one upright RGB image, or an error that names it."""
 
 import io
 import struct
