@@ -16,7 +16,7 @@ from tests.real_clients.test_clients import ANSWER, CUT, MANY, fits
 
 pytestmark = pytest.mark.models
 
-GREEDY = ("-o", "temperature", "0", "-o", "max_tokens", "32")
+GREEDY = ("-o", "temperature", "0", "-o", "max_tokens", "96")
 SCHEMA = json.dumps(
     {
         "type": "object",

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 ASKED: Any = [{"role": "user", "content": QUESTION}]
 # top_k 1 and not temperature: the library has fields only for what Anthropic's newest models take
-GREEDY: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 32, "extra_body": {"top_k": 1}}
+GREEDY: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 96, "extra_body": {"top_k": 1}}
 TOOLS: Any = [{"name": TOOL["name"], "description": TOOL["description"], "input_schema": PARAMETERS}]
 ANY: Any = {"type": "any"}
 
@@ -68,7 +68,7 @@ def prefill(setting: Setting) -> Any:
 def count(setting: Setting) -> Any:
     client = at(setting.url)
     counted = client.messages.count_tokens(model="tiny", messages=ASKED).input_tokens
-    longer = client.messages.count_tokens(model="tiny", messages=ASKED, system="Answer briefly.").input_tokens
+    longer = client.messages.count_tokens(model="tiny", messages=ASKED, system="Answer briefly. " * 10).input_tokens
     return [counted, longer, client.messages.create(**GREEDY).usage.input_tokens]
 
 

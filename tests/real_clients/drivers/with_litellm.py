@@ -14,7 +14,7 @@ from cases import CUT, MANY, PARAMETERS, QUESTION, TOOL, WORDS, Setting, case, m
 GREEDY: Any = {
     "messages": [{"role": "user", "content": QUESTION}],
     "temperature": 0,
-    "max_tokens": 32,
+    "max_tokens": 96,
     "max_retries": 0,
 }
 TOOLS: Any = [{"type": "function", "function": TOOL}]

@@ -9,7 +9,7 @@ from cases import CUT, MANY, PARAMETERS, QUESTION, TOOL, WORDS, Setting, case, m
 from ollama import Client
 
 ASKED: Any = [{"role": "user", "content": QUESTION}]
-GREEDY: Any = {"model": "tiny", "messages": ASKED, "options": {"temperature": 0, "num_predict": 32}}
+GREEDY: Any = {"model": "tiny", "messages": ASKED, "options": {"temperature": 0, "num_predict": 96}}
 TOOLS: Any = [{"type": "function", "function": TOOL}]
 
 

@@ -10,7 +10,7 @@ from openai import OpenAI
 from pydantic import BaseModel
 
 ASKED: Any = [{"role": "user", "content": QUESTION}]
-GREEDY: Any = {"model": "tiny", "messages": ASKED, "temperature": 0, "max_completion_tokens": 32}
+GREEDY: Any = {"model": "tiny", "messages": ASKED, "temperature": 0, "max_completion_tokens": 96}
 TOOLS: Any = [{"type": "function", "function": TOOL}]
 
 
