@@ -169,6 +169,12 @@ def test_calls_and_their_results_find_each_other() -> None:
     assert said[-1] == {"role": "assistant", "content": "so"} and found.continue_last
 
 
+def test_only_words_of_the_assistant_s_go_on() -> None:
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "t", "arguments": {}}}]}
+    for last, goes_on in ((USER, False), ({"role": "assistant", "content": "It is"}, True), (called, False)):
+        assert read_chat({"messages": [USER, last]}, 1.0).request.continue_last is goes_on
+
+
 def test_images_of_messages_come_before_their_text() -> None:
     asked = read_chat({"messages": [{**USER, "images": [PNG, f"data:image/png;base64,{PNG}"]}]}, 1.0)
     parts = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "hi"}]
