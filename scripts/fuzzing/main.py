@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -52,16 +53,17 @@ def main() -> int:
 
 def fuzz(python: Path, name: str, seconds: int) -> list[str]:
     """[name] when an input of this run broke the target; the corpus is kept for the next run."""
-    corpus, crashes, log = KEPT / "corpus" / name, KEPT / "crashes" / name, KEPT / f"{name}.log"
+    corpus, crashes = KEPT / "corpus" / name, KEPT / "crashes" / name
     for folder in (corpus, crashes):
         folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(TARGETS[name].seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
     before = {*crashes.iterdir()}
     limits = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=2048", "-max_len=65536"]
-    with open(log, "w", encoding="utf-8") as output:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         code = atheris(python, name, [*limits, f"-artifact_prefix={crashes}/", str(corpus)], output)
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        output.seek(0)
+        lines = output.read().splitlines()
     print(f"{name}: {next((line for line in lines if line.startswith('Done')), f'ended with {code}')}", flush=True)
     if not code:
         return []
