@@ -93,7 +93,7 @@ def embedding_slot(open_slot: Callable[..., RunningSlot], embed_model: dict[str,
 @pytest.fixture(scope="session")
 def seeing_slot(open_slot: Callable[..., RunningSlot], vision_model: dict[str, Path]) -> RunningSlot:
     """A model that says what is in a picture."""
-    return open_slot(spec_of("torch", "tiny", vision_model["tiny-vision"], Probe()))
+    return open_slot(spec_of("torch", "tiny", vision_model["tiny-vision"], Probe("What is a slot?", "A port", 24)))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,8 @@ def web_ui(
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "DATA_DIR": str(folder / "data"), "WEBUI_SECRET_KEY": "a secret",
         "OPENAI_API_BASE_URL": f"{talking_slot.base_url}/v1", "OPENAI_API_KEY": "none", "ENABLE_OLLAMA_API": "false",
+        # else its own tools are 14,000 tokens of every prompt, more than the tiny model takes
+        "DEFAULT_MODEL_PARAMS": '{"function_calling": "legacy"}',
         # else it fetches a model for its document search
         "OFFLINE_MODE": "true", "HF_HUB_OFFLINE": "1", "RAG_EMBEDDING_ENGINE": "openai",
     }  # fmt: skip
