@@ -14,6 +14,7 @@ from tests.conftest import RunningSlot
 
 LARGEST = 2048  # tokens: its own prompt has 1,391
 TIMEOUT = 1200
+MESSAGE = "Let hello return 2."
 FLAGS = (
     *("--yes-always", "--no-git", "--no-gitignore", "--no-pretty", "--no-check-update", "--no-show-model-warnings"),
     *("--no-show-release-notes", "--no-detect-urls", "--analytics-disable", "--map-tokens", "0"),
@@ -36,7 +37,7 @@ def test_a_message_reaches_the_slot_and_its_answer_is_shown(
         "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OPENAI_API_KEY": "none",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }  # fmt: skip
-    told = ["--model", "openai/tiny", "--openai-api-base", f"{slot.base_url}/v1", "--message", "Let hello return 2."]
+    told = ["--model", "openai/tiny", "--openai-api-base", f"{slot.base_url}/v1", "--message", MESSAGE]
     ran = subprocess.run(
         [python("aider").parent / "aider", *told, *FLAGS, "hello.py"],
         env=environment,
@@ -50,8 +51,7 @@ def test_a_message_reaches_the_slot_and_its_answer_is_shown(
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert "litellm." not in ran.stdout and "Tokens:" in ran.stdout, ran.stdout  # it prints errors by that name
     assert 'llmctl_requests_total{route="/v1/chat/completions",status="200"}' in get(slot.port, "/metrics")[2]
-    told_in_history = (tmp_path / ".aider.chat.history.md").read_text()
-    assert "Let hello return 2." in told_in_history
-    said = told_in_history.partition("Let hello return 2.")[2]
-    lines = [line for line in said.splitlines() if line and not line.startswith(">")]
-    assert lines and lines[0].strip() in ran.stdout, told_in_history
+    history = (tmp_path / ".aider.chat.history.md").read_text()
+    said = history.partition(f"#### {MESSAGE}")[2]
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(">")]
+    assert lines and lines[0] in ran.stdout, history
