@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from llmctl.checks import compare, drawing, memory
 from llmctl.checks.slot_http import Said, SlotHttp
-from llmctl.domain import IMAGE, SlotSpec
+from llmctl.domain import IMAGE, TEXT, SlotSpec
 from llmctl.processes import start_time
 from llmctl.slots.verbs import SlotStatus
 
@@ -19,6 +20,8 @@ CANCEL_WITHIN = 1.0
 """Seconds after a hang-up in which the engine must have let go, or half of what the answer would still have taken."""
 LONGEST = 4096
 ASKED = "What colour is it?"
+SAME = 1e-4
+"""The largest difference between a text's numbers and the same text's."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Subject:
     def most(self) -> int:
         return self.spec.probe.max_tokens
 
+    def writes(self) -> bool:
+        """Whether its model makes text; a model that sleeps is taken to."""
+        return TEXT in self.http.modalities().get("output", (TEXT,))
+
 
 def identity(slot: Subject) -> Verdict:
     """The slot says and answers as the model that is desired on disk, and its engine is a living process."""
@@ -54,10 +61,11 @@ def identity(slot: Subject) -> Verdict:
     said = names[0] if names else None
     if said != slot.spec.model:
         return Verdict(FAIL, f"{slot.spec.model} is desired, /v1/models says {said}")
-    slot.http.find_protocol(slot.prompt)
-    answer = slot.http.whole(slot.prompt, 1)
-    if answer.model != slot.spec.model:
-        return Verdict(FAIL, f"{slot.spec.model} is desired, {answer.model} answered")
+    if slot.writes():
+        slot.http.find_protocol(slot.prompt)
+        answer = slot.http.whole(slot.prompt, 1)
+        if answer.model != slot.spec.model:
+            return Verdict(FAIL, f"{slot.spec.model} is desired, {answer.model} answered")
     pid = slot.status().pid or row.pid
     if pid is None or start_time(pid) is None:
         return Verdict(FAIL, "it has no living engine process")
@@ -140,7 +148,7 @@ def concurrency(slot: Subject) -> Verdict:
 
 def image(slot: Subject) -> Verdict:
     """Two pictures of one shape and different colours are told apart, where the model takes images."""
-    if IMAGE not in slot.http.inputs():
+    if IMAGE not in slot.http.modalities().get("input", ()):
         return Verdict(SKIP, f"{slot.spec.model} takes no images")
     for colour in drawing.COLOURS:
         parts = [{"type": "image_url", "image_url": {"url": drawing.disc(colour)}}, {"type": "text", "text": ASKED}]
@@ -148,6 +156,18 @@ def image(slot: Subject) -> Verdict:
         if colour not in said.lower():
             return Verdict(FAIL, f"it says {said!r} of a {colour} disc, asked: {ASKED}")
     return Verdict(PASS, f"{' and '.join(drawing.COLOURS)} are told apart")
+
+
+def numbers(slot: Subject) -> Verdict:
+    """A model that makes no text gives finite numbers, and the same ones for the same text."""
+    if slot.writes():
+        return Verdict(SKIP, f"{slot.spec.model} makes text")
+    first, again = slot.http.numbers(slot.prompt), slot.http.numbers(slot.prompt)
+    if not all(map(math.isfinite, first)) or not any(first):
+        return Verdict(FAIL, "its numbers are not finite, or all are zero")
+    if any(abs(a - b) > SAME for a, b in zip(first, again, strict=True)):
+        return Verdict(FAIL, "the same text gives other numbers")
+    return Verdict(PASS, f"{len(first)} numbers, twice the same")
 
 
 def memory_use(slot: Subject) -> Verdict:
@@ -169,7 +189,10 @@ CHECKS: dict[str, Check] = {
     "cancel": cancel,
     "concurrency": concurrency,
     "image": image,
+    "numbers": numbers,
     "memory": memory_use,
 }
+WRITING = ("generation", "stream", "stop", "cancel", "concurrency", "image")
+"""The checks of a model that makes text."""
 HEARING = ("stream", "stop", "cancel", "concurrency")
 """The checks that compare with what `generation` heard."""

@@ -8,11 +8,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmctl.clients.openai import ANYWHERE, error_of, events
+from llmctl.domain import EMBED
 from llmctl.errors import LlmctlError, Unreachable
 
 SEED = 42
@@ -53,11 +54,24 @@ class SlotHttp:
         with self._asked("GET", "/v1/models", None) as response:
             return [str(one["id"]) for one in json.loads(response.read())["data"]]
 
-    def inputs(self) -> list[str]:
-        """The kinds of input that its model takes; none while there is no engine."""
+    def modalities(self) -> Mapping[str, Sequence[str]]:
+        """What its model takes and makes: {"input", "output"}; nothing while there is no engine."""
+        found: Mapping[str, Sequence[str]] = self._first_model().get("modalities") or {}
+        return found
+
+    def numbers(self, text: str) -> list[float]:
+        """The vector of a text, or its score beside itself, of a model that makes no text."""
+        capabilities = self._first_model()["capabilities"]
+        if EMBED in capabilities:
+            with self._asked("POST", "/v1/embeddings", {"input": text}) as response:
+                return [float(number) for number in json.loads(response.read())["data"][0]["embedding"]]
+        with self._asked("POST", "/v1/rerank", {"query": text, "documents": [text]}) as response:
+            return [float(json.loads(response.read())["results"][0]["relevance_score"])]
+
+    def _first_model(self) -> Mapping[str, Any]:
         with self._asked("GET", "/v1/models", None) as response:
-            kinds = (json.loads(response.read())["data"][0].get("modalities") or {}).get("input") or []
-            return [str(kind) for kind in kinds]
+            found: Mapping[str, Any] = json.loads(response.read())["data"][0]
+            return found
 
     def whole(self, prompt: str, max_tokens: int, **fields: Any) -> Said:
         """One answer in one piece, with its tokens."""

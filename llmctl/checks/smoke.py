@@ -10,7 +10,7 @@ from typing import Any
 
 from llmctl import keys
 from llmctl.checks import machine
-from llmctl.checks.slot_checks import CHECKS, FAIL, HEARING, PASS, SKIP, Subject, Verdict
+from llmctl.checks.slot_checks import CHECKS, FAIL, HEARING, PASS, SKIP, WRITING, Subject, Verdict
 from llmctl.checks.slot_http import SlotHttp
 from llmctl.domain import DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING
 from llmctl.errors import LlmctlError
@@ -69,6 +69,8 @@ def smoke(home: Path, host: str, port: int, *, timeout: float, wake: bool = Fals
 
 
 def _checked(name: str, slot: Subject) -> Verdict:
+    if name in WRITING and not slot.writes():
+        return Verdict(SKIP, f"{slot.spec.model} makes no text")
     if name in HEARING and not slot.heard:
         return Verdict(SKIP, "there is no sane answer to compare with")
     try:

@@ -70,6 +70,18 @@ def test_a_model_that_sees_tells_two_pictures_apart(slots: Slots, vision_model: 
     assert rows["image"] == ("pass", "red and blue are told apart")
 
 
+@pytest.mark.parametrize("name", ["tiny-embed", "tiny-rerank"])
+def test_a_model_that_makes_no_text_is_tried_by_its_numbers(
+    slots: Slots, embed_model: dict[str, Path], name: str
+) -> None:
+    slot = slots(real("torch", name, embed_model[name]))
+    rows = found(slot)
+    assert failed(rows) == [] and rows["identity"][0] == "pass"
+    assert rows["numbers"][0] == "pass" and rows["numbers"][1].endswith("numbers, twice the same")
+    assert rows["generation"] == ("skip", f"{name} makes no text")
+    assert code_of(slot) == 0
+
+
 def test_a_model_that_takes_images_and_sees_nothing_fails(
     slots: Slots, vision_model: dict[str, Path], tmp_path: Path
 ) -> None:

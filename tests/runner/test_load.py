@@ -81,4 +81,4 @@ def whole(sock: socket.socket) -> bool:
         with contextlib.suppress(OSError):
             while piece := sock.recv(2**16):
                 data += piece
-    return b"finish_reason\":\"" in data
+    return b'finish_reason":"' in data
