@@ -174,3 +174,10 @@ def vision_model() -> dict[str, Path]:
     """The tiny vision model, trained once and cached by content: {"tiny-vision" | "…-gguf" | "…-mmproj": path}."""
     made = subprocess.run([REPO / "scripts" / "tiny-vision"], stdout=subprocess.PIPE, check=True)
     return {name: Path(path) for name, path in json.loads(made.stdout).items()}
+
+
+@pytest.fixture(scope="session")
+def tool_model() -> dict[str, Path]:
+    """The tiny model that calls tools and thinks, trained once: {"tiny-tools" | "tiny-tools-gguf": path}."""
+    made = subprocess.run([REPO / "scripts" / "tiny-tools"], stdout=subprocess.PIPE, check=True)
+    return {name: Path(path) for name, path in json.loads(made.stdout).items()}

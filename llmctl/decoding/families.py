@@ -50,6 +50,7 @@ THOUGHT = r"thought[lazy]: /(?s:.*)<\/think>/"
 class Speech:
     """How a model calls tools and thinks: the names of its parsers, "" for none.
 
+    `opened` says of a prompt that it ends in an open thought; None that the model may begin one, False that it may not.
     `specials` are the texts of its special tokens by id; `arguments_mark`: its template writes [ARGS] before arguments.
     """
 
@@ -59,7 +60,7 @@ class Speech:
     arguments_mark: bool = False
 
     def parser(self, tools: Sequence[Mapping[str, Any]], *, opened: bool) -> Parser | None:
-        """The parser of one answer; None when all of it is text. `opened`: the prompt ends in an open thought."""
+        """The parser of one answer; None when all of it is text."""
         if HARMONY in (self.tools, self.reasoning):
             return Harmony(names(tools))
         inner = TOOL_PARSERS[self.tools or JSON](names(tools)) if tools else None
@@ -67,7 +68,9 @@ class Speech:
             return Thinking(inner or Plain(), opened=opened)
         return inner
 
-    def required(self, tools: Sequence[Mapping[str, Any]], *, opened: bool, several: bool) -> list[dict[str, Any]]:
+    def required(
+        self, tools: Sequence[Mapping[str, Any]], *, opened: bool | None, several: bool
+    ) -> list[dict[str, Any]]:
         """The grammar of an answer that calls one of these tools, as parts; the first names the others."""
         family = self.tools or JSON
         parts = [{"name": f"arguments{i}", **schema(parameters(tool))} for i, tool in enumerate(tools)]
@@ -81,18 +84,18 @@ class Speech:
             whole = "one"
         return [{"lark_grammar": self._grammar(whole, opened, f"one: {one}")}, *parts]
 
-    def answering(self, format: Mapping[str, Any], *, opened: bool) -> list[dict[str, Any]]:
+    def answering(self, format: Mapping[str, Any], *, opened: bool | None) -> list[dict[str, Any]]:
         """The grammar of an answer in a format, thoughts before it left free."""
         if not self.reasoning:
             return [dict(format)]
         head = self._text("<|channel|>final<|message|>") + " " if self.reasoning == HARMONY else ""
         return [{"lark_grammar": self._grammar(f"{head}@answer", opened)}, {"name": "answer", **format}]
 
-    def _grammar(self, whole: str, opened: bool, *rules: str) -> str:
+    def _grammar(self, whole: str, opened: bool | None, *rules: str) -> str:
         if HARMONY in (self.reasoning, self.tools):
             start = self._text("<|channel|>analysis<|message|>") + " HIDDEN " + self._text("<|end|><|start|>assistant")
             return "\n".join([f"start: ({start})? {whole}", "HIDDEN: /[^<]*/", *rules])
-        if self.reasoning != THINK:
+        if self.reasoning != THINK or opened is False:
             return "\n".join([f"start: {whole}", *rules])
         closed = self._id(CLOSE)
         thought = f"HIDDEN <[{closed}]>" if closed is not None else "thought"

@@ -18,7 +18,9 @@ def parser_of(request: GenerateRequest, tokenizer: Tokenizer, prompt: list[int])
     """A new parser for one sequence of a chat; None when its answer is all text."""
     if request.messages is None:
         return None
-    found: Parser | None = tokenizer.speech.parser(offered(request), opened=in_thought(request, tokenizer, prompt))
+    found: Parser | None = tokenizer.speech.parser(
+        offered(request), opened=in_thought(request, tokenizer, prompt) is True
+    )
     return found
 
 
@@ -39,10 +41,14 @@ def mask_of(masks: Masks, tokenizer: Tokenizer, request: GenerateRequest, prompt
     return masks.mask(speech.answering(answer, opened=in_thought(request, tokenizer, prompt)), "response_format")
 
 
-def in_thought(request: GenerateRequest, tokenizer: Tokenizer, prompt: list[int]) -> bool:
-    """Whether the prompt ends inside a thought: templates open one, and so may an answer that is to go on."""
+def in_thought(request: GenerateRequest, tokenizer: Tokenizer, prompt: list[int]) -> bool | None:
+    """Whether the prompt ends inside a thought; None where the model may still begin one.
+
+    Templates open thoughts, or close an empty one when there is to be none; and so may an answer that is to go on.
+    """
     if request.continue_last and request.messages:
         said = str(request.messages[-1].get("content") or "")
-        return said.rfind(OPEN) > said.rfind(CLOSE)
+        return said.rfind(OPEN) > said.rfind(CLOSE) if said else None
     texts = (tokenizer.specials.get(id, "").encode() or tokenizer.token_bytes(id) for id in prompt[-TAIL:])
-    return b"".join(texts).rstrip().endswith(OPEN.encode())
+    tail = b"".join(texts).rstrip()
+    return True if tail.endswith(OPEN.encode()) else False if tail.endswith(CLOSE.encode()) else None

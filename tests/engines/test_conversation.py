@@ -137,8 +137,8 @@ def test_an_open_thought_at_the_end_of_a_prompt_is_seen():
     request = GenerateRequest("a", messages=(ASK,))
     assert in_thought(request, tokenizer, [*b"[assistant]<think>\n"])
     assert in_thought(request, tokenizer, [*b"[assistant]", 299, *b"\n"])
-    assert not in_thought(request, tokenizer, [*b"<think>\n\n</think>\n\n"])
-    assert not in_thought(request, tokenizer, [*b"<think> said the user[end]"])
+    assert in_thought(request, tokenizer, [*b"<think>\n\n</think>\n\n"]) is False
+    assert in_thought(request, tokenizer, [*b"<think> said the user[end]"]) is None
     going = GenerateRequest("a", messages=(ASK, {"role": "assistant", "content": "<think>so"}), continue_last=True)
     assert in_thought(going, tokenizer, [*b"<think>so"])
 
