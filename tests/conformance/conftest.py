@@ -66,10 +66,10 @@ def seeing_slot_of(vision_model: dict[str, Path]) -> Iterator[SlotOf]:
         path = vision_model["tiny-vision"]
         if engine == "llamacpp":  # as a pulled artifact: the model, and its projector beside it
             path = home / "gguf" / "model.gguf"
-            path.parent.mkdir()
+            path.parent.mkdir(exist_ok=True)
             shutil.copy(vision_model["tiny-vision-gguf"], path)
             shutil.copy(vision_model["tiny-vision-mmproj"], path.with_name("mmproj-model.gguf"))
-        spec = spec_of(engine, "tiny", path, Probe())
+        spec = spec_of(engine, "tiny", path, Probe("What is a slot?", "A port", 24))
         slot = RunningSlot(home, free_port(), Launch(limits=Limits(drain=5.0)))
         running.append(slot)
         slot.change("load", replace(spec, python=own_python("mlx-vision") if engine == "mlx" else None))
