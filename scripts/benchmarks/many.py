@@ -1,5 +1,7 @@
 """Clients that ask one chat after another, in a process of their own: … many PORT CLIENTS REQUESTS < body.json
 
+The clients begin within a second, and answers have other lengths with each, up to a third shorter or longer: as 64 people
+would, and not all in the same moment again and again.
 Prints {"first": seconds to the first event with text, of each request, "events", "failed", "seconds"}.
 """
 
@@ -34,7 +36,8 @@ async def ask(port: int, data: bytes) -> tuple[float, int]:
     return first, events
 
 
-async def client(port: int, data: bytes, requests: int, seen: dict[str, Any]) -> None:
+async def client(port: int, data: bytes, requests: int, wait: float, seen: dict[str, Any]) -> None:
+    await asyncio.sleep(wait)
     for _ in range(requests):
         try:
             first, events = await asyncio.wait_for(ask(port, data), TIMEOUT)
@@ -46,11 +49,19 @@ async def client(port: int, data: bytes, requests: int, seen: dict[str, Any]) ->
             seen["events"] += events
 
 
+def lengthened(body: dict[str, Any], number: int) -> bytes:
+    """The body of a client's requests."""
+    share = 1 + (number * 7 % 21 - 10) / 30
+    return json.dumps({**body, "max_tokens": max(2, round(body["max_tokens"] * share))}).encode()
+
+
 async def main(port: int, clients: int, requests: int) -> None:
-    data = json.dumps({**json.load(sys.stdin), "stream": True}).encode()
+    body = {**json.load(sys.stdin), "stream": True}
     seen: dict[str, Any] = {"first": [], "events": 0, "failed": 0, "why": ""}
     began = time.perf_counter()
-    await asyncio.gather(*(client(port, data, requests, seen) for _ in range(clients)))
+    await asyncio.gather(
+        *(client(port, lengthened(body, number), requests, number / clients, seen) for number in range(clients))
+    )
     print(json.dumps({**seen, "seconds": time.perf_counter() - began}))
 
 

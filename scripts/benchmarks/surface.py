@@ -19,7 +19,7 @@ from llmctl.slots import verbs
 from scripts.benchmarks import testbed
 from scripts.benchmarks.report import Row, row
 
-RUNS, CLIENTS = 5, 64
+RUNS, PEER_RUNS, CLIENTS = 5, 3, 64
 STEP, TOKENS, REQUESTS = 0.01, 100, 5  # of the scripted engine: seconds a step, tokens an answer, answers a client
 QUESTION = {"messages": [{"role": "user", "content": "What is a slot?"}], "max_tokens": 24, "temperature": 0}
 UP = 180.0
@@ -52,7 +52,7 @@ def _added() -> Row:
     """Of the slot server alone: the engine gives each request its first token after one step."""
     with testbed.home() as home:
         port = testbed.free_port()
-        spec = testbed.scripted(home, "alpha", length=TOKENS, step=STEP)
+        spec = testbed.scripted(home, "alpha", length=2 * TOKENS, step=STEP)
         verbs.change(home, port, "load", spec, launch=testbed.launch())
         added = []
         for _ in range(RUNS):
@@ -62,7 +62,7 @@ def _added() -> Row:
             added.append(1000 * (p99(all_at_once["first"]) - statistics.median(alone["first"])))
     return row(
         f"time to first token that {CLIENTS} streams add on the scripted engine, p99, ms", added, "≤ 50",
-        f"p99 of {CLIENTS * REQUESTS} requests − the median of one client's; {TOKENS} tokens each, a step of "
+        f"p99 of {CLIENTS * REQUESTS} requests − the median of one client's; about {TOKENS} tokens each, a step of "
         f"{STEP * 1000:.0f} ms for all; client, server and engine share the cores",
     )  # fmt: skip
 
@@ -79,7 +79,7 @@ def _beside(
             home, ours, "load", testbed.real(engine, "tiny", path, parallel=CLIENTS, context=256),
             launch=testbed.launch(),
         )  # fmt: skip
-        for run in range(RUNS + 1):
+        for run in range(PEER_RUNS + 1):
             here = load(ours, CLIENTS, 2)
             there = load(port, CLIENTS, 2, model=model)
             assert not here["failed"], here
@@ -91,7 +91,7 @@ def _beside(
                 firsts.append(p99(here["first"]) / p99(there["first"]))
                 share = len(there["first"]) / len(here["first"])
                 rates.append(there["seconds"] / here["seconds"] / share)
-    asked = 2 * CLIENTS * (RUNS + 1)
+    asked = 2 * CLIENTS * (PEER_RUNS + 1)
     how = f"{CLIENTS} clients, 2 chats each, tiny-qwen2, greedy; {failed} of {asked} failed there, none here"
     yield row(f"{engine}, {CLIENTS} streams: time to first token, p99, ÷ {peer}", firsts, "≤ 1.0", how)
     yield row(f"{engine}, {CLIENTS} streams: answers a second ÷ {peer}", rates, "≥ 1.0", how)
