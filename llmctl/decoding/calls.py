@@ -38,7 +38,10 @@ class Marked:
     def end(self) -> list[Piece]:
         held, inside, self.held, self._body = self.held, self._body, "", None
         calls = self._read(held.lstrip()[len(self.marker) :]) if inside else []
-        return [*calls] if calls else [Text(held)] if held.strip("" if not self._called else None) else []
+        if calls:
+            return [*calls]
+        left = held.strip() if self._called else held  # white space between calls, and behind the last, is nothing
+        return [Text(held)] if left else []
 
     def _advance(self, pieces: list[Piece]) -> bool:
         """Take one step; False when more text is needed."""
