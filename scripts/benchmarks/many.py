@@ -1,7 +1,7 @@
 """Clients that ask one chat after another, in a process of their own: … many PORT CLIENTS REQUESTS < body.json
 
-The clients begin within a second, and answers have other lengths with each, up to a third shorter or longer: as 64 people
-would, and not all in the same moment again and again.
+The clients begin within a second, and answers have other lengths with each, up to a third shorter or longer: as people
+do, and not all in the same moment again and again.
 Prints {"first": seconds to the first event with text, of each request, "events", "failed", "seconds"}.
 """
 
