@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,9 @@ class Made(SlotHttp):
 
     def models(self) -> list[str]:
         return self.known
+
+    def modalities(self) -> Mapping[str, Sequence[str]]:
+        return {"input": ["text"], "output": ["text"]}
 
     def whole(self, prompt: str, max_tokens: int, **fields: Any) -> Said:
         return self.answers[0]

@@ -312,7 +312,7 @@ def test_a_model_sees_what_is_sent_along(
     run: Run, slots: Callable[..., RunningSlot], vision_model: dict[str, Path], tmp_path: Path
 ) -> None:
     engine = EngineSpec("torch", "seeing", str(vision_model["tiny-vision"]), "safetensors", context=512, parallel=2)
-    port = str(slots(SlotSpec(engine)).port)
+    port = str(slots(SlotSpec(engine, probe=Probe("What is a slot?", "A port", 24))).port)
     for what in ("red circle", "blue square"):
         (tmp_path / what).write_bytes(drawn(what))
         for words in (["ask", port], ["chat", port, "-p"], ["ask", "--url", f"ws://127.0.0.1:{port}"]):

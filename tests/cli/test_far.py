@@ -77,7 +77,7 @@ def test_what_to_type_next_names_the_host(fleet: Fleet) -> None:
     assert fleet("unload", "gpu2:8999").errors[0]["hint"] == "llmctl load gpu2:8999 MODEL"
     assert fleet("load", "gpu2:8999", "qwen2-0.5b").errors[0]["hint"] == "llmctl pull qwen2-0.5b --host gpu2"
     assert fleet("jobs", "show", 9, "--host", "gpu2").errors[0]["hint"] == "llmctl jobs list --all --host gpu2"
-    assert fleet("ask", f"gpu1:{port + 1}", "Who?").errors[0]["hint"] == "llmctl status"
+    assert fleet("ask", f"gpu1:{port + 1}", "Who?").errors[0]["hint"] == f"llmctl status gpu1:{port + 1}"
 
 
 def test_s07_words_for_a_host_arrive_as_they_are(fleet: Fleet) -> None:
@@ -171,7 +171,7 @@ def test_a_bare_port_is_on_the_default_host_else_where_a_model_has_it(fleet: Fle
         (("load", "gpu*:8101", "alpha"), "no host 'gpu*'"),
         (("restart", "gpu1:8101", "--host", "gpu2"), "gpu1:8101 names its host, and --host does too"),
         (("jobs", "attach", "1", "--host", "gpu*"), "jobs attach works on one host, and gpu1, gpu2 are meant"),
-        (("ask", "8101", "Who?", "--host", "gpu*"), "ask works on one host, and gpu1, gpu2 are meant"),
+        (("ask", "8101", "Who?", "--host", "gpu*"), "asking works on one host, and gpu1, gpu2 are meant"),
         (("profile", "save", "x", "--host", "gpu*"), "profile save works on one host, and gpu1, gpu2 are meant"),
         (("logs", "8101", "--host", "gpu*", "--json", "-f"), "--follow shows lines as they come"),
     ],
@@ -381,4 +381,4 @@ def test_no_secret_is_in_an_argument(fleet: Fleet) -> None:
         slot = fleet.at("gpu1")
         assert fleet("load", slot, "alpha").code == 0
         assert fleet("ask", slot, "my secret is 42").code == 0
-    assert "ask" in noted.read_text() and "secret" not in noted.read_text()
+    assert "load" in noted.read_text() and "secret" not in noted.read_text()
