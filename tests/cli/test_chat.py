@@ -20,7 +20,7 @@ from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session
 from llmctl.clients import conversation
 from llmctl.clients.conversation import Conversation
-from llmctl.domain import EngineSpec, Limits, SlotSpec
+from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
 from llmctl.errors import LlmctlError, UnknownName, UsageError
 from llmctl.render.chat import Voice, spoken
 from llmctl.slots.state import Launch
