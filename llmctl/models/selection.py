@@ -18,6 +18,7 @@ from llmctl.models.safetensors_header import INDEX
 
 # What is taken of a GGUF repository when nothing is named, best first (compat.md, "Model reference").
 GGUF_PREFERENCE = ("q4_k_m", "q5_k_m", "q4_0", "q5_0", "q8_0", "f16")
+PROJECTOR_PREFERENCE = ("f16", "bf16", "q8_0", "f32")
 GGUF_TYPE = re.compile(
     r"(?<![a-z0-9])((?:iq|tq|q)\d(?:_[a-z0-9]+)*|f16|f32|bf16|mxfp4|nvfp4)(?![a-z0-9_])", re.IGNORECASE
 )
@@ -167,16 +168,30 @@ def _gguf(listing: Listing, file: str | None, quantization: str | None) -> Selec
             f"{listing.repo} has {len(shards)} of the {int(counted[2])} shards of {shards[0].path}", code="no_file",
             hint="pull the model from another repository or revision",
         )  # fmt: skip
-    return Selection("gguf", quantization or quantization_of(shards[0].name), tuple(shards))
+    beside = _projector(listing, shards[0])
+    return Selection("gguf", quantization or quantization_of(shards[0].name), tuple(shards), beside)
 
 
 def _gguf_models(listing: Listing) -> list[list[RepoFile]]:
-    """The GGUF files that are models, the shards of one together. A projector of images (mmproj) is none."""
+    """The GGUF files that are models, the shards of one together."""
     models: dict[str, list[RepoFile]] = {}
     for file in sorted(listing.files, key=lambda file: file.path):
-        if file.path.endswith(".gguf") and "mmproj" not in file.name.lower():
+        if file.path.endswith(".gguf") and not _is_projector(file):
             models.setdefault(SHARD.sub("", file.path), []).append(file)
     return list(models.values())
+
+
+def _projector(listing: Listing, model: RepoFile) -> tuple[RepoFile, ...]:
+    """What a GGUF model sees images with, where its repository has that: of several the likeliest type."""
+    found = [file for file in listing.files if file.path.endswith(".gguf") and _is_projector(file)]
+    near = [file for file in found if PurePosixPath(file.path).parent == PurePosixPath(model.path).parent]
+    types = {name: place for place, name in enumerate(PROJECTOR_PREFERENCE)}
+    order = sorted(near or found, key=lambda f: (types.get(quantization_of(f.name) or "", len(types)), f.path))
+    return tuple(order[:1])
+
+
+def _is_projector(file: RepoFile) -> bool:
+    return "mmproj" in file.name.lower()
 
 
 def _of_type(models: Sequence[list[RepoFile]], quantization: str) -> list[list[RepoFile]]:

@@ -73,16 +73,24 @@ GGUFS = ("m-q2_k.gguf", "m-q4_k_m.gguf", "m-q5_k_m.gguf", "m-q8_0.gguf", "m-f16.
 
 
 def test_gguf_without_a_file_prefers_the_middle() -> None:
-    assert taken(GGUFS, "gguf") == ["m-q4_k_m.gguf"]
+    assert taken(GGUFS, "gguf") == ["m-q4_k_m.gguf", "mmproj-m-f16.gguf"]
     assert taken(("m-q2_k.gguf", "m-Q5_0.gguf", "m-Q8_0.gguf"), "gguf") == ["m-Q5_0.gguf"]
-    assert taken(("m-f16.gguf", "mmproj-m-q4_k_m.gguf"), "gguf") == ["m-f16.gguf"]
+    assert taken(("m-f16.gguf", "mmproj-m-q4_k_m.gguf"), "gguf") == ["m-f16.gguf", "mmproj-m-q4_k_m.gguf"]
     assert taken(("strange.gguf",), "gguf") == ["strange.gguf"]
 
 
 def test_gguf_by_quantization_or_file() -> None:
-    assert taken(GGUFS, "gguf", quantization="q8_0") == ["m-q8_0.gguf"]
-    assert taken(GGUFS, "gguf", file="m-q2_k.gguf") == ["m-q2_k.gguf"]
+    assert taken(GGUFS[:-1], "gguf", quantization="q8_0") == ["m-q8_0.gguf"]
+    assert taken(GGUFS[:-1], "gguf", file="m-q2_k.gguf") == ["m-q2_k.gguf"]
     assert taken(("m-UD-Q4_K_M.gguf", "m-Q4_K_M.gguf"), "gguf") == ["m-Q4_K_M.gguf"]
+
+
+def test_gguf_brings_one_projector_of_images() -> None:
+    several = ("m-q8_0.gguf", "mmproj-m-BF16.gguf", "mmproj-m-F32.gguf", "mmproj-m-f16.gguf")
+    assert taken(several, "gguf") == ["m-q8_0.gguf", "mmproj-m-f16.gguf"]
+    assert taken(several[:3], "gguf") == ["m-q8_0.gguf", "mmproj-m-BF16.gguf"]
+    apart = ("a/m-q4_0.gguf", "a/mmproj-f32.gguf", "b/mmproj-f16.gguf")
+    assert taken(apart, "gguf") == ["a/m-q4_0.gguf", "a/mmproj-f32.gguf"]
 
 
 def test_gguf_shards_come_all_and_from_folders() -> None:
