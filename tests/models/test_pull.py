@@ -162,7 +162,7 @@ def test_gguf_shards_in_a_folder_of_the_repository_lie_side_by_side(place: Place
     done = place.pull(format="gguf")
     assert done["source"] == f"org/model:Q8_0/{names[0]}" and done["quantization"] == "q8_0"
     assert same(Path(done["path"]), hub.root / "org" / "model")
-    assert sorted(path.name for path in Path(done["path"]).glob("*.gguf")) == names
+    assert sorted(path.name for path in Path(done["path"]).glob("*.gguf")) == [*names, "mmproj-f16.gguf"]
     assert place.pull(source=f"org/model:Q8_0/{names[0]}", format="gguf", quantization="q8_0", model="model")["already"]
 
 
