@@ -31,3 +31,8 @@ def test_the_whole_command_line_imports_no_engine(home: Path) -> None:
     found = modules("from llmctl.__main__ import main; assert main(['status']) == 0")
     assert "typer" in found
     assert found.isdisjoint(HEAVIER)
+
+
+def test_the_scripted_engine_needs_no_library() -> None:
+    found = modules("import llmctl.runner.worker, llmctl.engines.scripted")
+    assert found.isdisjoint({*HEAVY, *HEAVIER, "llguidance", "jinja2", "PIL"})

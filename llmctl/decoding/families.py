@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmctl.decoding.calls import Bare, Hermes, Mistral, names
+from llmctl.decoding.grammars import schema
 from llmctl.decoding.harmony import Harmony
 from llmctl.decoding.pieces import Parser, Plain
-from llmctl.decoding.structured import schema
 from llmctl.decoding.thinking import CLOSE, OPEN, Thinking
 
 HERMES, LLAMA, MISTRAL, HARMONY, JSON = "hermes", "llama3_json", "mistral", "harmony", "json"

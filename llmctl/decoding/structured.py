@@ -9,58 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from llmctl.decoding.grammars import Grammar, refused
 from llmctl.decoding.sampling import NothingAllowed
 from llmctl.decoding.trial import LIMITS, Trial, summary
-from llmctl.domain import GRAMMAR, JSON_OBJECT, JSON_SCHEMA, REGEX, Format, Tokenizer
-from llmctl.errors import RequestError
+from llmctl.domain import Tokenizer
 
-LARGEST = 64 * 2**10
-"""Characters of a format's text."""
 SLOWEST = 0.25
 """Seconds of CPU time for one mask; more would hold up everyone's tokens."""
 KEPT = 32
 """Compiled grammars that are kept."""
-WHITESPACE = r"( |\n[ \t]{0,20})"
-"""Between the parts of a JSON value: a space, or a new line and its indent. Unbounded, a small model loops in it."""
-Grammar = Mapping[str, Any]
-"""A grammar as llguidance takes it: {"json_schema": …} or {"lark_grammar": …}."""
-
-
-def grammar(format: Format) -> Grammar:
-    """The grammar of a request's format; RequestError when it is none."""
-    if len(format.text) > LARGEST:
-        raise refused(f"it has {len(format.text)} characters, over the limit of {LARGEST}")
-    if format.kind == JSON_OBJECT:
-        return schema({"type": "object"})
-    if format.kind == JSON_SCHEMA:
-        try:
-            return schema(json.loads(format.text))
-        except (ValueError, RecursionError) as error:
-            raise refused(f"its schema is not JSON: {error}") from error
-    if format.kind == REGEX:
-        from llguidance import regex_to_lark
-
-        return {"lark_grammar": f"start: /{regex_to_lark(format.text, '')}/"}
-    if format.kind == GRAMMAR:
-        return {"lark_grammar": format.text}
-    raise refused(f"there is no kind {format.kind!r}")
-
-
-def schema(value: Any) -> Grammar:
-    """The grammar of a JSON schema."""
-    if isinstance(value, Mapping):
-        value = {**value, "x-guidance": {"whitespace_pattern": WHITESPACE}}
-    return {"json_schema": value}
-
-
-def refused(why: str, param: str = "response_format") -> RequestError:
-    return RequestError(f"the answer cannot be made to match this format: {why}", param=param, code="invalid_format")
 
 
 class Masks:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from llmctl.decoding.grammars import LARGEST, grammar, refused
 from llmctl.decoding.pieces import Parser
-from llmctl.decoding.structured import LARGEST, GrammarMask, Masks, grammar, refused
+from llmctl.decoding.structured import GrammarMask, Masks
 from llmctl.decoding.thinking import CLOSE, OPEN
 from llmctl.domain import GenerateRequest, Tokenizer
 from llmctl.engines.requests import offered
