@@ -11,8 +11,8 @@ from llmctl.errors import RequestError
 
 LARGEST = 64 * 2**10
 """Characters of a format's text."""
-WHITESPACE = r"( |\n[ \t]{0,20})"
-"""Between the parts of a JSON value: a space, or a new line and its indent. Unbounded, a small model loops in it."""
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Of JSON: on one line, as models write it mostly. Where white space is free, a small model may loop in it."""
 Grammar = Mapping[str, Any]
 """A grammar as llguidance takes it: {"json_schema": …} or {"lark_grammar": …}."""
 
@@ -40,7 +40,7 @@ def grammar(format: Format) -> Grammar:
 def schema(value: Any) -> Grammar:
     """The grammar of a JSON schema."""
     if isinstance(value, Mapping):
-        value = {**value, "x-guidance": {"whitespace_pattern": WHITESPACE}}
+        value = {**value, "x-guidance": LAYOUT}
     return {"json_schema": value}
 
 

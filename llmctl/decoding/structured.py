@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -47,7 +48,7 @@ class Masks:
             for old in list(self._compiled)[:-KEPT]:
                 del self._compiled[old]
         self._compiled.move_to_end(key)
-        return GrammarMask(self._compiled[key], self.size)
+        return GrammarMask(self._compiled[key], self.size, ends(self._tokenizer, self.size))
 
     def close(self) -> None:
         self._thread.submit(self._trial.close)
@@ -73,8 +74,8 @@ class Masks:
 class GrammarMask:
     """The LogitsMask of one sequence."""
 
-    def __init__(self, compiled: Future[Any], size: int) -> None:
-        self._compiled, self._size = compiled, size
+    def __init__(self, compiled: Future[Any], size: int, ends: Sequence[int]) -> None:
+        self._compiled, self._size, self._ends = compiled, size, list(ends)
         self._matcher: Any = None
         self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
 
@@ -89,10 +90,12 @@ class GrammarMask:
         self._check()
         if time.thread_time() - begun > SLOWEST:
             raise NothingAllowed("the answer's format is too costly to go on with")
-        return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._size).view(bool)
+        found = np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._size).view(bool)
+        found[self._ends] |= found[self._ends[0]]
+        return found
 
     def accept(self, token: int) -> None:
-        self._matcher.consume_token(token)
+        self._matcher.consume_token(self._ends[0] if token in self._ends else token)
         self._check()
 
     def _check(self) -> None:
@@ -109,7 +112,7 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         self.tokens = [tokenizer.token_bytes(id) if id < tokenizer.vocab else b"" for id in range(size)]
         self.special_token_ids = [id for id, data in enumerate(self.tokens) if not data]
-        self.eos_token_id = min(tokenizer.eos_ids)
+        self.eos_token_id = ends(tokenizer, size)[0]
         self._tokenizer = tokenizer
 
     def __call__(self, text: bytes | str) -> list[int]:
@@ -124,7 +127,13 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> Any:
     """What llguidance knows of a model's tokens, up to `size`."""
     import llguidance
 
-    if not tokenizer.eos_ids:
-        raise refused("the model has no token that ends an answer")
     tokens: Any = Vocabulary(tokenizer, size)
-    return llguidance.LLTokenizer(tokens, eos_token=sorted(id for id in tokenizer.eos_ids if id < size))
+    return llguidance.LLTokenizer(tokens)
+
+
+def ends(tokenizer: Tokenizer, size: int) -> list[int]:
+    """The tokens that end an answer. llguidance knows the first; the others stand for it."""
+    found = sorted(id for id in tokenizer.eos_ids if id < size)
+    if not found:
+        raise refused("the model has no token that ends an answer")
+    return found

@@ -129,9 +129,10 @@ def test_an_engine_that_is_none_is_named_with_the_nearest() -> None:
 
 
 def test_a_preferred_engine_that_cannot_run_there_is_left_out_and_told() -> None:
-    taken = choices.engines(HOST, "cpu", replace(facts_of("debian-12"), libc="glibc 2.17"))
+    mac = {"os": "darwin", "arch": "arm64", "os_version": "macOS 13.6", "libc": ""}
+    taken = choices.engines(HOST, "metal", replace(facts_of("debian-12"), **mac))
     assert [engine.value for engine in taken] == ["llamacpp"]
-    assert taken[0].why_not["torch"] == "needs glibc 2.28, there is 2.17"
+    assert taken[0].why_not["mlx"] == "needs macOS 14, there is macOS 13.6"
 
 
 # ── service ─────────────────────────────────────────────────────────────────────────────────────────────────────────

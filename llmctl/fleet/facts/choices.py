@@ -17,7 +17,7 @@ PYTHONS = ((3, 11), (3, 12), (3, 13), (3, 10), (3, 14))
 
 # What the wheels need of a system: the least glibc and macOS, and the architectures.
 WHEELS = {
-    "llamacpp": ((2, 17), (13, 0), ("x86_64", "aarch64", "arm64")),
+    "llamacpp": ((2, 28), (13, 0), ("x86_64", "aarch64", "arm64")),
     "torch": ((2, 28), (14, 0), ("x86_64", "aarch64", "arm64")),
     "mlx": ((2, 35), (14, 0), ("x86_64", "aarch64", "arm64")),
 }
