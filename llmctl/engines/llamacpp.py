@@ -146,7 +146,9 @@ def decider(spec: EngineSpec, opened: Opened, identity: Identity) -> LlamaDecide
     if not llamacpp_decide.decides(opened.library, opened.model):
         return None
     threads = spec.threads or cpu.physical_cores()
-    return LlamaDecider(Setting(model_file(spec), identity.context, threads, gpu=identity.device != "cpu"))
+    return LlamaDecider(
+        opened.library, Setting(model_file(spec), identity.context, threads, gpu=identity.device != "cpu")
+    )
 
 
 def encoder(spec: EngineSpec, opened: Opened, found: Kind) -> LlamaEncoder:

@@ -45,8 +45,8 @@ class Setting:
 class LlamaDecider:
     """Answers DECIDE; the handler is opened by the first question."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self, library: Library, setting: Setting) -> None:
+        self._library, self._setting = library, setting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decide")
         self._server: Any = None
 
@@ -69,6 +69,7 @@ class LlamaDecider:
     def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._server is None:
             self._server = opened(self._setting)
+            self._library.listen()
         ask: Callable[[dict[str, Any]], Mapping[str, Any]] = self._server.handle_systemone
         return ask({"model": "", **request})
 

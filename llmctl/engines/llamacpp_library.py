@@ -156,8 +156,12 @@ class Library:
         self.log: deque[str] = deque(maxlen=20)
         self._level = 0
         self.callback = LogCallback(self._logged)  # the library keeps only a pointer to it
-        self.log_set(self.callback, None)
+        self.listen()
         self.backend_init()
+
+    def listen(self) -> None:
+        """Take the library's log lines; again after a server of llama.cpp's was opened, which takes them too."""
+        self.log_set(self.callback, None)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)  # tells type checkers that there are attributes they cannot see

@@ -8,6 +8,7 @@ import pytest
 
 from llmctl.domain import DECIDE, Chunk, Done, GenerateRequest, Sampling, Task
 from llmctl.engines.llamacpp_decide import taken
+from llmctl.engines.llamacpp_library import open_library
 from llmctl.engines.llamacpp_steps import DecodeFailed
 from llmctl.errors import RequestError
 from tests.engines.asked import Asked
@@ -114,6 +115,14 @@ def test_llamacpp_answers_with_its_handler_and_generates_as_before(on_llamacpp, 
         pass
     assert "".join(e.text for e in on_llamacpp.events if isinstance(e, Chunk)).strip().startswith("A port")
     assert any(isinstance(e, Done) for e in on_llamacpp.events)
+
+
+def test_the_log_of_llama_cpp_is_still_heard_beside_its_handler(on_llamacpp):
+    on_llamacpp(DECIDE, state="I want a refund", questions=NOUL)
+    library = open_library()
+    library.log.clear()
+    assert not library.model_load_from_file(b"/nowhere.gguf", library.model_default_params())
+    assert any("nowhere" in line for line in library.log)
 
 
 def test_an_ordinary_gguf_file_decides_nothing(tiny_models):

@@ -115,9 +115,11 @@ def test_a49_frames_that_break_the_protocol_close_with_1002(slot: FakeSlot, data
         assert close_code(sock) == 1002
 
 
-def close_code(sock: socket.socket) -> int:
-    """The code of the close frame with which the server ends, after whatever else it sent, and then hangs up."""
-    data = b""
+def close_code(sock: socket.socket, data: bytes = b"") -> int:
+    """The code of the close frame with which the server ends, after whatever else it sent, and then hangs up.
+
+    `data` came with the answer that opened the socket.
+    """
     while piece := sock.recv(65536):
         data += piece
     while data:
@@ -520,5 +522,6 @@ def test_a_websocket_that_opens_in_a_drain_is_told_to_come_again(slot: FakeSlot)
     with connect(slot.port) as sock:
         slot.drain.draining = True
         sock.sendall(request(CHAT))
-        assert read_response(sock).status == 101
-        assert close_code(sock) == 1012
+        opened = read_response(sock)
+        assert opened.status == 101
+        assert close_code(sock, opened.body) == 1012

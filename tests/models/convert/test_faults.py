@@ -34,6 +34,16 @@ JOB = (
 )
 
 
+STRANGERS: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def strangers() -> None:
+    """Slot servers of other tests are children of this process too."""
+    STRANGERS.clear()
+    STRANGERS.update(converters_of(os.getpid()))
+
+
 def converters_of(job: int) -> list[int]:
     """The converter processes that this process started: they are leaders of sessions of their own."""
     found = []
@@ -42,7 +52,7 @@ def converters_of(job: int) -> list[int]:
             pid, rest = path.read_text().split(" ", 1)
             if rest.rpartition(")")[2].split()[1] == str(job):
                 found.append(int(pid))
-    return found
+    return [pid for pid in found if pid not in STRANGERS]
 
 
 def alive(pid: int) -> bool:
