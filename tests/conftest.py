@@ -28,7 +28,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).parents[1]
 DEADLINE = 60.0
-_ports = itertools.count(21000 + os.getpid() % 500 * 20)
+_ports = itertools.count(int(os.environ.get("LLMCTL_TEST_PORTS") or 21000 + os.getpid() % 500 * 20))
+"""Runs beside each other must not look for free ports in the same places."""
 
 
 def eventually(what: Callable[[], Any], within: float = DEADLINE, every: float = 0.02) -> Any:
