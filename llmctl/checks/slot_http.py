@@ -48,29 +48,33 @@ class SlotHttp:
         self.address, self.port, self.timeout = ANYWHERE.get(address, address), port, timeout
         self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         self.chats = True
+        self._model: Mapping[str, Any] = {}  # what the slot says of its model, once an engine is loaded
 
     def models(self) -> list[str]:
         """The names that the slot answers to, its model first."""
-        with self._asked("GET", "/v1/models", None) as response:
-            return [str(one["id"]) for one in json.loads(response.read())["data"]]
+        return [str(one["id"]) for one in self._listed()]
 
     def modalities(self) -> Mapping[str, Sequence[str]]:
         """What its model takes and makes: {"input", "output"}; nothing while there is no engine."""
-        found: Mapping[str, Sequence[str]] = self._first_model().get("modalities") or {}
+        found: Mapping[str, Sequence[str]] = self._described().get("modalities") or {}
         return found
 
     def numbers(self, text: str) -> list[float]:
         """The vector of a text, or its score beside itself, of a model that makes no text."""
-        capabilities = self._first_model()["capabilities"]
-        if EMBED in capabilities:
+        if EMBED in self._described()["capabilities"]:
             with self._asked("POST", "/v1/embeddings", {"input": text}) as response:
                 return [float(number) for number in json.loads(response.read())["data"][0]["embedding"]]
         with self._asked("POST", "/v1/rerank", {"query": text, "documents": [text]}) as response:
             return [float(json.loads(response.read())["results"][0]["relevance_score"])]
 
-    def _first_model(self) -> Mapping[str, Any]:
+    def _described(self) -> Mapping[str, Any]:
+        if not self._model.get("modalities"):
+            self._model = self._listed()[0]
+        return self._model
+
+    def _listed(self) -> list[Mapping[str, Any]]:
         with self._asked("GET", "/v1/models", None) as response:
-            found: Mapping[str, Any] = json.loads(response.read())["data"][0]
+            found: list[Mapping[str, Any]] = json.loads(response.read())["data"]
             return found
 
     def whole(self, prompt: str, max_tokens: int, **fields: Any) -> Said:

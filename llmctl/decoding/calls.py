@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from llmctl.decoding.pieces import Call, JsonEnd, Piece, Text, arguments_text, begun, calls_in
+from llmctl.decoding.pieces import Call, JsonEnd, Piece, Stepping, Text, arguments_text, begun, calls_in
 
 SEPARATORS = " \t\r\n;,"
 FENCE = re.compile(r"```(json)?\n")
@@ -16,24 +17,15 @@ XML_ARGUMENT = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DO
 MISTRAL_HEAD = re.compile(r"\s*([\w.-]+)(\[CALL_ID\]\w+)?(\[ARGS\])?\s*")
 
 
-class Marked:
+class Marked(Stepping):
     """Text up to a marker, then the body of a call. White space before a call is no part of the text."""
 
     marker = ""
-    markers: tuple[str, ...] = ()
 
     def __init__(self, tools: Mapping[str, Any]) -> None:
-        self._tools = tools
-        self.held = ""
+        super().__init__(tools)
         self._body: JsonEnd | None = None  # how far the body behind a marker has been looked through
         self._called = False
-
-    def push(self, text: str) -> list[Piece]:
-        self.held += text
-        pieces: list[Piece] = []
-        while self._advance(pieces):
-            pass
-        return pieces
 
     def end(self) -> list[Piece]:
         held, inside, self.held, self._body = self.held, self._body, "", None
@@ -44,7 +36,6 @@ class Marked:
         return [Text(held)] if left else []
 
     def _advance(self, pieces: list[Piece]) -> bool:
-        """Take one step; False when more text is needed."""
         if self._body is None:
             at = self.held.find(self.marker)
             before = self.held[: at if at >= 0 else len(self.held) - begun(self.held, self.marker)].rstrip()
@@ -66,13 +57,13 @@ class Marked:
         self.held, self._body = self.held[size:], None
         return True
 
+    @abstractmethod
     def _end(self, body: str, json: JsonEnd) -> int | None:
         """Where the body ends; None when it is not there yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self, body: str) -> list[Call]:
         """The calls in a body; none when it is broken."""
-        raise NotImplementedError
 
 
 class Hermes(Marked):
@@ -142,7 +133,7 @@ class Mistral(Marked):
         return calls_in(json.dumps({"name": head[1]})[:-1] + ', "arguments": ' + body[head.end() :] + "}", self._tools)
 
 
-class Bare:
+class Bare(Stepping):
     """An output that begins with JSON: Llama 3's {"name": …, "parameters": {…}}, with or without <|python_tag|>.
 
     For models that know no syntax of their own also in a fence of Markdown. Several may follow one another.
@@ -152,17 +143,9 @@ class Bare:
     markers = (tag,)
 
     def __init__(self, tools: Mapping[str, Any]) -> None:
-        self._tools = tools
-        self.held = ""
+        super().__init__(tools)
         self._json = JsonEnd()
         self._text = self._called = False
-
-    def push(self, text: str) -> list[Piece]:
-        self.held += text
-        pieces: list[Piece] = []
-        while self._advance(pieces):
-            pass
-        return pieces
 
     def end(self) -> list[Piece]:
         held, self.held = self.held, ""

@@ -12,30 +12,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.decoding.pieces import Piece, Text, Thought, begun, calls_in
+from llmctl.decoding.pieces import Piece, Stepping, Text, Thought, begun, calls_in
 
 CHANNEL, MESSAGE, START = "<|channel|>", "<|message|>", "<|start|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>", START, CHANNEL)
 TO = re.compile(r"to=functions\.([\w.-]+)")
 
 
-class Harmony:
+class Harmony(Stepping):
     """An output that begins behind the prompt's `<|start|>assistant`; one without channels is text."""
 
     markers = (CHANNEL, MESSAGE, *ENDS, "<|constrain|>")
 
     def __init__(self, tools: Mapping[str, Any]) -> None:
-        self._tools = tools
-        self.held = ""
+        super().__init__(tools)
         self._head: str | None = None  # that of the message under way
         self._first = True
-
-    def push(self, text: str) -> list[Piece]:
-        self.held += text
-        pieces: list[Piece] = []
-        while self._advance(pieces):
-            pass
-        return pieces
 
     def end(self) -> list[Piece]:
         if self._head is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -59,6 +60,30 @@ class Plain:
 
     def end(self) -> list[Piece]:
         return []
+
+
+class Stepping(ABC):
+    """A parser that holds what it is not certain of, and takes steps through it until one needs more text."""
+
+    markers: tuple[str, ...] = ()
+
+    def __init__(self, tools: Mapping[str, Any]) -> None:
+        self._tools = tools
+        self.held = ""
+
+    def push(self, text: str) -> list[Piece]:
+        self.held += text
+        pieces: list[Piece] = []
+        while self._advance(pieces):
+            pass
+        return pieces
+
+    @abstractmethod
+    def end(self) -> list[Piece]: ...
+
+    @abstractmethod
+    def _advance(self, pieces: list[Piece]) -> bool:
+        """Take one step; False when more text is needed."""
 
 
 def begun(text: str, marker: str) -> int:

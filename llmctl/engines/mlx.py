@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +19,7 @@ from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
 from llmctl.engines.mlx_logits import MlxLogits
 from llmctl.engines.talk import Talk, words
 from llmctl.engines.tokenizer import load_tokenizer
+from llmctl.engines.vision_tokenizer import load_chat_tokenizer
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -57,30 +58,26 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
+    if mlx_vision.takes_images(checkpoint):
+        read_ahead(checkpoint.weights, progress)
+        model, processor = _whole(spec, lambda: mlx_vision.load_model(spec, checkpoint))
+        progress("weights", checkpoint.bytes, checkpoint.bytes)
+        own = load_chat_tokenizer(spec, checkpoint, processor)
+        identity = _identify(spec, checkpoint, model, checkpoint.config, own)
+        return mlx_vision.engine(model, own, processor, identity)
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     read_ahead(checkpoint.weights, progress)
-    model, config, processor = _read(spec, checkpoint)
+    model, config = _whole(spec, lambda: _text_model(spec, checkpoint))
     progress("weights", checkpoint.bytes, checkpoint.bytes)
-    identity = _identify(spec, checkpoint, model, config, tokenizer)
-    if processor is not None:
-        return mlx_vision.engine(spec, checkpoint, model, processor, identity)
-    return MlxEngine(model, tokenizer, identity)
+    return MlxEngine(model, tokenizer, _identify(spec, checkpoint, model, config, tokenizer))
 
 
-def _read(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[str, Any], Any]:
-    """The model, its configuration, and its processor where it takes images."""
+def _whole(spec: EngineSpec, read: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """What `read` gives, a model first: its weights in the wanted type and in memory; LoadFailed for what it raises."""
     import mlx.core as mx
-    from mlx_lm.utils import load_model
 
-    processor = None
     try:
-        if mlx_vision.takes_images(checkpoint):
-            model, processor = mlx_vision.load_model(spec, checkpoint)
-            config: Mapping[str, Any] = checkpoint.config
-        else:
-            changes = {"model_type": model_type(checkpoint)}
-            changes |= filled({**checkpoint.config, **changes})
-            model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
+        model, beside = read()
         if spec.dtype:
             model.set_dtype(getattr(mx, spec.dtype))
         mx.eval(model.parameters())
@@ -88,7 +85,17 @@ def _read(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[str, A
         raise
     except Exception as error:
         raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
-    return model, config, processor
+    return model, beside
+
+
+def _text_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[str, Any]]:
+    """mlx-lm's model and its configuration."""
+    from mlx_lm.utils import load_model
+
+    changes = {"model_type": model_type(checkpoint)}
+    changes |= filled({**checkpoint.config, **changes})
+    model, config = load_model(checkpoint.path, model_config=changes, trust_remote_code=spec.allow_code)
+    return model, config
 
 
 def _identify(

@@ -12,7 +12,8 @@ from llmctl.domain import IMAGE, TEXT, EngineSpec, GenerateRequest, Identity, To
 from llmctl.engines.checkpoint import Checkpoint
 from llmctl.engines.mlx_logits import MlxLogits
 from llmctl.engines.processor_pictures import Pictures, Seen
-from llmctl.engines.vision_tokenizer import load_chat_tokenizer, speaking
+from llmctl.engines.tokenizer import CheckpointTokenizer
+from llmctl.engines.vision_tokenizer import speaking
 from llmctl.errors import RequestError, Unsupported
 
 LOAD_PATH = "image-text"
@@ -41,11 +42,10 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any]:
     return model, processor
 
 
-def engine(spec: EngineSpec, checkpoint: Checkpoint, model: Any, processor: Any, identity: Identity) -> MlxVisionEngine:
-    """The StepEngine over a loaded model; `identity` is that of the text part alone."""
-    inner = load_chat_tokenizer(spec, checkpoint, processor)
-    identity = replace(identity, chat=inner.chats, inputs=(TEXT, IMAGE), load_path=LOAD_PATH)
-    tokenizer = speaking(inner)
+def engine(model: Any, own: CheckpointTokenizer, processor: Any, identity: Identity) -> MlxVisionEngine:
+    """The StepEngine over a loaded model; `own` is the checkpoint's tokenizer, `identity` that of the text part."""
+    identity = replace(identity, inputs=(TEXT, IMAGE), load_path=LOAD_PATH)
+    tokenizer = speaking(own)
     return MlxVisionEngine(model, tokenizer, Pictures(processor, tokenizer, identity, tensors="np"), identity)
 
 

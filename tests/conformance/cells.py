@@ -6,23 +6,21 @@ for it.
 
 from __future__ import annotations
 
-ENGINES = ("torch", "llamacpp", "mlx")
-ALL = ENGINES
-SEEING = ("torch", "llamacpp", "mlx")
+ALL = ("torch", "llamacpp", "mlx")
 HEADS = {
     "text": "text", "stream": "stream", "stop": "stop", "cancel": "cancel", "errors": "errors", "tools": "tools",
     "schema": "schema", "images": "images", "count": "token count",
 }  # fmt: skip
 BASIC = dict.fromkeys(("text", "stream", "stop", "cancel", "errors"), ALL)
 CELLS: dict[str, dict[str, tuple[str, ...]]] = {
-    "openai": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
+    "openai": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
     "completions": {**BASIC, "schema": ALL, "count": ALL},
-    "responses": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
-    "anthropic": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
-    "ollama": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
-    "llmws": {**BASIC, "images": SEEING, "count": ALL},
+    "responses": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
+    "anthropic": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
+    "ollama": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
+    "llmws": {**BASIC, "images": ALL, "count": ALL},
     "execute": {**BASIC, "count": ALL},
-    "websocket": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
+    "websocket": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
 }
 TITLES = {
     "openai": "OpenAI chat", "completions": "OpenAI completions", "responses": "OpenAI responses",

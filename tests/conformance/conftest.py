@@ -25,62 +25,64 @@ CONTEXT = 1024
 SlotOf = Callable[..., RunningSlot]
 
 
-def spec_of(engine: str, name: str, path: Path, probe: Probe) -> SlotSpec:
+def spec_of(engine: str, path: Path) -> SlotSpec:
     found = inspect(path)
-    spec = EngineSpec(engine, name, str(path), found.format, context=CONTEXT, parallel=4)
-    return SlotSpec(spec, probe=probe, needed_bytes=fit.estimate(found, CONTEXT, 4, engine).total)
+    spec = EngineSpec(engine, "tiny", str(path), found.format, context=CONTEXT, parallel=4)
+    return SlotSpec(
+        spec, probe=Probe("What is a slot?", "A port", 24), needed_bytes=fit.estimate(found, CONTEXT, 4, engine).total
+    )
+
+
+@contextlib.contextmanager
+def kept_home() -> Iterator[tuple[Path, Callable[[SlotSpec], RunningSlot]]]:
+    """A state folder for the whole session, and what loads a slot in it; all slots end with it."""
+    home = Path(tempfile.mkdtemp(prefix="llm-"))
+    running: list[RunningSlot] = []
+
+    def load(spec: SlotSpec) -> RunningSlot:
+        slot = RunningSlot(home, free_port(), Launch(limits=Limits(drain=5.0)))
+        running.append(slot)
+        slot.change("load", spec)
+        return slot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCTL_HOME", str(home))
+        yield home, load
+        for slot in running:
+            slot.kill()
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def slot_of(tiny_models: dict[str, Path]) -> Iterator[SlotOf]:
     """slot_of("torch") → the slot of that engine, started once; slot_of("torch", endless=True) never says its end."""
-    home = Path(tempfile.mkdtemp(prefix="llm-"))
-    running: list[RunningSlot] = []
+    with kept_home() as (home, load):
 
-    @cache
-    def start(engine: str, endless: bool = False) -> RunningSlot:
-        path = tiny_models[MODELS[engine]]
-        if endless:
-            path = without_end(path, home / f"endless-{engine}")
-        slot = RunningSlot(home, free_port(), Launch(limits=Limits(drain=5.0)))
-        running.append(slot)
-        slot.change("load", spec_of(engine, "tiny", path, Probe("What is a slot?", "A port", 24)))
-        return slot
+        @cache
+        def start(engine: str, endless: bool = False) -> RunningSlot:
+            path = tiny_models[MODELS[engine]]
+            return load(spec_of(engine, without_end(path, home / f"endless-{engine}") if endless else path))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMCTL_HOME", str(home))
         yield start
-        for slot in running:
-            slot.kill()
-    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def seeing_slot_of(vision_model: dict[str, Path]) -> Iterator[SlotOf]:
     """seeing_slot_of("torch") → the slot of that engine with the vision model, started once."""
-    home = Path(tempfile.mkdtemp(prefix="llm-"))
-    running: list[RunningSlot] = []
+    with kept_home() as (home, load):
 
-    @cache
-    def start(engine: str) -> RunningSlot:
-        path = vision_model["tiny-vision"]
-        if engine == "llamacpp":  # as a pulled artifact: the model, and its projector beside it
-            path = home / "gguf" / "model.gguf"
-            path.parent.mkdir(exist_ok=True)
-            shutil.copy(vision_model["tiny-vision-gguf"], path)
-            shutil.copy(vision_model["tiny-vision-mmproj"], path.with_name("mmproj-model.gguf"))
-        spec = spec_of(engine, "tiny", path, Probe("What is a slot?", "A port", 24))
-        slot = RunningSlot(home, free_port(), Launch(limits=Limits(drain=5.0)))
-        running.append(slot)
-        slot.change("load", replace(spec, python=own_python("mlx-vision") if engine == "mlx" else None))
-        return slot
+        @cache
+        def start(engine: str) -> RunningSlot:
+            path = vision_model["tiny-vision"]
+            if engine == "llamacpp":  # as a pulled artifact: the model, and its projector beside it
+                path = home / "gguf" / "model.gguf"
+                path.parent.mkdir(exist_ok=True)
+                shutil.copy(vision_model["tiny-vision-gguf"], path)
+                shutil.copy(vision_model["tiny-vision-mmproj"], path.with_name("mmproj-model.gguf"))
+            python = own_python("mlx-vision") if engine == "mlx" else None
+            return load(replace(spec_of(engine, path), python=python))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMCTL_HOME", str(home))
         yield start
-        for slot in running:
-            slot.kill()
-    shutil.rmtree(home, ignore_errors=True)
 
 
 def own_python(name: str) -> str:

@@ -373,7 +373,7 @@ def test_pooled_vectors_are_the_references_also_over_pieces(generating, tiny_mod
     hidden = states(tiny_models["tiny-qwen2"], texts)
     assert len(hidden[-1]) > 256  # more than one piece
     expected = unit([s.mean(0) if pooling == "mean" else s[-1] for s in hidden])
-    exact = generating.spec.engine == "torch"
+    exact = generating.engine.identity.engine == "torch"
     assert np.abs(vectors(generating, texts, pooling=pooling) - expected).max() < (1e-5 if exact else 0.02)
 
 

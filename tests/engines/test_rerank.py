@@ -34,7 +34,7 @@ def test_scores_are_the_references_in_the_documents_order(engine, embed_model):
         with torch.inference_mode():
             expected.append(model.eval()(**ids).logits[0, 0].sigmoid().item())
     found = engine(RERANK, query=QUERY, documents=DOCUMENTS)
-    assert found["scores"] == pytest.approx(expected, abs=1e-5 if engine.spec.engine == "torch" else 1e-3)
+    assert found["scores"] == pytest.approx(expected, abs=1e-5 if engine.engine.identity.engine == "torch" else 1e-3)
     assert found["tokens"] == tokens
     assert max(expected) - min(expected) > 1e-2  # they do differ
 

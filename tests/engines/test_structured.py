@@ -1,6 +1,5 @@
 """Structured output on the engines: whole answers that match, and formats that harm nobody."""
 
-import importlib
 import json
 import re
 
@@ -15,7 +14,6 @@ from llmctl.domain import (
     REGEX,
     STOP,
     Chunk,
-    EngineSpec,
     Failure,
     Format,
     GenerateRequest,
@@ -23,6 +21,7 @@ from llmctl.domain import (
     Started,
 )
 from llmctl.errors import RequestError
+from tests.engines.asked import loaded
 from tests.engines.toy import ToyEngine
 
 ENGINES = {
@@ -76,10 +75,7 @@ class Bench:
 
 
 def real(engine, path):
-    adapter = importlib.import_module(f"llmctl.engines.{engine}")
-    format = "gguf" if engine == "llamacpp" else "safetensors"
-    spec = EngineSpec(engine, "m", str(path), format, context=1024, device="cpu", threads=1)
-    return Bench(lambda emit: adapter.load(spec, lambda *_: None, emit))
+    return Bench(lambda emit: loaded(engine, path, emit, context=1024))
 
 
 @pytest.fixture(scope="module", params=ENGINES)

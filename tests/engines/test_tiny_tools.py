@@ -1,12 +1,12 @@
 """A trained model with tools on torch and llama.cpp: it calls the right one, thinks when told to, uses the results."""
 
-import importlib
 import json
 
 import pytest
 
-from llmctl.domain import STOP, TOOLS, Chunk, EngineSpec, GenerateRequest, Sampling
+from llmctl.domain import STOP, TOOLS, Chunk, GenerateRequest, Sampling
 from scripts.tiny.tools import lessons
+from tests.engines.asked import loaded
 
 ENGINES = {"torch": ("torch", "tiny-tools"), "llamacpp": ("xllamacpp", "tiny-tools-gguf")}
 TOOLSET = (lessons.WEATHER, lessons.ADD)
@@ -16,12 +16,8 @@ class Bench:
     """The model on one engine."""
 
     def __init__(self, engine, path):
-        format = "gguf" if engine == "llamacpp" else "safetensors"
-        spec = EngineSpec(engine, "m", str(path), format, context=1024, device="cpu", threads=1)
         self.events = []
-        self.engine = importlib.import_module(f"llmctl.engines.{engine}").load(
-            spec, lambda *_: None, self.events.append
-        )
+        self.engine = loaded(engine, path, self.events.append, context=1024)
 
     def ask(self, *messages, tools=TOOLSET, **fields):
         """(text, thoughts, calls, finish) of one greedy answer."""

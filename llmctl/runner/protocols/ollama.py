@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmctl import __version__
@@ -15,7 +14,6 @@ from llmctl.runner.exchange import Exchange
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.protocols import ollama_models
 from llmctl.runner.protocols.asked import Answer, Asked, Handler, Routes, generate, new_id
-from llmctl.runner.protocols.checks import wrong
 from llmctl.runner.protocols.ollama_answers import ChatAnswer, GenerateAnswer, created_at, error_object
 from llmctl.runner.protocols.ollama_fields import (
     is_empty,
@@ -24,6 +22,7 @@ from llmctl.runner.protocols.ollama_fields import (
     read_embedding,
     read_generate,
 )
+from llmctl.runner.protocols.openai_embeddings import Vector, shortened, unit, vectors
 from llmctl.runner.protocols.protocol import Protocol
 from llmctl.runner.service import Service
 
@@ -90,29 +89,32 @@ def protocol(service: Service, metrics: Metrics) -> Protocol:
     def embedding(target: str, answer: Callable[..., Mapping[str, Any]]) -> Handler:
         async def handler(exchange: Exchange) -> None:
             began = time.monotonic_ns()
-            name, task, dimensions = read_embedding(json_in.parse(await exchange.body()), target)
+            name, inputs, dimensions = read_embedding(json_in.parse(await exchange.body()), target)
             service.check_model(name)
 
             async def reply() -> None:
-                value = await service.ask(task)
-                await exchange.json(answer(value, dimensions, time.monotonic_ns() - began))
+                found: list[Vector] = []
+                tokens = 0
+                async for some, more in vectors(service, inputs):
+                    found += some
+                    tokens += more
+                await exchange.json(answer(found, tokens, dimensions, time.monotonic_ns() - began))
 
             await exchange.while_connected(reply())
 
         return handler
 
-    def embedded(value: Mapping[str, Any], dimensions: int | None, took: int) -> dict[str, Any]:
-        vectors = [unit(shortened(vector, dimensions)) for vector in value["vectors"]]
+    def embedded(found: Sequence[Vector], tokens: int, dimensions: int | None, took: int) -> dict[str, Any]:
         return {
             "model": service.served_names()[0],
-            "embeddings": vectors,
+            "embeddings": [unit(shortened(vector, dimensions)) for vector in found],
             "total_duration": took,
             "load_duration": 0,
-            "prompt_eval_count": value["tokens"],
+            "prompt_eval_count": tokens,
         }
 
-    def one_embedded(value: Mapping[str, Any], dimensions: int | None, took: int) -> dict[str, Any]:
-        return {"embedding": value["vectors"][0]}
+    def one_embedded(found: Sequence[Vector], *_: int | None) -> dict[str, Any]:
+        return {"embedding": found[0]}
 
     routes: Routes = {
         "/": {"GET": root},
@@ -145,16 +147,3 @@ def _for_the_operator(what: str, command: str) -> RequestError:
         f"clients cannot {what} here: the models of this slot are its operator's",
         status=501, code="not_implemented", hint=f"on the host: {command}",
     )  # fmt: skip
-
-
-def shortened(vector: list[float], dimensions: int | None) -> list[float]:
-    """The first `dimensions` of a vector; RequestError when it has fewer."""
-    if dimensions is not None and dimensions > len(vector):
-        raise wrong("dimensions", f"this model's vectors have {len(vector)}")
-    return vector[:dimensions]
-
-
-def unit(vector: list[float]) -> list[float]:
-    """The vector at length 1, as Ollama gives it."""
-    length = math.sqrt(math.fsum(x * x for x in vector))
-    return [x / length for x in vector] if length else vector

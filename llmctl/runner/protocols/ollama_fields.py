@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.domain import EMBED, JSON_OBJECT, Format, GenerateRequest, Identity, Sampling, Task
+from llmctl.domain import JSON_OBJECT, Format, GenerateRequest, Identity, Sampling
 from llmctl.runner.media.source import Source
 from llmctl.runner.protocols.asked import Asked, new_id
 from llmctl.runner.protocols.checks import (
@@ -25,6 +25,7 @@ from llmctl.runner.protocols.checks import (
     wrong,
 )
 from llmctl.runner.protocols.ollama_messages import conversation, images
+from llmctl.runner.protocols.openai_embeddings import Input
 from llmctl.runner.protocols.openai_format import schema
 from llmctl.runner.protocols.openai_tools import tools
 
@@ -134,20 +135,22 @@ GENERATE = COMMON | {
     "images": Field(images, "images"),
     "context": Field(unsupported, ""),
 }
+
+
+def inputs(name: str, value: Any) -> list[Input]:
+    """A text, or an array of them."""
+    return [text(name, item) for item in ([value] if isinstance(value, str) else array(name, value, INPUTS))]
+
+
 EMBEDDING = {
     "model": Field(model, "model"),
-    "input": Field(lambda name, value: inputs(name, value), "inputs"),
+    "input": Field(inputs, "inputs"),
     "prompt": Field(text, "prompt"),
     "options": Field(options, "options"),
     "dimensions": Field(integer(1), "dimensions"),
     "truncate": Field(flag, "truncate"),
 }
 IGNORED = ("keep_alive", "truncate", "shift")
-
-
-def inputs(name: str, value: Any) -> list[str]:
-    """A text, or an array of them."""
-    return [text(name, item) for item in ([value] if isinstance(value, str) else array(name, value, INPUTS))]
 
 
 def read_chat(body: Mapping[str, Any], time_cap: float, identity: Identity | None = None) -> Asked:
@@ -190,15 +193,11 @@ def is_empty(body: Mapping[str, Any]) -> bool:
     return not any(body.get(key) for key in ("messages", "prompt", "images"))
 
 
-def read_embedding(body: Mapping[str, Any], target: str) -> tuple[str | None, Task, int | None]:
-    """The model, the question and the wanted dimensions of /api/embed ("input") and /api/embeddings ("prompt")."""
+def read_embedding(body: Mapping[str, Any], target: str) -> tuple[str | None, list[Input], int | None]:
+    """The model, the texts and the wanted dimensions of /api/embed ("input") and /api/embeddings ("prompt")."""
     values = read(body, EMBEDDING, IGNORED, required=(target,))
     asked = values["inputs"] if target == "input" else [values["prompt"]]
-    return (
-        values.get("model"),
-        Task(new_id("embed"), EMBED, {"inputs": asked, "pooling": None}),
-        values.get("dimensions"),
-    )
+    return values.get("model"), asked, values.get("dimensions")
 
 
 def _asked(

@@ -63,9 +63,13 @@ def shortened(vector: Vector, dimensions: int | None) -> Vector:
         return vector
     if dimensions > len(vector):
         raise wrong("dimensions", f"must be at most {len(vector)}, which this model has")
-    kept = vector[:dimensions]
-    length = math.sqrt(math.fsum(x * x for x in kept))
-    return [x / length for x in kept] if length else kept
+    return unit(vector[:dimensions])
+
+
+def unit(vector: Vector) -> Vector:
+    """A vector at length 1."""
+    length = math.sqrt(math.fsum(x * x for x in vector))
+    return [x / length for x in vector] if length else vector
 
 
 def as_base64(vector: Vector) -> str:

@@ -200,11 +200,8 @@ async def decide(service: Service, body: Mapping[str, Any]) -> Mapping[str, Any]
     service.check_model(values.get("model"))
     given = {"state": values["state"], "questions": values["questions"], "assets": body.get("assets") or {}}
     sources = values.get("sources", ())
-    if sources:
-        check_inputs(service, sources)
-        async with gathered(sources, service.media):  # the same checks that every image goes through
-            value = await ask(service, DECIDE, given)
-    else:
+    check_inputs(service, sources)
+    async with gathered(sources, service.media):  # the same checks that every image goes through
         value = await ask(service, DECIDE, given)
     usage = {"input_tokens": value["tokens"], "output_tokens": 0}
     return {"model": served(service), "answers": value["answers"], "usage": usage}
