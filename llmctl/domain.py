@@ -13,8 +13,12 @@ from typing import Any, Protocol, TypeVar
 PORTS = range(8100, 8140)
 """The managed port range; `auto` takes its lowest free port."""
 
-ENGINES = ("llamacpp", "torch", "mlx", "scripted")
-FORMATS = ("safetensors", "gguf", "mlx", "script")
+ENGINES = ("llamacpp", "torch", "mlx", "openvino", "upstream", "scripted")
+FORMATS = ("safetensors", "gguf", "mlx", "server", "script")
+"""`server` is a server that llmctl launches or is pointed at (engine `upstream`), `script` a scripted model."""
+
+NGRAM = "ngram"
+"""As a draft: what the text itself said before, in place of a second model."""
 
 # A slot's states as `status` shows them.
 EMPTY, STARTING, READY, SWAPPING, STOPPING = "empty", "starting", "ready", "swapping", "stopping"
@@ -44,7 +48,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that an engine process is told: one model, where its files lie, and how to run it."""
+    """All that an engine process is told: one model, where its files lie, and how to run it.
+
+    `adapters` are LoRA adapters (2106.09685) by name, each a folder or file. `draft` is what proposes tokens for the
+    model to check (speculative decoding, 2211.17192): NGRAM, or the path of a smaller model with the same vocabulary.
+    `cache_bits` is 8 or 4 for quantized keys and values; `cache_bytes` bounds the memory of all of them. `spread` are
+    the machines that compute it together, this one first (`spread.Member` as dicts).
+    """
 
     engine: str
     model: str
@@ -57,6 +67,11 @@ class EngineSpec:
     threads: int | None = None
     allow_code: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    draft: str | None = None
+    cache_bits: int | None = None
+    cache_bytes: int | None = None
+    spread: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -265,11 +280,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request: the prompt (and how many of it came from a verified shared prefix), and all generated."""
+    """Tokens of one request: the prompt (and how many of it came from a verified shared prefix), and all generated;
+    how many tokens a draft proposed for them, and how many of those the model agreed with."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+    drafted: int = 0
+    agreed: int = 0
 
 
 # Why a sequence ended. TOOLS: with at least one whole tool call.
@@ -342,7 +360,8 @@ class Identity:
     `inputs` and `outputs` are modalities. `capabilities` are words: fork, logprobs, logit_bias, mask, seed,
     prefix_cache, schema (Format), tools, reasoning, suffix, pooled (EMBED, but only with a `pooling`), and the verbs of
     the tasks that it answers. `outputs` without TEXT: it answers tasks only. `load_path`
-    says which way it was loaded where a library has several ("causal-lm", "image-text", …).
+    says which way it was loaded where a library has several ("causal-lm", "image-text", …). `adapters` are the names
+    that a request may ask for. `residency` is bytes of weights by device, where the library tells.
     """
 
     model: str
@@ -359,6 +378,8 @@ class Identity:
     inputs: tuple[str, ...] = (TEXT,)
     outputs: tuple[str, ...] = (TEXT,)
     load_path: str = ""
+    adapters: tuple[str, ...] = ()
+    residency: Mapping[str, int] = field(default_factory=dict)
 
 
 # ── the engine protocol ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -440,7 +461,7 @@ class Tokenizer(Protocol):
 
 
 class StepEngine(Protocol):
-    """Computes logits for sequences. A sequence is an int handle made by `prefill` or `fork`, ended by `free`."""
+    """Computes logits for sequences. A sequence is an int handle made by `open` or `fork`, ended by `free`."""
 
     identity: Identity
     tokenizer: Tokenizer
@@ -464,7 +485,16 @@ class StepEngine(Protocol):
     # An engine may have more, which the batch loop looks for by name:
     #   see(request) -> (token ids, seen)     a chat with media: the prompt, and what `open` is given for it.
     #                                         RequestError when the media cannot be decoded. Prefilled in one piece
-    #   cached(seq) -> int                    how many tokens of its prompt came from a verified shared prefix
+    #   reuse(seq, prompt) -> int             for a new sequence: take over what an ended one of the same adapter left
+    #                                         that begins with the same tokens; how many of the prompt's tokens it holds
+    #                                         now, always fewer than all. Only the rest is prefilled
+    #   forward(feed, every) -> Logits        append some tokens to each sequence, prompts and running ones together, in
+    #                                         one batch. A row for each sequence's last token, in the mapping's order;
+    #                                         for those in `every` a row for each of its tokens. Takes the place of
+    #                                         `prefill` and `step`; `mixes` (bool, default True) False: prompts are
+    #                                         better computed by a call of their own, several at once
+    #   rewind(seq, length)                   cut a sequence to its first `length` tokens; with `forward` it makes
+    #                                         speculative decoding possible
     #   embed, rerank, decide(**arguments) -> value of Done      the verbs in identity.capabilities; a generator of
     #                                         it, which yields between pieces, where that takes long
 
