@@ -1,8 +1,8 @@
 """Continuous batching: makes an Engine of a StepEngine.
 
-One `step` admits what waits (up to `parallel` sequences), computes at most one chunk of prompts, then one token for
-every running sequence; requests join and leave between two steps. This file schedules and keeps requests apart; what
-one sequence's tokens become is `sequence`'s business.
+One `step` admits what waits (up to `parallel` sequences), computes at most one chunk of prompts and one token for
+every running sequence, or as many as a draft got right; requests join and leave between two steps. This file schedules
+and keeps requests apart; what one sequence's tokens become is `sequence`'s business.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Several
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from llmctl.decoding.sampling import Choice, Sampler, nonfinite
+from llmctl.decoding.sampling import Sampler
 from llmctl.decoding.structured import Masks
 from llmctl.domain import (
     CANCELLED,
@@ -24,15 +25,15 @@ from llmctl.domain import (
     Emit,
     Failure,
     GenerateRequest,
-    Logits,
     LogitsMask,
     Started,
     StepEngine,
     Task,
-    Usage,
 )
+from llmctl.engines.drafts import Drafter, Drafts
 from llmctl.engines.formats import mask_of, parser_of
-from llmctl.engines.jobs import Job, Prefill, Running, as_error
+from llmctl.engines.jobs import Job, Piece, Prefill, Running, as_error
+from llmctl.engines.passes import Passes, Rows
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
 from llmctl.engines.tasks import Tasks
@@ -42,7 +43,8 @@ from llmctl.errors import RequestError
 class BatchEngine:
     """The Engine over `engine`.
 
-    `mask_for` makes the logits mask of each sequence of a request, given its prompt; None: what its format says.
+    `draft` proposes tokens that `engine` only has to check. `mask_for` makes the logits mask of each sequence of a
+    request, given its prompt; None: what its format says.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class BatchEngine:
         engine: StepEngine,
         emit: Emit,
         *,
+        draft: Drafter | None = None,
         mask_for: Callable[[GenerateRequest, list[int]], LogitsMask | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,8 +61,8 @@ class BatchEngine:
         self._engine, self._emit, self._clock = engine, emit, clock
         self._masks = Masks(engine.tokenizer, engine.identity.vocab)
         self._mask_for = mask_for or partial(mask_of, self._masks, engine.tokenizer)
-        # An engine that finds the beginning of a prompt in a finished sequence tells how many tokens it had.
-        self._cached: Callable[[int], int] = getattr(engine, "cached", lambda handle: 0)
+        self._passes = Passes(engine)
+        self._drafts = Drafts(draft if self._passes.rewinds else None)
         self._jobs: dict[str, Job] = {}
         self._preparing: list[Job] = []  # their masks are being made
         self._queue: deque[Job] = deque()
@@ -99,8 +102,7 @@ class BatchEngine:
             return asked
         if len(self._preparing) == len(self._jobs) and not asked:
             time.sleep(0.001)
-        self._prefill()
-        self._decode()
+        self._compute()
         self.steps += 1
         return True
 
@@ -109,6 +111,7 @@ class BatchEngine:
             self._end(job, CANCELLED)
         self._tasks.close()
         self._masks.close()
+        self._drafts.close()
         self._engine.close()
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,76 +150,115 @@ class BatchEngine:
             self._prefills.append(Prefill(job, begun, job.handle))
             job.handle = None
 
-    def _prefill(self) -> None:
+    def _compute(self) -> None:
+        """One chunk of prompts and one pass of the running sequences, in as few passes as the engine can make of it."""
+        pieces = self._pieces()
+        alone = [piece for piece in pieces if not self._passes.joins(piece)]
+        for piece in alone:
+            self._pass([piece], [])
+        pieces = [piece for piece in pieces if piece not in alone]
+        if not self._passes.mixes:
+            self._pass(pieces, [])
+            pieces = []
+        self._pass(pieces, list(self._running))
+
+    def _pieces(self) -> list[Piece]:
         """At most `prefill_chunk` prompt tokens, of as many prompts as these make."""
-        left = self._engine.prefill_chunk
-        while left > 0 and self._prefills:
-            work = self._prefills[0]
-            request, piece = work.job.request, left if work.job.seen is None else len(work.job.prompt)
-            tokens = work.job.prompt[work.done : work.done + piece]
-            left -= len(tokens)
+        left, pieces = self._engine.prefill_chunk, []
+        for work in list(self._prefills):
+            if left <= 0:
+                break
+            job = work.job
             try:
                 if work.handle is None:
-                    work.handle = self._engine.open(adapter=request.adapter, seen=work.job.seen)
-                logits = self._engine.prefill(work.handle, tokens)
-                work.done += len(tokens)
-                if work.done == len(work.job.prompt):
-                    self._begin(work, work.handle, logits)
+                    work.handle = self._engine.open(adapter=job.request.adapter, seen=job.seen)
+                if work.done == 0 and job.seen is None:
+                    work.done = self._passes.reuse(work.handle, job.prompt)
+                    job.cached = max(job.cached, work.done)
             except Exception as error:  # whatever it is, it ends this request and no other
-                self._fail(work.job, error)
+                self._fail(job, error)
+                continue
+            tokens = job.prompt[work.done :] if job.seen is not None else job.prompt[work.done : work.done + left]
+            pieces.append(Piece(work, work.handle, tokens))
+            left -= len(tokens)
+        return pieces
 
-    def _begin(self, work: Prefill, prompt: int, logits: Logits) -> None:
-        """The prompt is computed: fork it for the other sequences, and choose each one's first token."""
-        self._prefills.remove(work)
-        work.job.cached = max(work.job.cached, self._cached(prompt))
-        begun: list[Running] = []
-        for sequence in work.sequences:
-            begun.append(Running(work.job, sequence, self._engine.fork(prompt) if begun else prompt))
-            self._running.append(begun[-1])
-            if work.job.request.echo:
-                self._emit(sequence.echo(work.job.prompt))
-        self._choose([(running, 0) for running in begun], logits)
-
-    def _decode(self) -> None:
-        """One more token for every running sequence."""
-        running = list(self._running)
-        if not running:
+    def _pass(self, pieces: Several[Piece], running: Several[Running]) -> None:
+        """Compute, and take what each sequence gets from it; an error ends the requests of this pass and no other."""
+        if not pieces and not running:
             return
+        proposed = self._drafts.propose(running)
         try:
-            logits = self._engine.step({r.handle: r.sequence.last for r in running})
+            rows = self._passes.compute(pieces, running, proposed)
         except Exception as error:
-            for job in {id(r.job): r.job for r in running}.values():
+            for job in dict.fromkeys([*(piece.work.job for piece in pieces), *(one.job for one in running)]):
                 self._fail(job, error)
             return
-        self._choose([(r, row) for row, r in enumerate(running)], logits)
+        for row, piece in enumerate(pieces):
+            piece.work.done += len(piece.tokens)
+            if piece.work.done == len(piece.work.job.prompt) and piece.work in self._prefills:
+                self._begin(piece.work, piece.handle, rows, row)
+        row = len(pieces)
+        for one in running:
+            draft = proposed.get(one.handle, [])
+            self._advance(one, draft, rows, row)
+            row += 1 + len(draft)
 
-    def _choose(self, rows: Iterable[tuple[Running, int]], logits: Logits) -> None:
-        """Choose, check and send the next token of each sequence from its row."""
-        best = None
-        for running, row in rows:
-            if running not in self._running:  # an earlier row failed the same request
-                continue
-            sampler = running.sequence.sampler
+    def _begin(self, work: Prefill, prompt: int, rows: Rows, row: int) -> None:
+        """The prompt is computed: fork it for the other sequences, and choose each one's first token."""
+        self._prefills.remove(work)
+        begun: list[Running] = []
+        try:
+            for sequence in work.sequences:
+                handle = self._engine.fork(prompt) if begun else prompt
+                begun.append(Running(work.job, sequence, handle, self._drafts.history(work.job)))
+                self._running.append(begun[-1])
+                if work.job.request.echo:
+                    self._emit(sequence.echo(work.job.prompt))
+        except Exception as error:
+            self._fail(work.job, error)
+        for one in begun:
+            self._choose(one, rows, row)
+
+    def _advance(self, running: Running, draft: Several[int], rows: Rows, row: int) -> None:
+        """The next tokens of a sequence: what it chooses, for as long as the draft says the same."""
+        agreed = 0
+        while self._choose(running, rows, row + agreed) and agreed < len(draft):
+            if running.sequence.last != draft[agreed]:
+                break
+            agreed += 1
+        if draft:
+            running.job.drafted += len(draft)
+            running.job.agreed += agreed
+        if running not in self._running:
+            return
+        self._drafts.judge(running, len(draft), agreed)
+        if agreed < len(draft):
             try:
-                if running.sequence.budget == 0:
-                    self._finish(running, running.sequence.end(LENGTH))
-                    continue
-                if sampler.greedy:
-                    best = best or logits.argmax()
-                    if not best[1][row]:
-                        raise nonfinite()
-                if best and sampler.greedy and sampler.allows(best[0][row]):
-                    choice = Choice(int(best[0][row]))
-                else:
-                    choice = sampler.choose(logits.row(row))
-                chunk = running.sequence.accept(choice)
+                self._passes.rewind(running, len(running.job.prompt) + running.sequence.made - 1)
             except Exception as error:
                 self._fail(running.job, error)
-                continue
-            if chunk is not None and chunk.finish is not None:
-                self._finish(running, chunk)
-            elif chunk is not None:
-                self._emit(chunk)
+
+    def _choose(self, running: Running, rows: Rows, row: int) -> bool:
+        """Choose, check and send the next token of a sequence from its row; whether it goes on."""
+        if running not in self._running:  # its request has failed
+            return False
+        try:
+            if running.sequence.budget == 0:
+                chunk: Chunk | None = running.sequence.end(LENGTH)
+            else:
+                chunk = running.sequence.accept(rows.choose(running.sequence.sampler, row))
+        except Exception as error:
+            self._fail(running.job, error)
+            return False
+        if chunk is not None and chunk.finish is not None:
+            self._finish(running, chunk)
+            return False
+        if running.history is not None:
+            running.history.append(running.sequence.last)
+        if chunk is not None:
+            self._emit(chunk)
+        return True
 
     # ── sequences and requests ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -250,16 +292,20 @@ class BatchEngine:
     def _finish(self, running: Running, chunk: Chunk) -> None:
         """A sequence has ended: give its memory back, then send its last chunk."""
         self._running.remove(running)
-        self._engine.free(running.handle)
+        self._free(running.handle)
         running.job.completion += running.sequence.made
         self._last(running.job, chunk)
+
+    def _free(self, handle: int) -> None:
+        self._drafts.forget(handle)
+        self._engine.free(handle)
 
     def _last(self, job: Job, chunk: Chunk) -> None:
         """Send a sequence's last chunk; the request's last one carries the usage."""
         job.left -= 1
         if job.left == 0:
             del self._jobs[job.request.id]
-            chunk = replace(chunk, usage=Usage(len(job.prompt), job.completion, job.cached))
+            chunk = replace(chunk, usage=job.usage)
         self._emit(chunk)
 
     def _end(self, job: Job, finish: str) -> None:
@@ -275,7 +321,7 @@ class BatchEngine:
         self._withdraw(job)
         for running in [r for r in self._running if r.job is job]:
             self._running.remove(running)
-            self._engine.free(running.handle)
+            self._free(running.handle)
         if self._jobs.pop(job.request.id, None) is not None:
             self._emit(Failure(job.request.id, as_error(error).to_dict()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmctl.domain import GenerateRequest
+from llmctl.domain import GenerateRequest, Usage
 from llmctl.engines.sequence import Sequence
 from llmctl.errors import LlmctlError
 
@@ -22,7 +22,13 @@ class Job:
     seen: Any = None  # what the engine made of the request's media
     completion: int = 0
     cached: int = 0
+    drafted: int = 0
+    agreed: int = 0
     deadline: float | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.prompt), self.completion, self.cached, self.drafted, self.agreed)
 
 
 @dataclass(eq=False)
@@ -36,12 +42,23 @@ class Prefill:
 
 
 @dataclass(eq=False)
+class Piece:
+    """The next tokens of a prompt, which one pass computes."""
+
+    work: Prefill
+    handle: int
+    tokens: list[int]
+
+
+@dataclass(eq=False)
 class Running:
-    """A sequence that gets a token with every step."""
+    """A sequence that gets a token with every step; `history` are its tokens with the prompt's, where drafts are made
+    for it."""
 
     job: Job
     sequence: Sequence
     handle: int
+    history: list[int] | None = None
 
 
 def as_error(error: Exception) -> LlmctlError:

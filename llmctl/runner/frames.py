@@ -13,6 +13,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple
 from typing import Any
 
 from llmctl.domain import CallPiece, Chunk, Done, Event, Failure, Started, TokenLogprob, Usage
@@ -65,7 +66,7 @@ def pack_events(events: Iterable[Event]) -> list[list[Any]]:
         if isinstance(e, Chunk):
             row: list[Any] = [e.id, e.index, e.text, e.tokens]
             if e.finish or e.logprobs or e.usage or e.reasoning or e.calls:
-                usage = [e.usage.prompt, e.usage.completion, e.usage.cached] if e.usage else None
+                usage = list(astuple(e.usage)) if e.usage else None
                 row += [e.finish, e.stop_match, [[t.text, t.id, t.logprob, t.top] for t in e.logprobs], usage]
                 row += [e.reasoning, [[c.index, c.id, c.name, c.arguments] for c in e.calls]]
             packed.append(row)
