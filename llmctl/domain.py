@@ -80,7 +80,8 @@ class SlotSpec:
 
     `names` are the model names a client may send besides the id. `needed_bytes` is the admission estimate.
     `pins` are the packages that the model wants, which choose the engine's environment; `python` is an interpreter
-    instead of that. `idle_unload` and `load_timeout` are seconds.
+    instead of that. `idle_unload` and `load_timeout` are seconds. `spare`: beside it a process without a model is kept
+    ready for the next one.
     """
 
     engine: EngineSpec
@@ -91,6 +92,7 @@ class SlotSpec:
     load_timeout: float = 600.0
     pins: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
+    spare: bool = False
 
     @property
     def model(self) -> str:
@@ -492,7 +494,8 @@ class StepEngine(Protocol):
     #                                         one batch. A row for each sequence's last token, in the mapping's order;
     #                                         for those in `every` a row for each of its tokens. Takes the place of
     #                                         `prefill` and `step`; `mixes` (bool, default True) False: prompts are
-    #                                         better computed by a call of their own, several at once
+    #                                         better computed by a call of their own, several at once. An error leaves
+    #                                         every sequence of the feed as it was: each is tried alone then
     #   rewind(seq, length)                   cut a sequence to its first `length` tokens; with `forward` it makes
     #                                         speculative decoding possible
     #   embed, rerank, decide(**arguments) -> value of Done      the verbs in identity.capabilities; a generator of

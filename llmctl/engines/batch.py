@@ -174,7 +174,7 @@ class BatchEngine:
                     work.handle = self._engine.open(adapter=job.request.adapter, seen=job.seen)
                 if work.done == 0 and job.seen is None:
                     work.done = self._passes.reuse(work.handle, job.prompt)
-                    job.cached = max(job.cached, work.done)
+                    job.cached = work.done if job.cached is None else job.cached
             except Exception as error:  # whatever it is, it ends this request and no other
                 self._fail(job, error)
                 continue
@@ -184,15 +184,22 @@ class BatchEngine:
         return pieces
 
     def _pass(self, pieces: Several[Piece], running: Several[Running]) -> None:
-        """Compute, and take what each sequence gets from it; an error ends the requests of this pass and no other."""
+        """Compute, and take what each sequence gets from it.
+
+        After an error each request is tried in a pass of its own, where that can be: it ends those that cause it.
+        """
         if not pieces and not running:
             return
         proposed = self._drafts.propose(running)
         try:
             rows = self._passes.compute(pieces, running, proposed)
         except Exception as error:
-            for job in dict.fromkeys([*(piece.work.job for piece in pieces), *(one.job for one in running)]):
-                self._fail(job, error)
+            jobs = dict.fromkeys([*(piece.work.job for piece in pieces), *(one.job for one in running)])
+            for job in jobs:
+                if len(jobs) == 1 or not self._passes.together:
+                    self._fail(job, error)
+                else:
+                    self._pass([p for p in pieces if p.work.job is job], [r for r in running if r.job is job])
             return
         for row, piece in enumerate(pieces):
             piece.work.done += len(piece.tokens)

@@ -21,14 +21,14 @@ class Job:
     handle: int | None  # opened when the request was checked; its first prefill takes it over
     seen: Any = None  # what the engine made of the request's media
     completion: int = 0
-    cached: int = 0
+    cached: int | None = None  # not known before its first sequence begins
     drafted: int = 0
     agreed: int = 0
     deadline: float | None = None
 
     @property
     def usage(self) -> Usage:
-        return Usage(len(self.prompt), self.completion, self.cached, self.drafted, self.agreed)
+        return Usage(len(self.prompt), self.completion, self.cached or 0, self.drafted, self.agreed)
 
 
 @dataclass(eq=False)

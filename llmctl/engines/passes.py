@@ -18,12 +18,13 @@ class Passes:
         self._forward: Callable[..., Logits] | None = getattr(engine, "forward", None)
         self._rewind: Callable[[int, int], None] | None = getattr(engine, "rewind", None)
         self._reuse: Callable[[int, Sequence[int]], int] | None = getattr(engine, "reuse", None)
-        self.mixes: bool = self._forward is not None and getattr(engine, "mixes", True)
-        self.rewinds = self._forward is not None and self._rewind is not None
+        self.together = self._forward is not None
+        self.mixes: bool = self.together and getattr(engine, "mixes", True)
+        self.rewinds = self.together and self._rewind is not None
 
     def joins(self, piece: Piece) -> bool:
         """Whether a piece of a prompt can be computed together with others; one with media cannot."""
-        return self._forward is not None and piece.work.job.seen is None
+        return self.together and piece.work.job.seen is None
 
     def reuse(self, handle: int, prompt: Sequence[int]) -> int:
         """How many of the prompt's tokens the new sequence holds already."""

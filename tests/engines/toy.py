@@ -54,8 +54,8 @@ class ToyLogits:
 class ToyEngine:
     """`says` maps a prompt to the tokens that follow it; other histories are answered by their hash.
 
-    `broken` is a prompt that cannot be prefilled, `nan` one that generates NaN after three tokens; `fails` makes the
-    next decode step raise.
+    `broken` is a prompt that cannot be prefilled, `nan` one that generates NaN after three tokens; `fails` makes that
+    many passes raise.
     """
 
     def __init__(self, *, says=None, parallel=4, context=512, chunk=16, broken="", nan=""):
@@ -64,7 +64,7 @@ class ToyEngine:
         self.prefill_chunk = chunk
         self.says = {tuple(k.encode()): list(v.encode() if isinstance(v, str) else v) for k, v in (says or {}).items()}
         self.broken, self.nan = tuple(broken.encode()), tuple(nan.encode())
-        self.fails = False
+        self.fails = 0
         self.sequences: dict[int, list[int]] = {}
         self.work: list[tuple[str, int]] = []  # ("prefill", tokens) and ("step", sequences)
         self.closed = False
@@ -88,7 +88,7 @@ class ToyEngine:
         self.work.append(("step", len(feed)))
         assert len(self.sequences) - len(feed) >= 0
         if self.fails:
-            self.fails = False
+            self.fails -= 1
             raise LlmctlError("the device is gone")
         for seq, token in feed.items():
             self.sequences[seq].append(token)
@@ -117,3 +117,61 @@ class ToyEngine:
         self._next += 1
         self.sequences[self._next] = history
         return self._next
+
+
+class ToyForward(ToyEngine):
+    """The same with the optional methods: passes of several sequences, prefix reuse, rewinding."""
+
+    mixes = True
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.ended: list[list[int]] = []
+        self.rewound = 0
+
+    def reuse(self, seq, prompt):
+        assert self.sequences[seq] == []
+        kept = max((shared(old, prompt[:-1]) for old in self.ended), default=0)
+        self.sequences[seq] += prompt[:kept]
+        return kept
+
+    def forward(self, feed, every):
+        assert feed
+        assert every <= feed.keys()
+        before = {seq: len(self.sequences[seq]) for seq in feed}
+        self.work.append(("forward", sum(map(len, feed.values()))))
+        if self.fails:
+            self.fails -= 1
+            raise LlmctlError("the device is gone")
+        rows = []
+        for seq, tokens in feed.items():
+            assert len(tokens) > 0
+            self.sequences[seq] += tokens
+            history = self.sequences[seq]
+            if self.broken and tuple(history[: len(self.broken)]) == self.broken:
+                for other, length in before.items():
+                    del self.sequences[other][length:]
+                raise MemoryError("no room")
+            ends = range(before[seq] + 1, len(history) + 1) if seq in every else [len(history)]
+            rows += [self.logits(history[:end]) for end in ends]
+        return ToyLogits(rows)
+
+    def rewind(self, seq, length):
+        assert 0 < length < len(self.sequences[seq])
+        self.rewound += 1
+        del self.sequences[seq][length:]
+
+    def free(self, seq):
+        self.ended.append(self.sequences[seq])
+        super().free(seq)
+
+
+class ToySeparate(ToyForward):
+    """One whose prompts and running sequences are better computed apart."""
+
+    mixes = False
+
+
+def shared(a, b):
+    """How many tokens both begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
