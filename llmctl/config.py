@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llmctl import paths, tables
 from llmctl.catalog import Catalog
-from llmctl.domain import ENGINES, PORTS
+from llmctl.domain import ENGINES, NGRAM, PORTS
 from llmctl.errors import LlmctlError, UnknownName, UsageError, nearest
 from llmctl.tables import Table
 
@@ -30,7 +30,8 @@ class Host:
     `address`, `user`, `ssh_port` and `identity` (a private key's file) may also come from ~/.ssh/config; `gateway` is
     the jump host: the name of another host, or `[user@]address[:port]`. `service` and `environment` "auto" are chosen
     by a deploy. `engines` None: those that the backend prefers; `profiles` are the profiles it is to run. A request may
-    name images in `image_folder`, and addresses of images at `image_urls` (domain.MediaPolicy).
+    name images in `image_folder`, and addresses of images at `image_urls` (domain.MediaPolicy). `spare`: its slots keep
+    a process ready for their next model (SlotSpec).
     """
 
     name: str
@@ -52,14 +53,37 @@ class Host:
     bind: str = "127.0.0.1"
     image_folder: Path | None = None
     image_urls: tuple[str, ...] = ()
+    spare: bool = False
 
     def models(self, home: Path) -> Path:
         """The folder of its models; only meaningful on the host itself."""
         return self.models_dir or home / "models"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What an engine is given beside its model, as it is written by people (domain.EngineSpec has it resolved).
+
+    `draft` is NGRAM or a model; each of `adapters` is NAME or NAME=PATH, a path of the host; `cache_bytes` is bytes;
+    `spread` are hosts.
+    """
+
+    draft: str | None = None
+    adapters: tuple[str, ...] = ()
+    cache_bits: int | None = None
+    cache_bytes: int | None = None
+    spread: tuple[str, ...] = ()
+
+    def tuning(self) -> dict[str, Any]:
+        """These fields alone, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Tuning)}
+
+
+CACHE_BITS = (8, 4)
+
+
 @dataclass(frozen=True)
-class ProfileSlot:
+class ProfileSlot(Tuning):
     """What a profile wants on one port; None everywhere means "as llmctl would choose"."""
 
     port: int | Literal["auto"]
@@ -165,6 +189,7 @@ def _host(name: str, entries: Table) -> Host:
         bind=table.text("bind", "127.0.0.1"),
         image_folder=_path_there(table, "image_folder", transport),
         image_urls=_image_urls(table),
+        spare=table.flag("spare"),
     )
 
 
@@ -251,7 +276,63 @@ def _slot(table: Table, config: Config, catalog: Catalog) -> ProfileSlot:
         handle=handle,
         idle_unload=table.seconds("idle_unload"),
         order=table.one_of("order", ORDERS, "auto"),
+        draft=_draft(table, catalog),
+        adapters=_adapters(table),
+        cache_bits=_cache_bits(table),
+        cache_bytes=table.size("cache_bytes"),
+        spread=_spread(table, config),
     )
+
+
+def _draft(table: Table, catalog: Catalog) -> str | None:
+    draft: str | None = table.text("draft")
+    try:
+        return draft if draft in (None, NGRAM) else catalog.resolve(draft).id
+    except LlmctlError as error:
+        raise tables.blame(table, "draft", error) from None
+
+
+def _adapters(table: Table) -> tuple[str, ...]:
+    """A list of names, or a table of name = path."""
+    key = "adapters"
+    if not isinstance(table.data.get(key), dict):
+        texts = table.texts(key)
+    else:
+        inner = table.table(key)
+        texts = tuple(f"{name}={inner.text(name)}" for name in inner.data)
+    try:
+        named_adapters(texts)
+    except LlmctlError as error:
+        raise tables.blame(table, key, error) from None
+    return texts
+
+
+def named_adapters(texts: Sequence[str]) -> dict[str, str | None]:
+    """Name → path (None: by its name) of adapters that are written NAME or NAME=PATH; UsageError for others."""
+    found: dict[str, str | None] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        paths.check_name(name, "adapter")
+        if name in found:
+            raise UsageError(f"adapter {name} is there twice")
+        if path and not path.startswith(("/", "~/")):
+            raise UsageError(f"adapter {name}: {path!r} must be an absolute path on the host")
+        found[name] = path or None
+    return found
+
+
+def _cache_bits(table: Table) -> int | None:
+    bits: int | None = table.integer("cache_bits")
+    if bits not in (None, *CACHE_BITS):
+        raise table.mistake("cache_bits", f"must be 8 or 4, not {bits}")
+    return bits
+
+
+def _spread(table: Table, config: Config) -> tuple[str, ...]:
+    try:
+        return tuple(config.host(name).name for name in table.texts("spread"))
+    except LlmctlError as error:
+        raise tables.blame(table, "spread", error) from None
 
 
 def _port(table: Table) -> int | Literal["auto"]:

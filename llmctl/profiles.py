@@ -6,8 +6,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmctl import config as configs
 from llmctl import tables
@@ -21,15 +22,20 @@ KEEP, LOAD, SWAP, START, UNLOAD = "keep", "load", "swap", "start", "unload"
 EXTRA, HELD = "extra", "held"
 STILL = (KEEP, EXTRA, HELD)
 
+Value = str | int | Sequence[str] | None
+"""Of a setting in a profile's file."""
+
 
 @dataclass(frozen=True)
 class Now:
-    """What a slot is to run by its own state; `held` is why it is disabled, `down` that nothing serves it."""
+    """What a slot is to run by its own state; `tuning` are the fields of a config.Tuning, `held` is why it is disabled,
+    `down` that nothing serves it."""
 
     spec: SlotSpec | None
     quantization: str | None = None
     held: str | None = None
     down: bool = False
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,23 @@ def _step(port: int, slot: ProfileSlot, now: Now | None) -> Step:
         ("idle_unload", spec.idle_unload, slot.idle_unload),
         ("handle", None, slot.handle if slot.handle not in spec.names else None),
     )
+    wanted_tuning = slot.tuning()
     differs = tuple(f"{key} {is_} → {wanted}" for key, is_, wanted in pairs if wanted is not None and is_ != wanted)
+    differs += tuple(
+        f"{key} {_told(is_)} → {_told(wanted_tuning[key])}"
+        for key, is_ in now.tuning.items()
+        if is_ != wanted_tuning[key]
+    )
     if not differs and now.down:
         return Step(port, START, slot.model, current, ("nothing serves it",), slot)
     return Step(port, SWAP if differs else KEEP, slot.model, current, differs, slot)
 
 
-def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path) -> ProfileSlot:
+def _told(value: Any) -> str:
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str("none" if value is None else value)
+
+
+def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path, tuning: Mapping[str, Any] = {}) -> ProfileSlot:
     """What a profile must say to get `spec` again."""
     usual = {*model.aliases, model.id.replace(".", "-")}
     return ProfileSlot(
@@ -112,6 +128,7 @@ def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path) -> Profil
         parallel=spec.engine.parallel,
         handle=next((name for name in spec.names if name not in usual), None),
         idle_unload=spec.idle_unload,
+        **tuning,
     )
 
 
@@ -128,7 +145,8 @@ def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
 
 def slot_toml(slot: ProfileSlot) -> str:
     """One `[[slots]]` table."""
-    said = {key: value for key, value in asdict(slot).items() if value not in (None, "auto")}
+    values = {key: value for key, value in asdict(slot).items() if key not in slot.tuning()} | slot.tuning()
+    said = {key: value for key, value in values.items() if value not in (None, "auto", ())}
     return "[[slots]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
 
 
@@ -171,9 +189,9 @@ class Edit:
 
 
 def edit_slot(
-    config: Config, catalog: Catalog, host: str, port: int, values: Mapping[str, str | int | None], name: str | None
+    config: Config, catalog: Catalog, host: str, port: int, values: Mapping[str, Value], name: str | None
 ) -> Edit:
-    """Set `values` (None removes a key) in the slot of `port`, of profile `name` or of the only one with that port."""
+    """Set `values` (None and () remove a key) in the slot of `port`, of profile `name` or the only such one."""
     found = [
         (profile, index)
         for profile in _profiles(config, catalog, name)
@@ -205,19 +223,20 @@ def _profiles(config: Config, catalog: Catalog, name: str | None) -> Iterable[Pr
     return [configs.profile(config, catalog, n) for n in ([name] if name else configs.profile_names(config))]
 
 
-def _set(path: Path, text: str, table: tables.Keys, key: str, value: str | int | None) -> str:
+def _set(path: Path, text: str, table: tables.Keys, key: str, value: Value) -> str:
     """`text` with `key = value` in `table`; comments and everything else stay."""
     known, lines = tables.lines(text), text.splitlines(keepends=True)
     at, model = known.get((*table, key)), known.get((*table, "model"))
     if model is None:
         raise ConfigError(f"{path}: its slots are not written as [[slots]] tables", hint="change it by hand")
-    if value is None:
+    if value in (None, ()):
         return "".join(lines[: at - 1] + lines[at:]) if at else text
     if at is None:
         lines[model - 1] = lines[model - 1].rstrip("\n") + "\n"
         lines.insert(model, f"{key} = {json.dumps(value)}\n")
         return "".join(lines)
-    before = re.match(r"""(\s*\w+\s*=\s*)("[^"]*"|'[^']*'|[^\s#]+)""", lines[at - 1])
-    assert before  # the file was read, and `lines` found the key at the start of this line
+    before = re.match(r"""(\s*\w+\s*=\s*)(\[[^][]*\]|"[^"]*"|'[^']*'|[^][{}\s#]+)""", lines[at - 1])
+    if not before:
+        raise ConfigError(f"{path}:{at}: {key} is not written on one line", hint="change it by hand")
     lines[at - 1] = before[1] + json.dumps(value) + lines[at - 1][before.end() :]
     return "".join(lines)

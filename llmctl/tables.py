@@ -136,6 +136,13 @@ def seconds(text: str) -> float:
     return _scale(text, _SECONDS)
 
 
+def size(text: str) -> int:
+    """Bytes from a size typed by a person: 123, 24GB (10^9) or 24GiB (2^30); UsageError for nothing."""
+    if not (found := round(_scale(text, _BYTES))):
+        raise UsageError(f"{text!r} must be more than 0")
+    return found
+
+
 def _scale(text: str, units: Mapping[str, int]) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if not found or found[2].lower() not in units:

@@ -13,6 +13,7 @@ from llmctl.domain import SlotSpec
 from llmctl.models.checkpoint import inspect
 from llmctl.slots.admission import gb
 from llmctl.slots.resolve import needs
+from llmctl.slots.tuning import draft_of
 
 WITHIN = 0.15
 ALLOTS_AT_ONCE = ("llamacpp",)
@@ -37,7 +38,7 @@ def expected(spec: SlotSpec, backend: str) -> Expected:
         raise NotMeant("a script has no weights to estimate")
     if backend != "cpu":
         raise NotMeant(f"the resident memory of a process does not hold all that it has on {backend}")
-    fit = needs(inspect(Path(engine.path)), engine.context, engine.parallel, engine.engine, backend)
+    fit = needs(inspect(Path(engine.path)), engine, backend, draft_of(engine))
     grown = 0 if engine.engine in ALLOTS_AT_ONCE else fit.kv
     return Expected(spec.needed_bytes, spec.needed_bytes - grown)
 

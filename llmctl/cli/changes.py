@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmctl import tables
 from llmctl.cli.session import Session, Target
+from llmctl.config import Tuning
 from llmctl.domain import SlotSpec
 from llmctl.envelope import Answer
 
@@ -23,12 +24,14 @@ def spec_of(
     context: int | None,
     parallel: int | None,
     idle_unload: str | None,
+    spare: bool | None,
+    tuning: Tuning,
 ) -> SlotSpec:
     """The complete content of a slot, from what was typed."""
     from llmctl.slots.resolve import Wish, resolve
 
     idle = tables.seconds(idle_unload) if idle_unload else None
-    wish = Wish(model, engine, quantization, context, parallel, idle)
+    wish = Wish(model, engine, quantization, context, parallel, idle, spare=spare, **tuning.tuning())
     return resolve(session.catalog, target.host, wish)
 
 
@@ -59,6 +62,12 @@ def planned(action: str, target: Target, spec: SlotSpec) -> Answer:
         "context": engine.context,
         "parallel": engine.parallel,
         "needed_bytes": spec.needed_bytes,
+        "draft": engine.draft,
+        "adapters": dict(engine.adapters),
+        "cache_bits": engine.cache_bits,
+        "cache_bytes": engine.cache_bytes,
+        "spread": [dict(member) for member in engine.spread],
+        "spare": spec.spare,
     }
     return Answer(data)
 

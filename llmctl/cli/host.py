@@ -3,7 +3,8 @@
 `host plan` and `host apply` read one JSON object from stdin:
 
     {"slots": [{"port": 8101 | "auto", "model": "tiny-qwen2", "engine": "auto", "quantization": null, "context": null,
-                "parallel": null, "technique": null, "handle": null, "idle_unload": null, "order": "auto"}, …],
+                "parallel": null, "technique": null, "handle": null, "idle_unload": null, "order": "auto",
+                "draft": null, "adapters": [], "cache_bits": null, "cache_bytes": null, "spread": []}, …],
      "prune": false, "pull": false}
 
 where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and model may be left out). They answer

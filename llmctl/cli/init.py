@@ -75,6 +75,10 @@ model = "tiny-qwen2"          # any spelling of `llmctl models list`
 # handle = "fast"             # another name that clients may send
 # idle_unload = "15m"
 # order = "auto"              # of a swap: new-first, old-first
+# draft = "ngram"             # speculative decoding: "ngram" (the text itself), or a smaller model
+# adapters = ["polite"]       # LoRA adapters in <models>/adapters, or {polite = "/path"}
+# cache_bits = 8              # keys and values in 8 or 4 bits
+# cache_bytes = "2GB"         # their most memory
 
 [[slots]]
 port = 8102

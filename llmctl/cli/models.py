@@ -12,6 +12,8 @@ from llmctl.catalog import Artifact, Model
 from llmctl.cli import options as o
 from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session
+from llmctl.cli.tuning import tuned
+from llmctl.config import Tuning
 from llmctl.envelope import Answer
 from llmctl.models import store
 
@@ -52,6 +54,7 @@ def show(ctx: typer.Context, model: o.Model) -> Answer:
 
 @app.command()
 @on_hosts(rows="fits", reads=True)
+@tuned
 def fit(
     ctx: typer.Context,
     model: o.Model,
@@ -59,13 +62,17 @@ def fit(
     parallel: o.Parallel = None,
     quantization: o.Quantization = None,
     engine: o.Engine = "auto",
+    *,
+    tuning: Tuning,
 ) -> Answer:
     """Tell, before anything is loaded, whether it fits: bytes by part, engine, largest context. 1: it fits nowhere."""
     from llmctl.slots import fits, resolve
 
     session: Session = ctx.obj
     found = session.catalog.resolve(model)
-    question = fits.Question(found, context, parallel or resolve.DEFAULT_PARALLEL, quantization, engine)
+    question = fits.Question(
+        found, session.catalog, context, parallel or resolve.DEFAULT_PARALLEL, quantization, engine, **tuning.tuning()
+    )
     rows = fits.fits(question, [session.host()], session.home)
     data = {"model": found.id, "fits": [row.to_dict() for row in rows]}
     return Answer(data, exit_code=0 if any(row.fits for row in rows) else 1)

@@ -81,6 +81,10 @@ Context = Annotated[int | None, typer.Option(min=1, help="Tokens of one conversa
 Parallel = Annotated[int | None, typer.Option(min=1, help="Conversations at once.")]
 IdleUnload = Annotated[str | None, typer.Option(metavar="TIME", help="Free the memory when idle for 15m, 2h, …")]
 LockWait = Annotated[str, typer.Option(metavar="TIME", help="Wait that long for another change of this slot to end.")]
+Spare = Annotated[
+    bool | None,
+    typer.Option("--spare/--no-spare", help="Keep a process ready for the next model. Default: as hosts.toml says."),
+]
 SwapOrder = Annotated[Order, typer.Option(help="Whether the new engine starts before the old one stops.")]
 Pull = Annotated[bool, typer.Option("--pull", help="Fetch a model that is not on its host yet, first.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]

@@ -17,6 +17,8 @@ from llmctl.cli.bring import bring
 from llmctl.cli.changes import change, data_of, planned, spec_of
 from llmctl.cli.far import Way, on_hosts, run
 from llmctl.cli.session import Session, Target
+from llmctl.cli.tuning import tuned
+from llmctl.config import Tuning
 from llmctl.envelope import Answer
 from llmctl.errors import UsageError
 
@@ -25,6 +27,7 @@ app = typer.Typer()
 
 @app.command()
 @on_hosts("port")
+@tuned
 def load(
     ctx: typer.Context,
     port: o.NewPort,
@@ -34,22 +37,26 @@ def load(
     context: o.Context = None,
     parallel: o.Parallel = None,
     idle_unload: o.IdleUnload = None,
+    spare: o.Spare = None,
     lock_wait: o.LockWait = "0",
     pull: o.Pull = False,
     dry_run: o.DryRun = False,
+    *,
+    tuning: Tuning,
 ) -> Answer:
     """Put MODEL on PORT; returns when it has answered its probe."""
     session: Session = ctx.obj
     target = session.target(port, auto=True)
     if pull and not dry_run:
         model = bring(session, model, engine, quantization)
-    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
+    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload, spare, tuning)
     if dry_run:
         return planned("load", target, spec)
     return Answer(change(session, target, "load", spec, lock_wait=lock_wait))
 
 
 @app.command()
+@tuned
 def swap(
     ctx: typer.Context,
     port: o.Port,
@@ -60,17 +67,21 @@ def swap(
     context: o.Context = None,
     parallel: o.Parallel = None,
     idle_unload: o.IdleUnload = None,
+    spare: o.Spare = None,
     lock_wait: o.LockWait = "0",
     save: Annotated[bool, typer.Option("--save", help="Write the model into the profile that has this port.")] = False,
     profile: o.SaveTo = None,
     pull: o.Pull = False,
     dry_run: o.DryRun = False,
     host: o.Hosts = None,
+    *,
+    tuning: Tuning,
 ) -> Answer:
     """Replace the model of PORT under live traffic; the old one goes on when the new one fails."""
     session: Session = ctx.obj
     told = {"engine": engine, "quantization": quantization, "context": context, "parallel": parallel}
-    given = {**told, "port": port, "model": model, "order": order, "idle_unload": idle_unload}
+    told |= tuning.tuning()
+    given = {**told, "port": port, "model": model, "order": order, "idle_unload": idle_unload, "spare": spare}
     given |= {"lock_wait": lock_wait, "pull": pull, "dry_run": dry_run}
     way = Way("port", single=save or profile is not None)
 
@@ -87,6 +98,7 @@ def swap(
     return replace(answer, data={**answer.data, "saved": edit(answer.data["model"]).write()})
 
 
+@tuned
 def _swap(
     ctx: typer.Context,
     port: str,
@@ -97,15 +109,17 @@ def _swap(
     context: int | None,
     parallel: int | None,
     idle_unload: str | None,
+    spare: bool | None,
     lock_wait: str,
     pull: bool,
     dry_run: bool,
+    tuning: Tuning,
 ) -> Answer:
     session: Session = ctx.obj
     target = session.target(port)
     if pull and not dry_run:
         model = bring(session, model, engine, quantization)
-    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload)
+    spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload, spare, tuning)
     if dry_run:
         return planned("swap", target, spec)
     return Answer(change(session, target, "swap", spec, order=order.value, lock_wait=lock_wait))

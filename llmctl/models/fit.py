@@ -28,6 +28,8 @@ WITH_A_MODEL = {"llamacpp": 15 * MB, "torch": 30 * MB, "mlx": 15 * MB, "scripted
 PER_TOKEN = {"llamacpp": 230, "torch": 370, "mlx": 370, "scripted": 0}
 # A prompt's activations are this many times its tokens × the model's width (a hidden layer is 3 to 6 times as wide).
 WIDTHS = 16
+# Of a quantized key or value: a scale (and what mlx-lm adds to it) in half precision for 32 (64) of them.
+SCALE_BITS = 0.5
 # CPU matrix products in half precision hold a reordered copy of one weight, some 8 × width² elements.
 REORDERED = 8
 
@@ -60,20 +62,26 @@ class Room:
 
 
 def estimate(
-    checkpoint: Checkpoint, context: int, parallel: int, engine: str, dtype: str | None = None, backend: str = "cpu"
-) -> Fit:
+    checkpoint: Checkpoint, context: int, parallel: int, engine: str, dtype: str | None = None, backend: str = "cpu",
+    *, cache_bits: int | None = None, cache_bytes: int | None = None,
+) -> Fit:  # fmt: skip
     """Bytes for `parallel` sequences of `context` tokens each, all of them full.
 
     `dtype` None is the checkpoint's own; torch computes in float32 on a CPU without bf16 (`backends.cpu.fast_bf16`).
+    Keys and values of `cache_bits` (8 or 4) are quantized, and never more than `cache_bytes`.
     """
     if checkpoint.context:
         context = min(context, checkpoint.context)
     weights = checkpoint.weights_bytes
     if dtype and engine != "llamacpp" and not checkpoint.quantization:
         weights = checkpoint.parameters * DTYPE_BYTES.get(dtype, 4)
+    kv = kv_bytes(checkpoint, context, parallel, engine, dtype, backend)
+    if cache_bits:
+        whole = 2 if engine == "llamacpp" else DTYPE_BYTES.get(dtype or checkpoint.dtype, 2)
+        kv = round(kv * (cache_bits + SCALE_BITS) / (8 * whole))
     return Fit(
         weights,
-        kv_bytes(checkpoint, context, parallel, engine, dtype, backend),
+        min(kv, cache_bytes or kv),
         compute_bytes(checkpoint, context, parallel, engine, dtype, backend),
         PROCESS[engine],
     )

@@ -9,6 +9,11 @@ from llmctl.render.fleet import steps
 from llmctl.render.slots import changed
 from llmctl.render.text import Table, View
 
+KEYS = (
+    "port", "model", "host", "engine", "quantization", "context", "parallel", "handle", "idle_unload", "order",
+    "draft", "adapters", "cache_bits", "cache_bytes", "spread",
+)  # fmt: skip
+
 
 def _profiles(data: Mapping[str, Any]) -> str | Table:
     if not data["profiles"]:
@@ -21,10 +26,13 @@ def _profiles(data: Mapping[str, Any]) -> str | Table:
 
 
 def _profile(data: Mapping[str, Any]) -> Table:
-    keys = ("port", "model", "host", "engine", "quantization", "context", "parallel", "handle", "idle_unload", "order")
-    used = [key for key in keys if any(slot[key] not in (None, "auto") for slot in data["slots"])]
-    rows = [[str("-" if slot[key] is None else slot[key]) for key in used] for slot in data["slots"]]
+    used = [key for key in KEYS if any(slot[key] not in (None, "auto", [], ()) for slot in data["slots"])]
+    rows = [[_cell(slot[key]) for key in used] for slot in data["slots"]]
     return Table([key.upper() for key in used], rows)
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(value) or "-" if isinstance(value, list | tuple) else str("-" if value is None else value)
 
 
 def _steps(data: Mapping[str, Any]) -> str | Table:

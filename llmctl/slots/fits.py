@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import backends
-from llmctl.catalog import Artifact, Model
-from llmctl.config import Host
+from llmctl.catalog import Artifact, Catalog, Model
+from llmctl.config import Host, Tuning
+from llmctl.domain import EngineSpec
 from llmctl.errors import LlmctlError, Refused, Unsupported, UsageError
 from llmctl.models import architectures, store
 from llmctl.models.checkpoint import Checkpoint, inspect
 from llmctl.models.choice import choose_engine
 from llmctl.models.fit import PROCESS, Fit, Room, largest_context
 from llmctl.models.quality.report import bits_of
-from llmctl.slots import resolve
+from llmctl.slots import artifacts, resolve, tuning
 from llmctl.slots.admission import Ledger
 
 FITS, LESS_CONTEXT, TOO_LARGE, NOT_RUN = "fits", "less context", "too large", "not run"
@@ -63,10 +64,11 @@ class ArtifactFit:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of every artifact; None is what `load` would take."""
+class Question(Tuning):
+    """What is asked of every artifact; None is what `load` would take. `catalog` has the draft."""
 
     model: Model
+    catalog: Catalog
     context: int | None = None
     parallel: int = resolve.DEFAULT_PARALLEL
     quantization: str | None = None
@@ -120,6 +122,9 @@ def _row(
         return _judged(row, room, Fit(0, 0, 0, resolve.script_bytes(path) if path else resolve.SCRIPT_BYTES))
     try:
         found = _checkpoint(question.model, artifact, path, twin)
+        beside = tuning.resolved(question.catalog, host, question, choice.engine)
+        plain = EngineSpec(choice.engine, question.model.id, "", artifact.format, 0, question.parallel, **beside)
+        draft = tuning.draft_of(plain)
     except LlmctlError as error:
         return replace(row, problem=error.message)
     if found is None:
@@ -133,7 +138,7 @@ def _row(
         return replace(row, problem=f"its context ends at {longest} tokens")
 
     def needed(tokens: int) -> Fit:
-        return resolve.needs(found, tokens, question.parallel, choice.engine, backend)
+        return resolve.needs(found, replace(plain, context=tokens), backend, draft)
 
     largest = largest_context(lambda tokens: needed(tokens).total, room.available, longest)
     return _judged(replace(row, largest_context=largest), room, needed(context))
@@ -158,7 +163,7 @@ def _by_weights_alone(row: ArtifactFit, room: Room, model: Model, artifact: Arti
 def _checkpoint(model: Model, artifact: Artifact, path: Path | None, twin: Checkpoint | None) -> Checkpoint | None:
     """What is known of the artifact: its own files, else `twin` with the catalog's weights, else nothing."""
     if path:
-        return resolve.readable(model, path)
+        return artifacts.readable(model, path)
     weights = _catalog_bytes(model, artifact)
     if twin is None or weights is None:
         return None

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmctl import backends, paths
+from llmctl import backends
 from llmctl.backends import cpu
 from llmctl.catalog import Artifact, Catalog, Model, Traits, normal
-from llmctl.config import Host, ProfileSlot
+from llmctl.config import Host, ProfileSlot, Tuning
 from llmctl.domain import EngineSpec, MediaPolicy, SlotSpec
 from llmctl.environments import installed
-from llmctl.errors import BadCheckpoint, ConfigError, Refused, Unsupported, UsageError
-from llmctl.models import fit, manifest, store
-from llmctl.models.checkpoint import Checkpoint, inspect, trusted
+from llmctl.errors import ConfigError, Unsupported, UsageError
+from llmctl.models import fit
+from llmctl.models.checkpoint import Checkpoint
 from llmctl.models.choice import Choice, choose_engine, format_for
+from llmctl.slots import artifacts, tuning
 from llmctl.slots.state import Launch
 
 DEFAULT_CONTEXT = 32768
@@ -25,7 +27,7 @@ SCRIPT_BYTES = 60_000_000
 
 
 @dataclass(frozen=True)
-class Wish:
+class Wish(Tuning):
     """What an operator or a profile asks for; None is "as llmctl would choose"."""
 
     model: str
@@ -35,12 +37,16 @@ class Wish:
     parallel: int | None = None
     idle_unload: float | None = None
     names: tuple[str, ...] = ()
+    spare: bool | None = None
 
 
 def profile_slot(catalog: Catalog, host: Host, slot: ProfileSlot) -> SlotSpec:
     """The complete spec of a profile's slot."""
     names = (slot.handle,) if slot.handle else ()
-    wish = Wish(slot.model, slot.engine, slot.quantization, slot.context, slot.parallel, slot.idle_unload, names)
+    wish = Wish(
+        slot.model, slot.engine, slot.quantization, slot.context, slot.parallel, slot.idle_unload, names,
+        **slot.tuning(),
+    )  # fmt: skip
     return resolve(catalog, host, wish)
 
 
@@ -60,39 +66,30 @@ def launch_of(host: Host) -> Launch:
 def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
     """The complete spec; Refused when the model is not on this host, Unsupported when no engine here runs it."""
     model = catalog.resolve(wish.model)
-    present = store.present(model, host.models(paths.home()))
+    present = artifacts.present(model, host)
     if wish.quantization:
         present = [(a, p) for a, p in present if (a.quantization or "").casefold() == wish.quantization.casefold()]
     named = [(a, p) for a, p in present if normal(wish.model) in map(normal, a.names)]
     present = named or present
     if not present:
-        raise _absent(model, host, wish)
-    backend = backend_of(host)
-    choice = choose_engine(backend, {a.format for a, _ in present}, wish.engine)
+        raise artifacts.absent(model, host, wish.quantization)
+    choice = choose_engine(backend_of(host), {a.format for a, _ in present}, wish.engine)
     format = format_for(choice.engine, {a.format for a, _ in present})
     artifact, path = next((a, p) for a, p in present if a.format == format)
     if artifact.format == "script":
-        return _script(model, path, wish)
-    return _spec(model, artifact, path, choice, backend, wish)
+        return _script(model, path, wish, host)
+    beside = tuning.resolved(catalog, host, wish, choice.engine)
+    return _spec(model, artifact, path, choice, host, wish, beside)
 
 
-def _absent(model: Model, host: Host, wish: Wish) -> Refused:
-    have = sorted({a.quantization for a, _ in store.present(model, host.models(paths.home())) if a.quantization})
-    if wish.quantization and have:
-        return Refused(
-            f"{model.id} is not on {host.name} as {wish.quantization}",
-            hint=f"here it is as {', '.join(have)}",
-            host=host.name,
-        )
-    return store.missing(model, host.name)
-
-
-def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend: str, wish: Wish) -> SlotSpec:
+def _spec(
+    model: Model, artifact: Artifact, path: Path, choice: Choice, host: Host, wish: Wish, beside: Mapping[str, Any]
+) -> SlotSpec:  # fmt: skip
     try:
         installed.python_for(choice.engine, model.env)
     except Unsupported as error:
         raise Unsupported(f"{model.id}: {error.message}", hint=error.hint) from None
-    found = readable(model, path)
+    found = artifacts.readable(model, path)
     longest = longest_context(model, artifact, found)
     context = wish.context or min(longest, DEFAULT_CONTEXT)
     if context > longest:
@@ -100,20 +97,10 @@ def _spec(model: Model, artifact: Artifact, path: Path, choice: Choice, backend:
     parallel = wish.parallel or DEFAULT_PARALLEL
     engine = EngineSpec(
         engine=choice.engine, model=model.id, path=str(path), format=artifact.format, context=context,
-        parallel=parallel, allow_code=model.allow_code, options=talk(model.traits(artifact)),
+        parallel=parallel, allow_code=model.allow_code, options=talk(model.traits(artifact)), **beside,
     )  # fmt: skip
-    needed = needs(found, context, parallel, choice.engine, backend).total
-    return _finish(model, engine, needed, wish, artifact)
-
-
-def readable(model: Model, path: Path) -> Checkpoint:
-    """The checkpoint at `path`, whole as far as sizes tell, and without code that its entry does not allow."""
-    folder = store.folder_of(path)
-    kept = manifest.read(folder)
-    damage = [why for entry in (kept.files if kept else ()) if (why := entry.damage(folder))]
-    if damage:
-        raise BadCheckpoint(f"{folder}: {', '.join(damage[:3])}", hint=f"llmctl models verify {model.id} --repair")
-    return trusted(inspect(path), model.id, model.allow_code)
+    needed = needs(found, engine, backend_of(host), tuning.draft_of(engine)).total
+    return _finish(model, engine, needed, wish, artifact, host)
 
 
 def longest_context(model: Model, artifact: Artifact, found: Checkpoint) -> int:
@@ -121,18 +108,36 @@ def longest_context(model: Model, artifact: Artifact, found: Checkpoint) -> int:
     return min(n for n in (found.context, model.traits(artifact).context, 2**31) if n)
 
 
-def needs(found: Checkpoint, context: int, parallel: int, engine: str, backend: str) -> fit.Fit:
-    """The memory of this host's engine with it: torch widens the weights where a CPU has no bf16."""
-    widened = engine == "torch" and backend == "cpu" and not cpu.fast_bf16()
-    return fit.estimate(found, context, parallel, engine, "float32" if widened else None, backend)
+def needs(found: Checkpoint, spec: EngineSpec, backend: str, draft: Checkpoint | None = None) -> fit.Fit:
+    """The memory of this host's engine with it: torch widens the weights where a CPU has no bf16.
+
+    `draft` is the model that `tuning.draft_of` found. It has no process of its own, and keys and values as its own
+    shape wants; adapters take what their files take.
+    """
+    widened = spec.engine == "torch" and backend == "cpu" and not cpu.fast_bf16()
+
+    def of(one: Checkpoint) -> fit.Fit:
+        return fit.estimate(
+            one, spec.context, spec.parallel, spec.engine, "float32" if widened else None, backend,
+            cache_bits=spec.cache_bits, cache_bytes=spec.cache_bytes,
+        )  # fmt: skip
+
+    total = of(found)
+    extra = tuning.adapter_bytes(spec.adapters) * (2 if widened else 1)
+    drafted = of(draft) if draft else fit.Fit(0, 0, 0, 0)
+    return fit.Fit(
+        total.weights + drafted.weights + extra, total.kv + drafted.kv, total.compute + drafted.compute, total.process
+    )
 
 
-def _script(model: Model, path: Path, wish: Wish) -> SlotSpec:
+def _script(model: Model, path: Path, wish: Wish, host: Host) -> SlotSpec:
+    if any(wish.tuning().values()):
+        raise UsageError(f"{model.id} is a script: it takes no draft, no adapters, no cache and no other hosts")
     engine = EngineSpec(
         engine="scripted", model=model.id, path=str(path), format="script", context=wish.context or 1024,
         parallel=wish.parallel or DEFAULT_PARALLEL,
     )  # fmt: skip
-    return _finish(model, engine, script_bytes(path), wish, None)
+    return _finish(model, engine, script_bytes(path), wish, None, host)
 
 
 def script_bytes(path: Path) -> int:
@@ -161,11 +166,14 @@ def talk(traits: Traits) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value}
 
 
-def _finish(model: Model, engine: EngineSpec, needed: int, wish: Wish, artifact: Artifact | None) -> SlotSpec:
+def _finish(
+    model: Model, engine: EngineSpec, needed: int, wish: Wish, artifact: Artifact | None, host: Host
+) -> SlotSpec:  # fmt: skip
     timeout = model.traits(artifact).load_timeout
     own = artifact.names if artifact else ()
     names = dict.fromkeys([*model.aliases, *own, model.id.replace(".", "-"), *wish.names])
     return SlotSpec(
         engine=engine, names=tuple(n for n in names if n != model.id), probe=model.probe, needed_bytes=needed,
         idle_unload=wish.idle_unload, load_timeout=timeout or SlotSpec.load_timeout, pins=dict(model.env),
+        spare=host.spare if wish.spare is None else wish.spare,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from llmctl.domain import NGRAM, EngineSpec
 from llmctl.errors import Busy, Refused
 from llmctl.paths import slot_ports
 from llmctl.slots import verbs
@@ -24,8 +25,13 @@ def used(home: Path) -> Mapping[int, tuple[Path, ...]]:
         folder = SlotFolder(home, port)
         desired = folder.read_desired().spec
         good = folder.read_actual().last_known_good if desired else None
-        found[port] = tuple(Path(spec.engine.path) for spec in (desired, good) if spec)
+        found[port] = tuple(path for spec in (desired, good) if spec for path in _files(spec.engine))
     return found
+
+
+def _files(spec: EngineSpec) -> list[Path]:
+    beside = [spec.draft] if spec.draft and spec.draft != NGRAM else []
+    return [Path(path) for path in (spec.path, *beside, *spec.adapters.values())]
 
 
 def refuse(what: str, folder: Path, ports: Mapping[int, tuple[Path, ...]]) -> None:

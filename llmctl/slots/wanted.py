@@ -14,7 +14,7 @@ from llmctl.domain import CRASH_LOOP, DOWN, build
 from llmctl.errors import LlmctlError, Refused, UsageError
 from llmctl.paths import slot_ports
 from llmctl.profiles import KEEP, LOAD, START, STILL, SWAP, UNLOAD, Now, Step
-from llmctl.slots import verbs
+from llmctl.slots import tuning, verbs
 from llmctl.slots.ports import free_port
 from llmctl.slots.resolve import launch_of, profile_slot
 from llmctl.slots.state import SlotFolder
@@ -60,10 +60,12 @@ def running(place: Place) -> dict[int, Now]:
     for port in slot_ports(place.home):
         desired = SlotFolder(place.home, port).read_desired()
         held = desired.disabled.why if desired.disabled and not desired.disabled.over() else None
-        quantization = None
+        quantization, tuned = None, {}
+        if desired.spec:
+            tuned = tuning.said(desired.spec.engine, place.catalog, models_dir)
         if desired.spec and (model := place.catalog.models.get(desired.spec.model)):
             quantization = profiles.quantization_of(desired.spec, model, models_dir)
-        found[port] = Now(desired.spec, quantization, held, states.get(port) in (DOWN, CRASH_LOOP))
+        found[port] = Now(desired.spec, quantization, held, states.get(port) in (DOWN, CRASH_LOOP), tuned)
     return found
 
 
@@ -71,7 +73,7 @@ def as_slots(place: Place) -> list[ProfileSlot]:
     """What a profile must say to get the slots of this host as they are."""
     models_dir = place.host.models(place.home)
     return [
-        profiles.as_slot(port, now.spec, place.catalog.resolve(now.spec.model), models_dir)
+        profiles.as_slot(port, now.spec, place.catalog.resolve(now.spec.model), models_dir, now.tuning)
         for port, now in running(place).items()
         if now.spec
     ]

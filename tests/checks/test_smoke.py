@@ -188,7 +188,7 @@ def test_too_much_memory_is_found(slots: Slots, tiny_models: dict[str, Path]) ->
 
 def test_too_little_memory_is_found(slots: Slots, tiny_models: dict[str, Path]) -> None:
     spec = real("torch", "tiny-llama", tiny_models["tiny-llama"])
-    fit = needs(inspect(tiny_models["tiny-llama"]), 512, 4, "torch", "cpu")
+    fit = needs(inspect(tiny_models["tiny-llama"]), spec.engine, "cpu")
     rows = found(slots(replace(spec, needed_bytes=3 * fit.total)))
     assert failed(rows) == ["memory"] and "at least" in rows["memory"][1]
 
