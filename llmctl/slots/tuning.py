@@ -48,9 +48,10 @@ def _draft(model: Model, host: Host, engine: str) -> Path:
         there = ", ".join(sorted({artifact.format for artifact, _ in here}))
         wanted = READS[engine]
         to_get = next((a for a in model.artifacts if a.format in wanted and a.source), None)
+        made = f"llmctl convert {model.id} --to {_CONVERTS_TO.get(wanted[0], wanted[0])}"
         raise Unsupported(
             f"the draft {model.id} is on {host.name} as {there}, and {engine} reads {' or '.join(wanted)}",
-            hint=f"llmctl pull {model.id} --format {to_get.format}" if to_get else f"llmctl convert {model.id} --to {_CONVERTS_TO.get(wanted[0], wanted[0])}",
+            hint=f"llmctl pull {model.id} --format {to_get.format}" if to_get else made,
             host=host.name,
         )
     path = next(path for artifact, path in here if artifact.format == format)
