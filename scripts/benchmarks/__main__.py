@@ -1,11 +1,27 @@
-"""Run benchmarks by name and write docs/benchmarks.md: python -m scripts.benchmarks [NAME…]"""
+"""Run benchmarks by name and write docs/benchmarks.md: python -m scripts.benchmarks [--peers] [NAME…]"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 
-from scripts.benchmarks import cli, convert, engines, fit, fleet, image, pull, report, schema, streams, surface, swap
+from scripts.benchmarks import (
+    cli,
+    convert,
+    engines,
+    fit,
+    fleet,
+    image,
+    peers,
+    prefix,
+    pull,
+    report,
+    roofline,
+    schema,
+    streams,
+    surface,
+    swap,
+)
 from scripts.benchmarks.report import Row
 
 ALL: dict[str, Callable[[], Iterator[Row]]] = {
@@ -21,15 +37,27 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "pull": pull.measure,
     "fleet": fleet.measure,
 }
+PEERS: dict[str, Callable[[], Iterator[Row]]] = {
+    "peers-llamacpp": peers.llamacpp,
+    "peers-native": peers.native,
+    "peers-openvino": peers.openvino,
+    "peers-torch": peers.torch,
+    "peers-mlx": peers.mlx,
+    "prefix": prefix.measure,
+    "roofline": roofline.measure,
+}
+"""`--peers`: all of these. They take about an hour."""
 
 
 def main(names: list[str]) -> int:
-    if unknown := set(names) - set(ALL):
-        print(f"error: no benchmark {', '.join(unknown)}\nhint: {', '.join(ALL)}", file=sys.stderr)
+    known = {**ALL, **PEERS}
+    names = [name for given in names for name in (PEERS if given == "--peers" else [given])]
+    if unknown := set(names) - set(known):
+        print(f"error: no benchmark {', '.join(unknown)}\nhint: --peers, {', '.join(known)}", file=sys.stderr)
         return 2
     for name in names or ALL:
         rows = []
-        for row in ALL[name]():
+        for row in known[name]():
             print(row.line(), flush=True)
             rows.append(row)
         report.write(name, rows)

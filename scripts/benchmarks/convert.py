@@ -46,12 +46,12 @@ def measure() -> Iterator[Row]:
     most = 2 * max(path.stat().st_size for path in source.glob("*.safetensors")) + GB
     with tempfile.TemporaryDirectory(prefix="llm-", dir=source.parent) as temp:
         folder = Path(temp)
-        copy = _without_chat(source, folder / "half-b")
-        environment = _prepare(folder, copy, source.parents[1] / "converters" / fetch.ARCHIVE)
+        copy = without_chat(source, folder / "half-b")
+        environment = prepare(folder, copy, source.parents[1] / "converters" / fetch.ARCHIVE)
         for case in _cases(copy, folder / "bare"):
             ratios, peaks = [], []
             for _ in range(PAIRS):
-                took, result = _ours(case, environment)
+                took, result = ours(case, environment)
                 ratios.append(took / _bare(case, folder / "bare", environment))
                 peaks.append(result["peak_bytes"] / most)
             name = f"convert a 0.5B model to {case.to} {case.quantization}"
@@ -79,7 +79,7 @@ def _cases(source: Path, out: Path) -> list[Case]:
     ]
 
 
-def _without_chat(source: Path, copy: Path) -> Path:
+def without_chat(source: Path, copy: Path) -> Path:
     """Links to the model's files, but for its chat template: its padded vocabulary has the ids of specials twice."""
     copy.mkdir()
     for path in source.iterdir():
@@ -91,7 +91,7 @@ def _without_chat(source: Path, copy: Path) -> Path:
     return copy
 
 
-def _prepare(folder: Path, source: Path, archive: Path) -> dict[str, str]:
+def prepare(folder: Path, source: Path, archive: Path) -> dict[str, str]:
     """A configuration with the model, and a state folder with the converter unpacked."""
     (folder / "hosts.toml").write_text("[hosts.here]\nbackend = 'cpu'\n")
     entry = f"[models.half-b]\nartifacts = [{{ format = 'safetensors', path = '{source}' }}]\n"
@@ -107,7 +107,7 @@ def _prepare(folder: Path, source: Path, archive: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _ours(case: Case, environment: dict[str, str]) -> tuple[float, dict[str, Any]]:
+def ours(case: Case, environment: dict[str, str]) -> tuple[float, dict[str, Any]]:
     argv = [sys.executable, "-m", "llmctl", "--json", "convert", "half-b", "--no-gate", "--force"]
     argv += ["--to", case.to, "--quantization", case.quantization]
     began = time.perf_counter()

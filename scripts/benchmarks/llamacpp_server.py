@@ -1,4 +1,7 @@
-"""xllamacpp's own HTTP server on a GGUF: FILE [PORT [STREAMS]]; prints {"port"}, ends with its stdin."""
+"""xllamacpp's own HTTP server on a GGUF: FILE [PORT STREAMS [CONTEXT]]; prints {"port"}, ends with its stdin.
+
+CONTEXT is shared by the streams.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import xllamacpp
 
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
-port, streams = (int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) == 4 else (0, 8)
-params.n_ctx, params.n_parallel = 1024 * 8, streams
+port, streams, context = [*map(int, sys.argv[2:]), *(0, 8, 1024 * 8)[len(sys.argv) - 2 :]]
+params.n_ctx, params.n_parallel = context, streams
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 2
 params.cache_prompt = False
 out = os.dup(1)

@@ -17,13 +17,13 @@ from typing import Any
 
 from llmctl.slots import verbs
 from scripts.benchmarks import testbed
+from scripts.benchmarks.peer_servers import serving
 from scripts.benchmarks.report import Row, row
 
 RUNS, PEER_RUNS, CLIENTS = 5, 3, 64
 STEP, TOKENS, REQUESTS = 0.01, 100, 5  # of the scripted engine: seconds a step, tokens an answer, answers a client
 QUESTION = {"messages": [{"role": "user", "content": "What is a slot?"}], "max_tokens": 24, "temperature": 0}
 UP = 180.0
-SERVING = ("transformers[serving]==5.23.0", "torch==2.13.0")
 
 
 def measure() -> Iterator[Row]:
@@ -140,18 +140,8 @@ def _mlx(path: Path, port: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _transformers(path: Path, port: int) -> Iterator[str]:
-    program = _serving() / "transformers"
+    program = serving() / "transformers"
     argv = [program, "serve", str(path), "--port", str(port), "--continuous-batching", "--dtype", "float32"]
     argv += ["--cb-num-blocks", "512", "--cb-max-batch-tokens", "2048"]
     with _process(argv, port):
         yield str(path)
-
-
-def _serving() -> Path:
-    """The peer's programs, in an environment of its own that is made once."""
-    folder = Path.home() / ".cache" / "llmctl-bench" / "serving"
-    if not (folder / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "-q", *SERVING], check=True)
-        (folder / "installed").touch()
-    return folder / "bin"
