@@ -32,6 +32,15 @@ class Metrics:
         )  # fmt: skip
         self._prompt_tokens = Counter("llmctl_prompt_tokens", "Tokens of prompts.", registry=registry)
         self._generated = Counter("llmctl_generated_tokens", "Tokens generated.", registry=registry)
+        self._cached = Counter(
+            "llmctl_cached_prompt_tokens", "Tokens of prompts that were not computed again.", registry=registry
+        )
+        self._drafted = Counter(
+            "llmctl_draft_tokens",
+            "Tokens that a draft proposed, by what the model said.",
+            ["outcome"],
+            registry=registry,
+        )
         self._speed = Gauge("llmctl_tokens_per_second", f"Generated, over {WINDOW} s.", registry=registry)
         self._ready = Gauge("llmctl_ready", "1 when the engine has generated a token.", registry=registry)
         self._load = Gauge("llmctl_load_seconds", "How long the last load took.", registry=registry)
@@ -62,6 +71,12 @@ class Metrics:
         """The engine made `tokens` more."""
         self._generated.inc(tokens)
         self._rate.add(tokens)
+
+    def used(self, usage: Usage) -> None:
+        """A request has ended."""
+        self._cached.inc(usage.cached)
+        self._drafted.labels("accepted").inc(usage.agreed)
+        self._drafted.labels("rejected").inc(usage.drafted - usage.agreed)
 
     def rejected(self) -> None:
         """The queue was full."""
@@ -102,6 +117,8 @@ class Meter:
             self._first = False
             self._metrics.first_token(time.monotonic() - self._began, self._prompt_tokens)
         self._metrics.generated(sum(chunk.tokens for chunk in chunks))
+        if usage := chunks[-1].usage:
+            self._metrics.used(usage)
         return chunks[-1].usage
 
 

@@ -20,7 +20,7 @@ NAMES = {
     "llmctl_requests", "llmctl_requests_in_flight", "llmctl_active_requests", "llmctl_queue_depth",
     "llmctl_queue_rejected", "llmctl_time_to_first_token_seconds", "llmctl_prompt_tokens", "llmctl_generated_tokens",
     "llmctl_tokens_per_second", "llmctl_ready", "llmctl_load_seconds", "llmctl_swaps", "llmctl_engine_restarts",
-    "llmctl_engine_memory_bytes",
+    "llmctl_engine_memory_bytes", "llmctl_cached_prompt_tokens", "llmctl_draft_tokens",
 }  # fmt: skip
 
 
@@ -115,10 +115,13 @@ def test_a_meter_counts_the_first_token_once() -> None:
     found = Metrics()
     meter = Meter(found, 0.0, 7)
     assert meter.see([Chunk("a", tokens=2), Chunk("a", tokens=1)]) is None
-    assert meter.see([Chunk("a", tokens=1, finish="stop", usage=Usage(7, 4))]) == Usage(7, 4)
+    usage = Usage(7, 4, cached=5, drafted=6, agreed=2)
+    assert meter.see([Chunk("a", tokens=1, finish="stop", usage=usage)]) == usage
     text = found.scrape({}, None).decode()
     assert "llmctl_time_to_first_token_seconds_count 1.0" in text and "llmctl_generated_tokens_total 4.0" in text
-    assert "llmctl_prompt_tokens_total 7.0" in text
+    assert "llmctl_prompt_tokens_total 7.0" in text and "llmctl_cached_prompt_tokens_total 5.0" in text
+    assert 'llmctl_draft_tokens_total{outcome="accepted"} 2.0' in text
+    assert 'llmctl_draft_tokens_total{outcome="rejected"} 4.0' in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.domain import Chunk, GenerateRequest, Identity, Limits, Sampling, TokenLogprob
+from llmctl.domain import Chunk, GenerateRequest, Identity, Limits, Sampling, TokenLogprob, Usage
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner.protocols import openai_answers
 from llmctl.runner.protocols.asked import Asked
@@ -151,6 +151,14 @@ def test_a_chat_completion(slot: FakeSlot) -> None:
             "prompt_tokens_details": {"cached_tokens": 1},
         },
     }
+
+
+def test_the_usage_tells_what_a_draft_was_good_for() -> None:
+    answer = ChatAnswer(Asked(GenerateRequest("x")), "alpha", 3)
+    answer.add([Chunk("x", text="yes", finish="stop")])
+    usage = answer.whole(Usage(3, 9, 0, drafted=8, agreed=6))["usage"]
+    assert usage["completion_tokens"] == 9
+    assert usage["completion_tokens_details"] == {"accepted_prediction_tokens": 6, "rejected_prediction_tokens": 2}
 
 
 def test_a_text_completion_with_logprobs(slot: FakeSlot) -> None:

@@ -240,9 +240,15 @@ def _show_token(text: str, logprob: float) -> dict[str, Any]:
 
 
 def _show_usage(usage: Usage) -> dict[str, Any]:
-    return {
+    shown: dict[str, Any] = {
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
+    if usage.drafted:  # the fields of OpenAI's predicted outputs
+        agreed, wrong = usage.agreed, usage.drafted - usage.agreed
+        shown["completion_tokens_details"] = {
+            "accepted_prediction_tokens": agreed, "rejected_prediction_tokens": wrong,
+        }  # fmt: skip
+    return shown

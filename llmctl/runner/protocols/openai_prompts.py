@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from llmctl.domain import Chunk, GenerateRequest, Usage
 from llmctl.runner.metrics import Metrics
@@ -92,10 +92,7 @@ class JoinedStream:
         found = [replace(chunk, index=chunk.index + i * self._requests[i].n, usage=None) for chunk in chunks]
         if usage := chunks[-1].usage:
             self._left -= 1
-            so_far = self._usage
-            self._usage = Usage(
-                so_far.prompt + usage.prompt, so_far.completion + usage.completion, so_far.cached + usage.cached
-            )
+            self._usage = Usage(*map(sum, zip(astuple(self._usage), astuple(usage), strict=True)))
             if not self._left:
                 found[-1] = replace(found[-1], usage=self._usage)
         return found
