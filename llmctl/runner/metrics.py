@@ -37,7 +37,7 @@ class Metrics:
         )
         self._drafted = Counter(
             "llmctl_draft_tokens",
-            "Tokens that a draft proposed, by what the model said.",
+            "Tokens that drafts proposed, by outcome.",
             ["outcome"],
             registry=registry,
         )
