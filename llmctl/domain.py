@@ -344,9 +344,15 @@ class Done:
     value: Mapping[str, Any]
 
 
+ENGINE = ""
+
+
 @dataclass(frozen=True)
 class Failure:
-    """The request or task ended with an error (`error` is `LlmctlError.to_dict()`); nothing follows."""
+    """The request or task ended with an error (`error` is `LlmctlError.to_dict()`); nothing follows.
+
+    With the id ENGINE the engine cannot go on: its process ends at once, and `error` is why, for all that it has.
+    """
 
     id: str
     error: Mapping[str, Any]

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "llmctl"
 
 CORE = {
     "domain", "errors", "paths", "tables", "files", "processes", "logs", "strict_json", "catalog", "catalog_file",
-    "config",
+    "config", "servers", "server_file", "spread",
 }  # fmt: skip
 MAY_IMPORT = {
     "domain": set(),
@@ -20,10 +20,13 @@ MAY_IMPORT = {
     "tables": {"errors"},
     "files": {"errors"},
     "processes": set(),
+    "spread": {"errors"},
     "strict_json": set(),
     "logs": set(),
-    "catalog": {"catalog_file", "domain", "errors", "paths"},
-    "catalog_file": {"catalog", "domain", "errors", "paths", "tables"},
+    "catalog": {"catalog_file", "domain", "errors", "paths", "servers"},
+    "catalog_file": {"catalog", "domain", "errors", "paths", "server_file", "tables"},
+    "servers": {"domain"},
+    "server_file": {"domain", "servers", "tables"},
     "config": CORE,
     "envelope": {"errors"},
     "keys": CORE,
@@ -33,7 +36,8 @@ MAY_IMPORT = {
     "jobs": {"jobs", "hf_token", "environments", "envelope", *CORE},
     "backends": {"backends", *CORE},
     "decoding": {"decoding", "domain", "errors"},
-    "engines": {"engines", "decoding", "backends", "domain", "errors"},
+    "engines.upstream_keeper": {"jobs.tree"},
+    "engines": {"engines", "decoding", "backends", "servers", "spread", "domain", "errors"},
     "models.convert.processes": {"models", "engines", *CORE},
     "models": {"models", "hf_token", "jobs", "environments", "backends", *CORE},
     "environments": {"environments", "fleet.facts", *CORE},
@@ -44,6 +48,7 @@ MAY_IMPORT = {
     "slots": {"slots", "keys", "profiles", "models", "backends", "units", "environments", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "environments", "units", "keys", *CORE},
     "runner.worker": {"runner.frames", "engines", "techniques", "domain", "errors"},
+    "runner.rank": {"engines", "spread", "domain", "errors"},
     "runner.frames": {"domain", "errors"},
     "render": {"render", "envelope", *CORE},
     "progress": {"render"},

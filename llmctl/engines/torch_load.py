@@ -63,9 +63,16 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
 
     torch_attention.register()
     found, config = model_class(spec, checkpoint)
-    model = read_model(spec, checkpoint, progress, found, config, attn_implementation=torch_attention.NAME)
+    options: dict[str, Any] = {"attn_implementation": torch_attention.NAME}
+    if spec.spread:
+        from llmctl.engines import torch_spread  # it needs `model_class`
+
+        config, options["state_dict"] = torch_spread.share(spec, checkpoint, found, config)
+    model = read_model(spec, checkpoint, progress, found, config, **options)
     if model.device.type == "cpu" and model.dtype == torch.bfloat16:
         quicken(model)
+    if spec.spread:
+        torch_spread.sum_up(model, config)
     return model, config
 
 
@@ -87,7 +94,7 @@ def read_model(
     read_ahead(checkpoint.weights, progress)
     try:
         model, report = found.from_pretrained(
-            checkpoint.path,
+            None if "state_dict" in options else checkpoint.path,
             config=config,
             dtype=getattr(torch, dtype),
             local_files_only=True,

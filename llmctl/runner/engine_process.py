@@ -48,6 +48,7 @@ class EngineProcess(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = frames.Reader()
         self._steps: int | None = None
+        self._dying: LlmctlError | None = None  # why it cannot go on, as it said itself
         self._rate: list[tuple[float, int]] = []
         self._output = log.follow(output, str(child.pid))
         child.watch(self._exited)
@@ -151,7 +152,8 @@ class EngineProcess(asyncio.Protocol):
             self.load_seconds = time.monotonic() - self.started_at
             self._settle(self.identity)
         elif kind == "failed":
-            self._settle(from_dict(head["error"]))
+            self._dying = from_dict(head["error"])
+            self._settle(self._dying)
 
     def _deliver(self, event: Any) -> None:
         stream = self.streams.get(event.id)
@@ -261,8 +263,9 @@ class EngineProcess(asyncio.Protocol):
         self._output.drain()
         self._output.close()
         if self._transport:
+            self._hear_out(self._transport.get_extra_info("socket").fileno())
             self._transport.abort()
-        why = describe_end(status)
+        why = f"ended: {self._dying.message}" if self._dying else describe_end(status)
         error = RequestError(f"the engine {why} while it answered", status=500, code="engine_died")
         for stream in list(self.streams.values()):
             stream.fail(error)
@@ -270,6 +273,12 @@ class EngineProcess(asyncio.Protocol):
         self._settle(LoadFailed(f"{self.spec.model}: the engine process {why} while loading"))
         if not self.gone.done():
             self.gone.set_result(why)
+
+    def _hear_out(self, sock: int) -> None:
+        """What it said last may not have been read yet."""
+        with contextlib.suppress(OSError):
+            while data := os.read(sock, 2**18):
+                self.data_received(data)
 
 
 class Child:

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from llmctl.domain import Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
+from llmctl.domain import ENGINE, Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
 from llmctl.errors import LlmctlError, LoadFailed
 from llmctl.runner import frames
 
@@ -36,6 +36,7 @@ class Link:
         self.inbox: deque[tuple[dict[str, Any], bytes]] = deque()
         self.events: deque[Event] = deque()
         self.work = threading.Event()
+        self.sending = threading.Lock()
 
     def read(self) -> None:
         """The reader thread: fills the inbox; the end of the socket is the end of the process."""
@@ -47,11 +48,15 @@ class Link:
             os._exit(0)
 
     def emit(self, event: Event) -> None:
+        if isinstance(event, Failure) and event.id == ENGINE:
+            self.send({"t": "failed", "error": dict(event.error)})
+            os._exit(1)
         self.events.append(event)
         self.work.set()
 
     def send(self, head: dict[str, Any]) -> None:
-        self.sock.sendall(frames.encode(head))
+        with self.sending:
+            self.sock.sendall(frames.encode(head))
 
     def flush(self) -> None:
         """Send all waiting events as one frame."""
@@ -100,7 +105,7 @@ def load(spec: EngineSpec, link: Link) -> Engine:
             link.send({"t": "progress", "stage": stage, "done": done, "total": total})
 
     progress("import", 0, 0)
-    adapter = importlib.import_module(f"llmctl.engines.{spec.engine}")
+    adapter = importlib.import_module(f"llmctl.engines.{'spread' if spec.spread else spec.engine}")
     adapter.check(spec)
     progress("load", 0, 0)
     engine: Engine = adapter.load(spec, progress, link.emit)
