@@ -6,20 +6,21 @@ from typing import Any
 
 
 class MlxLogits:
-    """Logits of a step, one lazy row per sequence; evaluated together."""
+    """Rows of logits: [rows, vocabulary], from arrays that were evaluated or will be when they are asked for."""
 
     def __init__(self, rows: list[Any]) -> None:
         import mlx.core as mx
 
-        self._values = mx.concatenate(rows)
-        mx.eval(self._values)
+        self._values = rows[0] if len(rows) == 1 else mx.concatenate(rows)
 
     def argmax(self) -> tuple[list[int], list[bool]]:
         import mlx.core as mx
 
-        best: Any = mx.argmax(self._values, axis=-1).tolist()
-        finite: Any = mx.isfinite(mx.max(self._values, axis=-1)).tolist()
-        return best, finite
+        best, finite = mx.argmax(self._values, axis=-1), mx.isfinite(mx.max(self._values, axis=-1))
+        mx.eval(best, finite)
+        ids: Any = best.tolist()
+        flags: Any = finite.tolist()
+        return ids, flags
 
     def row(self, i: int) -> Any:
         import mlx.core as mx

@@ -18,6 +18,7 @@ DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8"
 CELLS = 256  # llama.cpp and mlx-lm round a sequence's tokens up to a multiple of this, torch's cache starts with it
 CHUNK = {"llamacpp": (256, 256), "torch": (256, 2048), "mlx": (64, 512)}  # prompt tokens at once, on a CPU and beyond
 ROTATING = {"gemma3", "gemma3_text", "gpt_oss", "cohere2"}  # whose sliding layers mlx-lm keeps at their window
+UNIFORM = {"mistral", "mixtral", "phi3", "starcoder2"}  # whose every layer the mlx engine does, where they have one
 SCORED = {"gemma2", "gpt_oss"}  # whose attention torch computes by hand: it holds all scores, three times in float32
 
 # Resident memory of the process with its libraries imported and no model.
@@ -106,8 +107,10 @@ def kv_bytes(
         rows, tokens = _doubled(1, parallel), _doubled(CELLS, context)
         return element * sum(checkpoint.kv_widths) * rows * tokens
     window = whole
-    if engine == "mlx" and checkpoint.architecture in ROTATING and checkpoint.sliding_window:
+    if engine == "mlx" and checkpoint.architecture in ROTATING | UNIFORM and checkpoint.sliding_window:
         window = min(whole, checkpoint.sliding_window - 1 + _chunk(engine, backend))
+    if checkpoint.architecture in UNIFORM:
+        whole = window
     tokens_of = {SLIDING: window}
     layers = zip(checkpoint.layer_types, checkpoint.kv_widths, strict=True)
     return element * parallel * sum(width * tokens_of.get(kind, whole) for kind, width in layers)

@@ -8,7 +8,8 @@ import pytest
 from llmctl.domain import EngineSpec, Failure, GenerateRequest, Sampling
 from llmctl.engines import adapter
 from llmctl.engines.batch import BatchEngine
-from llmctl.engines.mlx import MlxLogits, filled
+from llmctl.engines.mlx_load import filled
+from llmctl.engines.mlx_logits import MlxLogits
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
 pytest.importorskip("mlx_lm")
@@ -86,7 +87,8 @@ def test_an_adapter_that_is_not_there_is_refused_and_sequences_are_freed(tiny_mo
     with pytest.raises(RequestError, match="'french'"):
         engine.open(adapter="french")
     engine.free(engine.open())
-    assert engine._caches == {}
+    assert not engine._lines
+    assert not len(engine._batches)
 
 
 @pytest.mark.models
@@ -101,8 +103,9 @@ def test_nan_in_one_row_ends_its_request_and_the_others_go_on(tiny_models):
             GenerateRequest(id, prompt=(20, 21), sampling=Sampling(temperature=0), max_tokens=4, ignore_eos=True)
         )
     batch.step()
-    cache = engine._caches[2][0]
-    cache.keys = mx.full(cache.keys.shape, mx.nan)
+    group = engine._batches.gather(engine._lines)
+    keys = group.caches[0].keys
+    keys[group.seqs.index(max(group.seqs))] = mx.nan
     while batch.step():
         pass
     assert [(e.id, e.error["code"]) for e in events if isinstance(e, Failure)] == [("b", "nonfinite_logits")]
@@ -137,7 +140,9 @@ def test_what_a_configuration_leaves_out_has_transformers_default():
     assert filled({"model_type": "known-to-mlx-only", "hidden_size": 64}) == {}
 
 
-def test_a_window_that_mlx_lm_ignores_bounds_the_context(tiny_models):
-    """tiny-mistral's window is 64: past it mlx-lm, which attends to everything, would go wrong without an error."""
-    engine = ENGINE.load(spec(tiny_models["tiny-mistral"], context=512), lambda *a: None, lambda event: None)
-    assert engine.identity.context == 64
+@pytest.mark.models
+def test_a_draft_keeps_all_tokens_so_a_window_that_mlx_lm_ignores_bounds_its_context(tiny_models):
+    """tiny-mistral's window is 64: past it a cache of all tokens would be attended to whole, without an error."""
+    path = tiny_models["tiny-mistral"]
+    assert ENGINE.load_steps(spec(path, context=512), lambda *a: None).identity.context == 512
+    assert ENGINE.load_steps(spec(path, context=512), lambda *a: None, rewinds=True).identity.context == 64

@@ -70,9 +70,8 @@ def test_mlx_holds_what_was_estimated(tiny_models, name, context):
     engine = load_steps(spec("mlx", tiny_models[name], context), silent)
     assert engine.prefill_chunk == CHUNK
     fill(engine, context)
-    held = sum(layer.nbytes for cache in engine._caches.values() for layer in cache)
     found = inspect(tiny_models[name])
-    assert held == kv_bytes(found, context, PARALLEL, "mlx")
+    assert engine.held == kv_bytes(found, context, PARALLEL, "mlx")
     assert engine.identity.memory_bytes == estimate(found, context, PARALLEL, "mlx").weights
 
 

@@ -20,18 +20,15 @@ MIXED_GROUP = 64
 def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
     """`source` folder → `target` folder as `quantization`, with a config.json that plain mlx-lm reads right too."""
     import mlx.core as mx
-    from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+    from mlx_lm.utils import quantize_model, save_config, save_model
 
-    from llmctl.engines import mlx as engine
+    from llmctl.engines import mlx, mlx_load
     from llmctl.engines.checkpoint import read_checkpoint
 
     source, target, name = Path(request["source"]), Path(request["target"]), request["quantization"]
     spec = EngineSpec("mlx", request["model"], str(source), "safetensors", allow_code=request["allow_code"])
-    engine.check(spec)
-    config = read_checkpoint(spec).config
-    changes = {"model_type": engine.model_type(read_checkpoint(spec))}
-    changes |= engine.filled({**config, **changes})
-    model, config = load_model(source, lazy=True, model_config=changes, trust_remote_code=spec.allow_code)
+    mlx.check(spec)
+    model, config = mlx_load.read_model(spec, read_checkpoint(spec))
     if name in plan.CASTS["mlx"]:
         cast(model, getattr(mx, plan.DTYPES[name]))
         config = {key: value for key, value in config.items() if key != "dtype"}
@@ -39,7 +36,7 @@ def convert(request: Mapping[str, Any]) -> Mapping[str, Any]:
     else:
         settings = quantizer(model, name)
         check_groups(model, settings["group_size"], name)
-        model, config = quantize_model(model, config, **settings)
+        model, config = quantize_model(model, dict(config), **settings)
     save_model(target, model, donate_model=True)
     save_config(config, target / "config.json")
     folders.copy_beside(source, target)

@@ -1,0 +1,106 @@
+"""An mlx-lm model of a checkpoint that was written for transformers: its configuration, weights and windows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmctl.domain import EngineSpec
+from llmctl.engines import mlx_weights
+from llmctl.engines.checkpoint import Checkpoint
+from llmctl.engines.jobs import as_error
+from llmctl.errors import LlmctlError, LoadFailed
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+UNIFORM = ("mistral", "phi3", "starcoder2", "mixtral")
+"""All layers of these attend to `sliding_window` tokens, where it is set; mlx-lm lets them attend to all."""
+
+
+def model_type(checkpoint: Checkpoint) -> str:
+    """mlx-lm's module names are lower case."""
+    return checkpoint.architecture.lower().removesuffix("forcausallm")
+
+
+def read_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[str, Any]]:
+    """mlx-lm's model, its weights not read yet, and its whole configuration."""
+    from mlx_lm.utils import load_model
+
+    changes: dict[str, Any] = {"model_type": model_type(checkpoint)}
+    changes |= filled({**checkpoint.config, **changes})
+    model, config = load_model(
+        checkpoint.path,
+        lazy=True,
+        model_config=changes,
+        get_model_classes=mlx_weights.classes,
+        trust_remote_code=spec.allow_code,
+    )
+    if spec.spread:
+        from llmctl.engines import mlx_spread  # it needs `model_type`
+
+        mlx_spread.shard(model)
+    return model, config
+
+
+def whole(spec: EngineSpec, read: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """What `read` gives, a model first: its weights in the wanted type and in memory; LoadFailed for what it raises."""
+    import mlx.core as mx
+
+    try:
+        model, beside = read()
+        if spec.dtype:
+            model.set_dtype(getattr(mx, spec.dtype))
+        mx.eval(model.parameters())
+    except LlmctlError:
+        raise
+    except Exception as error:
+        if (typed := as_error(error)).code == "out_of_memory":
+            raise typed from error
+        raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
+    return model, beside
+
+
+def window(config: Mapping[str, Any]) -> int | None:
+    """How many tokens every layer attends to, where that is the same for all and fewer than all."""
+    kinds = set(config.get("layer_types") or ())
+    if not config.get("sliding_window") or kinds - {SLIDING}:
+        return None
+    return int(config["sliding_window"]) if kinds or config["model_type"] in UNIFORM else None
+
+
+def usable_context(spec: EngineSpec, config: Mapping[str, Any], *, windowed: bool) -> int:
+    """The longest context that the model is computed right for, at most the one asked for.
+
+    `windowed`: its caches keep to its windows. Where they do not, it is right up to the window only.
+    """
+    limits: list[int | None] = [config.get("max_position_embeddings")]
+    slides = SLIDING in (config.get("layer_types") or ()) or window(config) is not None
+    if slides and not windowed:
+        limits.append(config.get("sliding_window"))
+    return min([spec.context, *(limit for limit in limits if limit)])
+
+
+def filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json leaves to transformers' defaults, and its rotary fields under the names mlx-lm reads.
+
+    A checkpoint's configuration is written for transformers. mlx-lm's own defaults differ, and most of its models do
+    not know the `rope_parameters` of transformers 5: qwen2 and phi then compute something else, without an error.
+    """
+    from transformers import CONFIG_MAPPING
+
+    whole = dict(config)
+    if config.get("model_type") in CONFIG_MAPPING:
+        with contextlib.suppress(Exception):  # mlx-lm may know what transformers does not
+            defaults = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict()
+            whole = {**{key: value for key, value in defaults.items() if value is not None}, **config}
+    rope = whole.get("rope_parameters") or {}
+    local = rope.get("sliding_attention") or {}
+    rope = rope.get("full_attention", rope)
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if key in rope:
+            whole.setdefault(key, rope[key])
+    if rope.get("rope_type", "default") != "default":
+        whole.setdefault("rope_scaling", {**rope, "type": rope["rope_type"]})
+    if "rope_theta" in local:
+        whole.setdefault("rope_local_base_freq", local["rope_theta"])
+    return {key: value for key, value in whole.items() if key not in config}
