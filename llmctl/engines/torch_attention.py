@@ -27,7 +27,7 @@ def register() -> None:
 
 @dataclass
 class Pass:
-    """One forward pass: `new` tokens for each row of the cache from `first` on, which hold `past` tokens each."""
+    """`new` tokens for each row of the cache from `first` on, which held `past` tokens each."""
 
     cache: KVCache
     first: int
@@ -52,7 +52,7 @@ class Pass:
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values; the layer's whole rows up to the longest."""
         last = self.first + len(self.past)
-        stored = self.cache.layer(layer, key, value, self.longest)
+        stored = self.cache.layer(layer, key, value)
         for tensor, fresh in zip(stored, (key, value), strict=True):
             if self.even:
                 tensor[self.first : last, :, self.past[0] : self.longest] = fresh
@@ -91,6 +91,16 @@ class Pass:
         return hidden[:, None]
 
 
+@dataclass(frozen=True)
+class Flat:
+    """Several passes in one: their tokens stand in one row, one pass after another, each's rows one after another.
+
+    All but attention looks at one token at a time, so nothing is computed for padding.
+    """
+
+    passes: Sequence[Pass]
+
+
 def attend(
     module: Any,
     query: Tensor,
@@ -101,14 +111,40 @@ def attend(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     *,
-    forward: Pass,
+    forward: Pass | Flat,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [rows, heads, new, dim] in, [rows, new, heads, dim] out."""
+    import torch
+
+    window = options["sliding_window"] if "sliding_window" in options else configured_window(module)
+    if isinstance(forward, Pass):
+        return _attend(module.layer_idx, query, key, value, scaling, softcap, s_aux, forward, window), None
+    outs, at = [], 0
+    for one in forward.passes:
+        rows, end = len(one.past), at + len(one.past) * one.new
+        q, k, v = (t[0, :, at:end].unflatten(1, (rows, one.new)).transpose(0, 1) for t in (query, key, value))
+        out = _attend(module.layer_idx, q, k, v, scaling, softcap, s_aux, one, window)
+        outs.append(out.reshape(1, rows * one.new, *out.shape[2:]))
+        at = end
+    return torch.cat(outs, dim=1), None
+
+
+def _attend(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    s_aux: Tensor | None,
+    forward: Pass,
+    sliding_window: int | None,
+) -> Tensor:
+    """Write keys and values of one pass and attend over what its rows hold then."""
     from torch.nn.functional import scaled_dot_product_attention
 
-    sliding_window = options["sliding_window"] if "sliding_window" in options else configured_window(module)
-    keys, values = forward.update(module.layer_idx, key, value)
+    keys, values = forward.update(layer, key, value)
     start = forward.start(sliding_window)
     if start:
         keys, values = keys[:, :, start:], values[:, :, start:]
@@ -128,7 +164,7 @@ def attend(
         out = scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, is_causal=whole, scale=scaling, enable_gqa=shared > 1
         )
-    return out.transpose(1, 2), None
+    return out.transpose(1, 2)
 
 
 def configured_window(module: Any) -> int | None:

@@ -67,12 +67,11 @@ class Decider:
         import torch
 
         cache, found, chunk = KVCache(), dict[int, Any](), self._engine.prefill_chunk
-        cache.add(0)
         device = self._model.device
         for at in range(0, max(places) + 1, chunk):
             piece = ids[at : min(at + chunk, max(places) + 1)]
             here = sorted({place - at for place in places if at <= place < at + chunk}) or [len(piece) - 1]
-            cache.extend([0], len(piece))
+            cache.extend({0: len(piece)})
             with torch.inference_mode():
                 out = self._model(
                     input_ids=torch.tensor([piece], device=device),

@@ -33,7 +33,6 @@ def embed(engine: StepEngine, model: Any, inputs: Sequence[str | Sequence[int]],
         yield
     for ids in rows:
         cache, total = KVCache(), None
-        cache.add(0)
         for at in range(0, len(ids), engine.prefill_chunk):
             hidden = _states(model, cache, ids[at : at + engine.prefill_chunk])
             total = hidden[-1] if pooling == "last" else hidden.sum(0) + (0 if total is None else total)
@@ -47,7 +46,7 @@ def _states(model: Any, cache: KVCache, ids: list[int]) -> Any:
     import torch
 
     past = cache.length(0)
-    cache.extend([0], len(ids))
+    cache.extend({0: len(ids)})
     with torch.inference_mode():
         out = model.base_model(
             input_ids=torch.tensor([ids], device=model.device),

@@ -20,5 +20,9 @@ class TorchLogits:
         found, finite = ids.tolist(), torch.isfinite(most).tolist()
         return [found[i] for i in self._order], [finite[i] for i in self._order]
 
+    def all(self) -> Any:
+        """All rows: float32, [rows, vocab]."""
+        return self._values[list(self._order)].float().cpu().numpy()
+
     def row(self, i: int) -> Any:
         return self._values[self._order[i]].float().cpu().numpy()

@@ -21,10 +21,9 @@ def test_attention_equals_its_definition(window, extra, past, new):
     torch.manual_seed(0)
     heads, shared, dim = 2, 3, 8
     cache, rows = KVCache(), len(past)
-    for seq in range(rows):
-        cache.add(seq)
+    cache.extend({seq: length + new for seq, length in enumerate(past)})
     history = [torch.randn(2, heads, length + new, dim) for length in past]
-    keys, values = cache.layer(0, history[0][:1], history[0][1:], max(past) + new)
+    keys, values = cache.layer(0, history[0][:1], history[0][1:])
     for row, length in enumerate(past):
         keys[row, :, :length], values[row, :, :length] = history[row][:, :, :length]
     query = torch.randn(rows, heads * shared, new, dim)
@@ -58,24 +57,25 @@ def test_cache_rows_keep_their_content_through_every_move():
 
     def write(seq, tokens):
         fresh = torch.randn(1, 2, tokens, 4, generator=generator)
-        past, row = cache.length(seq), cache.row(seq)
-        cache.extend([seq], tokens)
+        past = cache.length(seq)
+        cache.extend({seq: tokens})
+        row = cache.row(seq)
         torch_attention.Pass(cache, row, [past], tokens).update(0, fresh, -fresh)
         expected[seq] = torch.cat([expected[seq], fresh[0]], dim=1)
 
     for _ in range(300):
-        action, seqs = chance(5), sorted(expected)
+        action, seqs = chance(7), sorted(expected)
         if action == 0 or not seqs:
             seq = next(names)
-            cache.add(seq)
             expected[seq] = torch.zeros(2, 0, 4)
             write(seq, 1 + chance(300))
         elif action == 1:
             write(seqs[chance(len(seqs))], 1 + chance(5))
         elif action == 2 and len(seqs) < 8:
             source, seq = seqs[chance(len(seqs))], next(names)
-            cache.copy(source, seq)
-            expected[seq] = expected[source].clone()
+            length = 1 + chance(cache.length(source))
+            cache.copy(source, seq, length)
+            expected[seq] = expected[source][:, :length].clone()
         elif action == 3:
             some = [seq for seq in seqs if chance(2)]
             assert sorted(cache.arrange(some)) == some
@@ -84,6 +84,14 @@ def test_cache_rows_keep_their_content_through_every_move():
             seq = seqs[chance(len(seqs))]
             cache.remove(seq)
             del expected[seq]
+        elif action == 5:
+            seq = seqs[chance(len(seqs))]
+            cache.cut(seq, 1 + chance(cache.length(seq)))
+            expected[seq] = expected[seq][:, : cache.length(seq)]
+        elif action == 6:
+            seq, new = seqs[chance(len(seqs))], next(names)
+            cache.rename(seq, new)
+            expected[new] = expected.pop(seq)
         for seq, content in expected.items():
             keys, values = cache._layers[0]
             length, row = cache.length(seq), cache.row(seq)
@@ -96,8 +104,7 @@ def test_cache_rows_keep_their_content_through_every_move():
 
 def test_a_copy_that_runs_out_of_memory_leaves_no_row_behind(monkeypatch):
     cache = KVCache()
-    cache.add(1)
-    cache.extend([1], 4)
+    cache.extend({1: 4})
     torch_attention.Pass(cache, 0, [0], 4).update(0, torch.ones(1, 2, 4, 8), torch.ones(1, 2, 4, 8))
 
     def full(*_):
@@ -105,6 +112,6 @@ def test_a_copy_that_runs_out_of_memory_leaves_no_row_behind(monkeypatch):
 
     monkeypatch.setattr(cache, "layer", full)
     with pytest.raises(MemoryError):
-        cache.copy(1, 2)
+        cache.copy(1, 2, 4)
     assert 2 not in cache
     assert cache.arrange([1]) == [1]
