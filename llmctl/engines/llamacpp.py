@@ -14,17 +14,22 @@ from llmctl.domain import DECIDE, IMAGE, TEXT, Emit, Engine, EngineSpec, Identit
 from llmctl.engines import llamacpp_decide, llamacpp_embed
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import read_ahead
+from llmctl.engines.drafts import drafter
+from llmctl.engines.llamacpp_adapters import load_adapters
+from llmctl.engines.llamacpp_cache import context_params, usable_context
+from llmctl.engines.llamacpp_context import Context, OutOfMemory
 from llmctl.engines.llamacpp_decide import LlamaDecider, Setting
 from llmctl.engines.llamacpp_embed import Kind, LlamaEncoder
-from llmctl.engines.llamacpp_library import BATCH, Library, open_library
+from llmctl.engines.llamacpp_library import Library, open_library
 from llmctl.engines.llamacpp_steps import Beside, LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.llamacpp_vision import Vision, projector
 from llmctl.engines.talk import Talk, words
 from llmctl.engines.tasks import POOLED, TaskEngine
-from llmctl.errors import LoadFailed, Unsupported
+from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
 GPUS = ("cuda", "metal")
+NO_MEMORY = ("failed to allocate", "unable to allocate", "cannot allocate memory", "bad_alloc", "out of memory")
 
 
 def check(spec: EngineSpec) -> None:
@@ -64,7 +69,27 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     found = llamacpp_embed.kind(opened.library, opened.model)
     if found:
         return TaskEngine(encoder(spec, opened, found), emit)
-    return BatchEngine(steps(spec, opened), emit)
+    engine = steps(spec, opened)
+    try:
+        draft = drafter(spec, lambda small: drafting(small, engine, progress), engine.identity.vocab)
+    except BaseException:
+        engine.close()
+        raise
+    return BatchEngine(engine, emit, draft=draft)
+
+
+def drafting(spec: EngineSpec, target: LlamaEngine, progress: Progress) -> LlamaEngine:
+    """The smaller model that proposes tokens to `target`; Unsupported where one of them could not make use of it."""
+    engine = load_steps(spec, progress)
+    reason = None
+    if not (engine.cuts and target.cuts):
+        reason = "a recurrent state cannot go back to before a wrong token"
+    elif any(engine.tokenizer.token_bytes(i) != target.tokenizer.token_bytes(i) for i in range(target.identity.vocab)):
+        reason = "it has another vocabulary of the same size"
+    if reason and engine.identity.vocab == target.identity.vocab:
+        engine.close()
+        raise Unsupported(f"{spec.path} cannot draft for {target.identity.model}: {reason}")
+    return engine
 
 
 def load_steps(spec: EngineSpec, progress: Progress) -> LlamaEngine:
@@ -105,16 +130,28 @@ def open_model(spec: EngineSpec, progress: Progress) -> Opened:
 def steps(spec: EngineSpec, opened: Opened) -> LlamaEngine:
     """The StepEngine over an opened model, which it frees."""
     library, model = opened.library, opened.model
-    context = threaded(spec, opened, make_context(spec, library, model))
-    tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
-    identity = identify(spec, library, model, tokenizer)
-    beside = Beside(
-        lambda engine: pooled(spec, opened, engine), decider(spec, opened, identity), vision(spec, opened, identity)
-    )
-    if beside.vision:
-        identity = replace(identity, inputs=(TEXT, IMAGE), load_path="mtmd")
-    if beside.decider:
+    try:
+        tokenizer = GGUFTokenizer(library, model, Talk.of(spec))
+        identity = identify(spec, library, model, tokenizer)
+        adapters = load_adapters(spec.adapters, library, model)
+        params = context_params(spec, library, model)
+    except BaseException:
+        opened.free()
+        raise
+    pointer = threaded(spec, opened, library.init_from_model(model, params))
+    cuts = not (library.model_is_recurrent(model) or library.model_is_hybrid(model))
+    context = Context(library, pointer, spec.parallel, identity.vocab, cuts=cuts)
+    try:
+        seeing, deciding = vision(spec, opened, identity), decider(spec, opened, identity)
+    except BaseException:
+        context.close()
+        opened.free()
+        raise
+    if seeing:
+        identity = replace(identity, inputs=(TEXT, IMAGE))
+    if deciding:
         identity = replace(identity, capabilities=(*identity.capabilities, DECIDE))
+    beside = Beside(lambda engine: pooled(spec, opened, engine), deciding, seeing, adapters)
     return LlamaEngine(library, model, context, tokenizer, identity, beside)
 
 
@@ -196,28 +233,19 @@ def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFToke
         chat=tokenizer.chats,
         memory_bytes=library.model_size(model),
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer), "prefix_cache", POOLED),
+        adapters=tuple(spec.adapters),
     )
 
 
-def make_context(spec: EngineSpec, library: Library, model: int) -> int | None:
-    """A context of `parallel` equal parts of `context` tokens each."""
-    params = library.context_default_params()
-    params.n_ctx = usable_context(spec, library, model) * spec.parallel
-    params.n_batch = params.n_ubatch = max(BATCH, spec.parallel)
-    params.n_seq_max = spec.parallel
-    context: int | None = library.init_from_model(model, params)
-    return context
-
-
-def usable_context(spec: EngineSpec, library: Library, model: int) -> int:
-    """What was asked for, at most what the model was trained for."""
-    trained = library.model_n_ctx_train(model)
-    return min(spec.context, trained) if trained > 0 else spec.context
-
-
-def load_error(spec: EngineSpec, library: Library) -> LoadFailed | Unsupported:
+def load_error(spec: EngineSpec, library: Library) -> LlmctlError:
     """Why llama.cpp gave up, in its own words."""
     lines = list(library.log)
+    if full := next((line for line in lines if any(words in line.lower() for words in NO_MEMORY)), None):
+        return OutOfMemory(
+            f"{spec.model}: out of memory: {full.strip()}",
+            hint="a shorter context, fewer sequences at once, cache_bits = 8, or a smaller model",
+            details={"log": lines},
+        )
     causes = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
     cause = (causes[0] if causes else "no reason given").rpartition("error loading model: ")[2].strip()
     if "unknown model architecture" in cause or "unknown pre-tokenizer" in cause:

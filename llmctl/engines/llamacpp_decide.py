@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.domain import Identity
+from llmctl.engines.llamacpp_context import DecodeFailed
 from llmctl.engines.llamacpp_library import Library
-from llmctl.engines.llamacpp_steps import DecodeFailed
 from llmctl.engines.tasks import Answering, Work, fits
 from llmctl.engines.tokenizer import strings
 from llmctl.errors import RequestError

@@ -14,8 +14,8 @@ from typing import Any
 from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import EMBED, RERANK, Identity
 from llmctl.engines.embedding import sigmoid, sized, unit
+from llmctl.engines.llamacpp_context import DecodeFailed
 from llmctl.engines.llamacpp_library import BATCH, Library, pools_here
-from llmctl.engines.llamacpp_steps import DecodeFailed
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.tasks import Work, checked, fits
 from llmctl.errors import RequestError, Unsupported

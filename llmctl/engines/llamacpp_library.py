@@ -37,9 +37,10 @@ from typing import Any
 
 from llmctl.errors import Unsupported
 
-BATCH = 256  # most tokens of one decode; the compute buffers are sized by it
+BATCH = 256  # most tokens computed at once; the compute buffers are sized by it
 LARGER_THAN_ANY = 1024  # bytes; the structs have some 150 to 200
 WARNING, ERROR, CONTINUED = 3, 4, 5
+F16, Q4_0, Q8_0 = 1, 2, 8  # of `enum ggml_type`
 LogCallback = CFUNCTYPE(None, c_int, c_char_p, c_void_p)
 
 
@@ -57,7 +58,8 @@ class ModelParams(Structure):
 class ContextParams(Structure):
     """The beginning of `struct llama_context_params`. n_ctx is shared by the n_seq_max sequences.
 
-    The four types are -1 by default: `pools_here` says whether they lie where they are expected.
+    The four types are -1 by default: `pools_here` says whether they lie where they are expected, `caches_here` the same
+    of the types of keys and values.
     """
 
     _fields_ = [
@@ -70,6 +72,14 @@ class ContextParams(Structure):
         ("pooling_type", c_int32),
         ("attention_type", c_int32),
         ("flash_attn_type", c_int32),
+        ("rope_freq", c_float * 2),
+        ("yarn", c_float * 4),
+        ("yarn_orig_ctx", c_uint32),
+        ("defrag_thold", c_float),
+        ("cb_eval", c_void_p),
+        ("cb_eval_user_data", c_void_p),
+        ("type_k", c_int32),
+        ("type_v", c_int32),
         ("rest", c_byte * LARGER_THAN_ANY),
     ]
 
@@ -107,7 +117,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_batch_init": (Batch, [c_int32, c_int32, c_int32]),
     "llama_batch_free": (None, [Batch]),
     "llama_decode": (c_int32, [c_void_p, Batch]),
-    "llama_get_logits_ith": (POINTER(c_float), [c_void_p, c_int32]),
+    "llama_get_logits": (POINTER(c_float), [c_void_p]),
     "llama_set_embeddings": (None, [c_void_p, c_bool]),
     "llama_get_embeddings_ith": (POINTER(c_float), [c_void_p, c_int32]),
     "llama_get_embeddings_seq": (POINTER(c_float), [c_void_p, c_int32]),
@@ -116,7 +126,15 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_model_n_cls_out": (c_uint32, [c_void_p]),
     "llama_model_cls_label": (c_char_p, [c_void_p, c_uint32]),
     "llama_model_get_vocab": (c_void_p, [c_void_p]),
+    "llama_adapter_lora_init": (c_void_p, [c_void_p, c_char_p]),
+    "llama_set_adapters_lora": (c_int32, [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)]),
     "llama_model_n_ctx_train": (c_int32, [c_void_p]),
+    "llama_model_n_layer": (c_int32, [c_void_p]),
+    "llama_model_n_embd": (c_int32, [c_void_p]),
+    "llama_model_n_head": (c_int32, [c_void_p]),
+    "llama_model_n_head_kv": (c_int32, [c_void_p]),
+    "llama_model_is_recurrent": (c_bool, [c_void_p]),
+    "llama_model_is_hybrid": (c_bool, [c_void_p]),
     "llama_model_has_encoder": (c_bool, [c_void_p]),
     "llama_model_has_decoder": (c_bool, [c_void_p]),
     "llama_model_size": (c_uint64, [c_void_p]),
@@ -168,7 +186,7 @@ class Library:
 
     def metadata(self, model: int, key: str) -> str:
         """One of the GGUF file's values as text; empty when it is not there."""
-        value = ctypes.create_string_buffer(256)
+        value = ctypes.create_string_buffer(4096)
         self.model_meta_val_str(model, key.encode(), value, len(value))
         return value.value.decode("utf-8", "replace")
 
@@ -213,3 +231,9 @@ def pools_here(context: ContextParams) -> bool:
     """Whether `pooling_type` is where this module expects it. What was set is to be read back from the context."""
     types = (context.rope_scaling_type, context.pooling_type, context.attention_type, context.flash_attn_type)
     return types == (-1, -1, -1, -1)
+
+
+def caches_here(context: ContextParams) -> bool:
+    """Whether `type_k` and `type_v` are where this module expects them: half precision by default, behind an old
+    threshold that is off."""
+    return pools_here(context) and (context.defrag_thold, context.type_k, context.type_v) == (-1.0, F16, F16)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llmctl.domain import DECIDE, Chunk, Done, GenerateRequest, Sampling, Task
+from llmctl.engines.llamacpp_context import DecodeFailed
 from llmctl.engines.llamacpp_decide import taken
 from llmctl.engines.llamacpp_library import open_library
-from llmctl.engines.llamacpp_steps import DecodeFailed
 from llmctl.errors import RequestError
 from tests.engines.asked import Asked
 

@@ -53,7 +53,7 @@ class Bench:
         while waiting or self.engine.step():
             while waiting and (shuffle is None or shuffle.random() < 0.5):
                 self.engine.submit(waiting.pop(0))
-        assert not any(slot.taken for slot in self.steps._slots), "a slot was not given back"
+        assert not any(slot.taken for slot in self.steps._context.slots), "a slot was not given back"
         assert not self.steps._open, "a sequence was not freed"
         texts = {}
         for chunk in self.of(Chunk):
@@ -118,8 +118,7 @@ def test_together_as_alone_and_whatever_the_slots_held_before(bench, tmp_path, s
     fresh = {}
     alone = Bench(make_gguf(tmp_path / "m.gguf"), parallel=1)
     for i, prompt in enumerate(prompts):
-        alone.steps._slots[0].tokens = []
-        alone.steps._lib.memory_seq_rm(alone.steps._memory, 0, -1, -1)
+        alone.steps._context.cut(alone.steps._context.slots[0], 0)
         fresh[f"p{i}", 0] = alone.run(ask(f"p{i}", prompt, sampling))[f"p{i}", 0]
     alone.engine.close()
     for _ in range(2):
@@ -130,9 +129,9 @@ def test_a_longer_conversation_computes_only_what_is_new(bench, monkeypatch):
     head = tuple(random.Random(1).randrange(256) for _ in range(200))
     bench.one(prompt=head, max_tokens=1)
     computed = []
-    decode = bench.steps._decode
+    decode = bench.steps._context.decode
     monkeypatch.setattr(
-        bench.steps, "_decode", lambda work: computed.append(sum(len(t) for _, t in work)) or decode(work)
+        bench.steps._context, "decode", lambda work: computed.append(sum(len(w.tokens) for w in work)) or decode(work)
     )
     bench.one(prompt=(*head, 1, 2, 3), max_tokens=1)
     assert sum(computed) <= 3 + 1
@@ -145,25 +144,14 @@ def test_a_longer_conversation_computes_only_what_is_new(bench, monkeypatch):
 def test_cached_counts_what_was_found(bench):
     head = tuple(random.Random(2).randrange(256) for _ in range(100))
     bench.one(prompt=head, max_tokens=1)
-    seq = bench.steps.open()
-    bench.steps.prefill(seq, [*head, 7]).argmax()
-    assert bench.steps.cached(seq) == 100
-    bench.steps.free(seq)
+    bench.one(prompt=(*head, 7), max_tokens=1)
+    assert bench.of(Chunk)[-1].usage.cached == 100
 
 
 def test_a_cached_prompt_forks(bench):
     once = bench.one(max_tokens=6)
     made = bench.run(ask(max_tokens=6, n=3))
     assert made == {("a", index): once for index in range(3)}
-
-
-def test_a_prompt_that_only_a_running_sequence_holds_is_computed_at_once(bench):
-    first, second = bench.steps.open(), bench.steps.open()
-    for seq in (first, second):
-        bench.steps.prefill(seq, [9] * 20)
-        assert bench.steps._open[seq].slot is not None
-    for seq in (first, second):
-        bench.steps.free(seq)
 
 
 # ── every field of a request ────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +256,7 @@ def test_cancel_within_a_long_prompt(bench):
     assert time.monotonic() - start < 1
     assert [c.finish for c in bench.of(Chunk)] == [CANCELLED]
     assert not bench.engine.step()
-    assert not any(slot.taken for slot in bench.steps._slots)
+    assert not any(slot.taken for slot in bench.steps._context.slots)
 
 
 def test_time_cap(bench):
