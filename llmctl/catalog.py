@@ -14,6 +14,7 @@ from typing import Any
 
 from llmctl.domain import Probe
 from llmctl.errors import UnknownName, nearest
+from llmctl.servers import Server
 
 TEMPLATE_ARGUMENTS = (
     "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize", "padding",
@@ -51,7 +52,8 @@ class Artifact(Traits):
 
     `source` is `org/repo[:file]` on the hub (None: made on this host), `revision` a commit, tag or branch of it (None:
     its main branch). `path` is where it lies already, absolute. `bytes` are its weights': about, until it is pulled.
-    `names` are names of this very artifact, engine and quantization in them, the one of registry.json first.
+    `names` are names of this very artifact, engine and quantization in them, the one of registry.json first. `server`
+    runs it, in format "server": then there may be no files at all.
     """
 
     format: str
@@ -61,6 +63,7 @@ class Artifact(Traits):
     bytes: int | None = None
     revision: str | None = None
     names: tuple[str, ...] = ()
+    server: Server | None = None
 
     @property
     def folder(self) -> str:

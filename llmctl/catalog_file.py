@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llmctl import paths, tables
+from llmctl import paths, server_file, tables
 from llmctl.catalog import TEMPLATE_ARGUMENTS, Artifact, Catalog, Model, QualityLimit, Traits, normal
 from llmctl.domain import FORMATS, Probe
 from llmctl.errors import LlmctlError
@@ -148,7 +148,7 @@ def _env(table: Table) -> dict[str, str]:
 
 
 def _artifact(table: Table, allow_code: bool) -> Artifact:
-    table.only("format", "quantization", "source", "revision", "path", "bytes", "names", *TRAITS)
+    table.only("format", "quantization", "source", "revision", "path", "bytes", "names", "server", *TRAITS)
     if "format" not in table.data:
         raise table.mistake(None, "an artifact needs a format", f"one of {', '.join(FORMATS)}")
     quantization, path = table.text("quantization", "").lower(), table.text("path")
@@ -166,6 +166,7 @@ def _artifact(table: Table, allow_code: bool) -> Artifact:
             "revision", "with allow_code, the code that may run must be pinned: a commit of 40 hex digits",
             f"revision = the commit that you have read, of https://huggingface.co/{source}/commits/main",
         )  # fmt: skip
+    server = server_file.read(table) if "server" in table.data or format == "server" else None
     return Artifact(
         format=format,
         quantization=quantization or None,
@@ -174,6 +175,7 @@ def _artifact(table: Table, allow_code: bool) -> Artifact:
         bytes=table.size("bytes"),
         revision=revision,
         names=table.texts("names"),
+        server=server,
         **_traits(table),
     )
 

@@ -123,7 +123,7 @@ class Scripted:
             vocab=script.get("vocab", 1000),
             parallel=spec.parallel,
             memory_bytes=len(self.ballast),
-            capabilities=("tools", "reasoning") if self.speech.reasoning else ("tools",),
+            capabilities=("logprobs", "tools", *(("reasoning",) if self.speech.reasoning else ())),
         )
 
     def submit(self, request: GenerateRequest) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 BASE = "base"
-"""The environment of the CLI and the slot server, and of the engine that needs no library."""
+"""The environment of the CLI and the slot server, and of the engines that need no library."""
 
-WITHOUT = ("scripted",)
+WITHOUT = ("scripted", "upstream")
 """Engines that run in the base environment."""
 
 PROOFS = {

@@ -8,18 +8,25 @@ from typing import NamedTuple
 from llmctl.errors import Unsupported
 
 # Which formats an engine reads, and on which backends it runs.
-READS = {"llamacpp": ("gguf",), "torch": ("safetensors",), "mlx": ("mlx", "safetensors"), "scripted": ("script",)}
+READS = {
+    "llamacpp": ("gguf",),
+    "torch": ("safetensors",),
+    "mlx": ("mlx", "safetensors"),
+    "scripted": ("script",),
+    "upstream": ("server",),
+}
 RUNS_ON = {
     "llamacpp": ("cpu", "cuda", "metal"),
     "torch": ("cpu", "cuda", "metal"),
     "mlx": ("metal", "cpu"),
     "scripted": ("cpu", "cuda", "metal"),
+    "upstream": ("cpu", "cuda", "metal"),
 }
 # `auto` takes the first of these that reads a format there is.
 PREFERENCE = {
-    "cpu": ("llamacpp", "torch", "scripted"),
-    "metal": ("mlx", "llamacpp", "torch", "scripted"),
-    "cuda": ("torch", "llamacpp", "scripted"),
+    "cpu": ("llamacpp", "torch", "scripted", "upstream"),
+    "metal": ("mlx", "llamacpp", "torch", "scripted", "upstream"),
+    "cuda": ("upstream", "torch", "llamacpp", "scripted"),
 }
 REASON = {
     ("cpu", "llamacpp"): "fastest from GGUF on a CPU",
@@ -27,6 +34,7 @@ REASON = {
     ("metal", "mlx"): "native to Metal",
     ("metal", "llamacpp"): "runs GGUF on Metal",
     ("metal", "torch"): "the last resort on Metal",
+    ("cuda", "upstream"): "its entry names a server for it",
     ("cuda", "torch"): "runs safetensors on CUDA",
     ("cuda", "llamacpp"): "runs GGUF; on the GPU only with a CUDA build of it",
 }

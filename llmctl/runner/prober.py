@@ -8,7 +8,7 @@ import uuid
 from llmctl.domain import EMBED, RERANK, TEXT, GenerateRequest, Probe, Sampling, Task
 from llmctl.errors import LlmctlError, LoadFailed
 from llmctl.runner.engine_process import EngineProcess
-from llmctl.slots.probe import Answer, fault, odd
+from llmctl.slots.probe import Answer, fault, odd, pieces
 
 TIMES = 2
 
@@ -56,15 +56,15 @@ async def _answer(engine: EngineProcess, probe: Probe) -> Answer:
         prompt=None if chat else probe.prompt,
         sampling=Sampling(temperature=0.0),
         max_tokens=probe.max_tokens,
-        logprobs=0,
+        logprobs=0 if engine.identity and "logprobs" in engine.identity.capabilities else None,
     )
     text, ids, logprobs, finish = "", [], [], ""
     async with engine.begin(request) as stream:
         await stream.accepted()
         async for chunks in stream:
             for chunk in chunks:
-                text += chunk.text
+                text += chunk.reasoning + chunk.text
                 ids += [t.id for t in chunk.logprobs]
                 logprobs += [t.logprob for t in chunk.logprobs]
                 finish = chunk.finish or finish
-    return Answer(text, tuple(ids), tuple(logprobs), finish)
+    return Answer(text, tuple(ids) or pieces(text), tuple(logprobs), finish)

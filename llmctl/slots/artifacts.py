@@ -13,8 +13,9 @@ from llmctl.models.checkpoint import Checkpoint, inspect, trusted
 
 
 def present(model: Model, host: Host) -> list[tuple[Artifact, Path]]:
-    """What lies on this host of it."""
-    return store.present(model, host.models(paths.home()))
+    """What lies on this host of it, and the servers that its entry knows: those bring or have what they need."""
+    served = [(artifact, artifact.path or Path()) for artifact in model.artifacts if artifact.server]
+    return [*((a, p) for a, p in store.present(model, host.models(paths.home())) if not a.server), *served]
 
 
 def absent(model: Model, host: Host, quantization: str | None = None) -> Refused:

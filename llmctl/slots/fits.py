@@ -120,6 +120,8 @@ def _row(
     row = replace(row, engine=choice.engine, why=choice.why, why_not=choice.why_not)
     if artifact.format == "script":
         return _judged(row, room, Fit(0, 0, 0, resolve.script_bytes(path) if path else resolve.SCRIPT_BYTES))
+    if artifact.server:
+        return _judged(row, room, Fit(0, 0, 0, artifact.server.memory or 0))
     try:
         found = _checkpoint(question.model, artifact, path, twin)
         beside = tuning.resolved(question.catalog, host, question, choice.engine)

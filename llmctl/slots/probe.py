@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,13 @@ def fault(probe: Probe, answers: Sequence[Answer]) -> str | None:
         if count * 2 > len(first.ids):
             return f"token {token} is {count} of {len(first.ids)} tokens: {first.text!r}"
     return None
+
+
+def pieces(text: str) -> tuple[int, ...]:
+    """What stands for token ids where an engine tells none: the text's words, or its characters when they are few."""
+    words = text.split()
+    parts = words if len(words) >= LEAST_TOKENS else text
+    return tuple(zlib.crc32(part.encode("utf-8", "replace")) for part in parts)
 
 
 def odd(numbers: Sequence[Sequence[float]]) -> str | None:

@@ -18,7 +18,7 @@ from llmctl.errors import ConfigError, Unsupported, UsageError
 from llmctl.models import fit
 from llmctl.models.checkpoint import Checkpoint
 from llmctl.models.choice import Choice, choose_engine, format_for
-from llmctl.slots import artifacts, tuning
+from llmctl.slots import artifacts, servers, tuning
 from llmctl.slots.state import Launch
 
 DEFAULT_CONTEXT = 32768
@@ -78,6 +78,9 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
     artifact, path = next((a, p) for a, p in present if a.format == format)
     if artifact.format == "script":
         return _script(model, path, wish, host)
+    if artifact.server:
+        engine = servers.engine_spec(model, artifact, path, wish.context, wish.parallel, wish)
+        return _finish(model, engine, artifact.server.memory or 0, wish, artifact, host)
     beside = tuning.resolved(catalog, host, wish, choice.engine)
     return _spec(model, artifact, path, choice, host, wish, beside)
 

@@ -7,7 +7,7 @@ import pytest
 
 from llmctl.errors import Unsupported
 from llmctl.models.checkpoint import FULL, SLIDING, Checkpoint
-from llmctl.models.choice import choose_engine, format_for
+from llmctl.models.choice import READS, choose_engine, format_for
 from llmctl.models.fit import Room, compute_bytes, estimate, kv_bytes, largest_context
 
 QWEN2_05B = Checkpoint(
@@ -138,7 +138,7 @@ def test_default_engine(backend, formats, engine):
     taken, why, why_not = choose_engine(backend, formats)
     assert taken == engine
     assert why
-    assert set(why_not) == {"llamacpp", "torch", "mlx", "scripted"} - {engine}
+    assert set(why_not) == set(READS) - {engine}
 
 
 def test_requested_engine_is_taken_if_it_can():
