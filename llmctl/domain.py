@@ -404,6 +404,9 @@ Progress = Callable[[str, int, int], None]
 """progress(stage, done, total): `total` 0 when it is not known."""
 
 
+REST, WAKE = "rest", "wake"
+
+
 class Engine(Protocol):
     """Turns whole requests into events. `submit` raises RequestError for what this model cannot take."""
 
@@ -422,6 +425,10 @@ class Engine(Protocol):
         """Do one bounded piece of work; False when there is nothing to do."""
 
     def close(self) -> None: ...
+
+    # An engine with the capability REST has also
+    #   rest()      give back its accelerator's memory for now; nothing is in flight. LlmctlError when it cannot
+    #   wake()      undo that; faster than a load
 
 
 class Logits(Protocol):

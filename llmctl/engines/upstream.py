@@ -37,7 +37,6 @@ SHAPES = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # met wh
 LOOK = 2.0  # seconds between looks at a server that is silent or idle
 REFUSALS = 3  # looks in a row at which nothing listened: it is gone
 LINGER = 2.0  # seconds after an answer's last word for the rest that counts its tokens
-RESTED = 120.0
 
 
 def check(spec: EngineSpec) -> None:
@@ -155,11 +154,11 @@ class Upstream:
     def rest(self) -> None:
         """Have the server give back its accelerator's memory; nothing is in flight. LlmctlError when it does not."""
         self._resting = True
-        self.link.run(self.link.call("POST", "/sleep?level=1"), RESTED)
+        self.link.run(self.link.call("POST", "/sleep?level=1"))
 
     def wake(self) -> None:
         """Undo `rest`; answers come as before afterwards."""
-        self.link.run(self.link.call("POST", "/wake_up"), RESTED)
+        self.link.run(self.link.call("POST", "/wake_up"))
         self._resting = False
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────

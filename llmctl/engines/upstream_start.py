@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmctl.domain import TEXT, EngineSpec, Identity
+from llmctl.domain import REST, TEXT, EngineSpec, Identity
 from llmctl.engines.upstream_link import Link
 from llmctl.errors import LlmctlError, LoadFailed, RequestError
 from llmctl.servers import Server
@@ -103,6 +103,6 @@ def _words(server: Server) -> tuple[str, ...]:
         "tools": "tools" in carries,
         "reasoning": "thinking" in carries or "reasoning_effort" in carries,
         "suffix": "suffix" in carries,
-        "rest": server.sleep,
+        REST: server.sleep,
     }
     return tuple(word for word, is_so in able.items() if is_so)

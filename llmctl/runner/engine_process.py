@@ -23,6 +23,7 @@ from llmctl.runner.streams import RequestStream
 
 TERM_AFTER, KILL_AFTER = 3.0, 6.0
 RATE_WINDOW = 10.0
+TURN = 150.0
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -45,6 +46,7 @@ class EngineProcess(asyncio.Protocol):
         self.started_at = self.progressed_at = time.monotonic()
         self.load_seconds = 0.0
         self.runs: dict[str, str] = {}
+        self._turned: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._reader = frames.Reader()
         self._steps: int | None = None
@@ -151,6 +153,9 @@ class EngineProcess(asyncio.Protocol):
             self.identity = build(Identity, head["identity"])
             self.load_seconds = time.monotonic() - self.started_at
             self._settle(self.identity)
+        elif kind == "turned":
+            if not self._turned.done():
+                self._turned.set_result(head["error"])
         elif kind == "failed":
             self._dying = from_dict(head["error"])
             self._settle(self._dying)
@@ -239,6 +244,16 @@ class EngineProcess(asyncio.Protocol):
     def resident(self) -> int:
         """Bytes of memory it holds now."""
         return memory_bytes(self.child.pid)
+
+    async def turn(self, way: str) -> None:
+        """Have it REST or WAKE, with no stream open; LlmctlError when it does not, or not within TURN seconds."""
+        self._turned = asyncio.get_running_loop().create_future()
+        self.send({"t": way})
+        await asyncio.wait((self._turned, self.gone), timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
+        if not self._turned.done():
+            raise LoadFailed(f"{self.spec.model} did not {way} within {TURN:.0f} s")
+        if error := self._turned.result():
+            raise from_dict(error)
 
     # ── its end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,9 +2,9 @@
 
     4 bytes head length, 4 bytes tail length (big endian) · head (JSON object) · tail
 
-server → engine   spec {spec} · generate {request} +media · task {task} · cancel {id} · stop
+server → engine   spec {spec} · generate {request} +media · task {task} · cancel {id} · rest · wake · stop
 engine → server   progress {stage, done, total} · ready {identity} · failed {error} · events {list} ·
-                  beat {steps, active, memory}
+                  turned {error} · beat {steps, active, memory}
 """
 
 from __future__ import annotations

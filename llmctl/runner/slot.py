@@ -36,6 +36,7 @@ class Slot:
         self._crashes: list[float] = []
         self._unsettled: str | None = None  # why the engine is gone, noted during an operation
         self._housekeeper: asyncio.Task[None] | None = None
+        self._resting: EngineProcess | None = None  # asleep with its process alive (domain.REST)
 
     # ── state ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,6 +148,7 @@ class Slot:
             "since": self.record.actual.since, "memory_bytes": engine.resident() if engine else 0,
             "tokens_per_second": engine.tokens_per_second() if engine else 0.0, "active": self.traffic.active(),
             "queued": len(self.traffic.line), "operation": operation.verb if operation else None,
+            "spread": [member["host"] for member in spec.engine.spread] if spec else [],
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────
@@ -229,20 +231,30 @@ class Slot:
             self.traffic.progress = {}
 
     async def _retire(self, engine: EngineProcess | None, on_event: OnEvent) -> int:
-        """Let `engine` finish its requests (up to the finish cap), then end it; the number of streams cut."""
+        """Let `engine` finish its requests (up to the finish cap), then end it; the number of streams cut.
+
+        One that rests is ended too.
+        """
+        resting, self._resting = self._resting, None
+        if resting:
+            await resting.stop()
         if engine is None:
             return 0
-        deadline = now() + self.limits.request_time
-        while engine.streams and now() < deadline and not engine.gone.done():
-            if is_wedged(len(engine.streams), engine.silent_for(), self.limits.stall):
-                break
-            await asyncio.sleep(0.02)
+        await self._finished(engine)
         error = RequestError("the model is being replaced and this answer took too long", status=503, code="cut")
         cut = engine.cut(error)
         await engine.stop()
         if cut:
             on_event({"event": "note", "message": f"{cut} answers were cut at the finish cap"})
         return cut
+
+    async def _finished(self, engine: EngineProcess) -> None:
+        """Wait for its last stream, no longer than the finish cap, and not for a wedged engine."""
+        deadline = now() + self.limits.request_time
+        while engine.streams and now() < deadline and not engine.gone.done():
+            if is_wedged(len(engine.streams), engine.silent_for(), self.limits.stall):
+                break
+            await asyncio.sleep(0.02)
 
     def _take_off(self, state: str) -> EngineProcess | None:
         """Take the engine off the traffic: who comes now waits or is sent away, as `state` says."""
@@ -306,7 +318,8 @@ class Slot:
         self._set(domain.STARTING, self.record.actual.why)
         try:
             reservation, _ = self.effects.reserve(spec, 0, "auto")
-            self._serving(await self._bring_up(spec, reservation, lambda event: None))
+            engine = await self._woken(reservation)
+            self._serving(engine or await self._bring_up(spec, reservation, lambda event: None))
         except LlmctlError as error:
             self.effects.note(f"{spec.model} did not come back: {error.message}")
             self._crashed(error.message)
@@ -349,7 +362,35 @@ class Slot:
         return self.desired.spec.idle_unload if self.desired.spec else None
 
     async def _fall_asleep(self) -> None:
-        await self._retire(self._take_off(domain.SLEEPING), lambda event: None)
+        engine = self._take_off(domain.SLEEPING)
+        if engine and engine.identity and domain.REST in engine.identity.capabilities:
+            await self._finished(engine)
+            try:
+                await engine.turn(domain.REST)
+                self.effects.release(engine.reservation)
+                engine.reservation, self._resting = None, engine
+                return
+            except LlmctlError as error:
+                self.effects.note(f"{engine.spec.model} does not rest, so it is ended: {error.message}")
+        await self._retire(engine, lambda event: None)
+
+    async def _woken(self, reservation: str | None) -> EngineProcess | None:
+        """The engine that rested, with its `reservation`; None when none did, or when it does not wake."""
+        engine, self._resting = self._resting, None
+        if engine is None or engine.gone.done():
+            return None
+        try:
+            await engine.turn(domain.WAKE)
+        except BaseException as error:
+            engine.kill()
+            await asyncio.shield(engine.gone)
+            if not isinstance(error, LlmctlError):
+                self.effects.release(reservation)
+                raise
+            self.effects.note(f"{engine.spec.model} does not wake, so it is started anew: {error.message}")
+            return None
+        engine.reservation = reservation
+        return engine
 
     def _is_disabled(self) -> Refused:
         disabled = self.desired.disabled
@@ -381,6 +422,8 @@ class Slot:
         if self._housekeeper:
             self._housekeeper.cancel()
         await self.operations.close()
+        if self._resting:
+            await self._resting.stop()
         if self.current:
             engine, self.traffic.engine = self.current, None
             engine.cut(RequestError("the slot server is stopping", status=503, code="unavailable"))

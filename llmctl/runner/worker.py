@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from llmctl.domain import ENGINE, Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
+from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
 from llmctl.errors import LlmctlError, LoadFailed
 from llmctl.runner import frames
 
@@ -136,6 +136,9 @@ def take(engine: Engine, link: Link, head: dict[str, Any], tail: bytes) -> None:
     if head["t"] == "cancel":
         engine.cancel(head["id"])
         return
+    if head["t"] in (REST, WAKE):
+        link.send({"t": "turned", "error": turned(engine, head["t"])})
+        return
     work = Task(**head["task"]) if head["t"] == "task" else GenerateRequest.from_wire(head["request"], tail)
     try:
         if isinstance(work, Task):
@@ -144,6 +147,15 @@ def take(engine: Engine, link: Link, head: dict[str, Any], tail: bytes) -> None:
             engine.submit(work)
     except LlmctlError as error:
         link.emit(Failure(work.id, error.to_dict()))
+
+
+def turned(engine: Any, way: str) -> dict[str, Any] | None:
+    """Have it rest or wake; the error when it does not."""
+    try:
+        (engine.rest if way == REST else engine.wake)()
+    except LlmctlError as error:
+        return error.to_dict()
+    return None
 
 
 def die_with(parent: int) -> None:
