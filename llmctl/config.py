@@ -31,7 +31,8 @@ class Host:
     the jump host: the name of another host, or `[user@]address[:port]`. `service` and `environment` "auto" are chosen
     by a deploy. `engines` None: those that the backend prefers; `profiles` are the profiles it is to run. A request may
     name images in `image_folder`, and addresses of images at `image_urls` (domain.MediaPolicy). `spare`: its slots keep
-    a process ready for their next model (SlotSpec).
+    a process ready for their next model (SlotSpec). `spread_address` is where other hosts reach it to compute a model
+    together, if not at `address`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Host:
     image_folder: Path | None = None
     image_urls: tuple[str, ...] = ()
     spare: bool = False
+    spread_address: str | None = None
 
     def models(self, home: Path) -> Path:
         """The folder of its models; only meaningful on the host itself."""
@@ -190,6 +192,7 @@ def _host(name: str, entries: Table) -> Host:
         image_folder=_path_there(table, "image_folder", transport),
         image_urls=_image_urls(table),
         spare=table.flag("spare"),
+        spread_address=table.text("spread_address"),
     )
 
 

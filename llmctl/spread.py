@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmctl import __version__
 from llmctl.errors import AuthRejected, KeyUnknown, LlmctlError, NotDeployed, Unreachable, UsageError, from_dict
 
 PROGRAM = ".llmctl/bin/llmctl"
@@ -49,18 +50,8 @@ class Member:
             "ServerAliveCountMax": 3, "ForwardAgent": "no", "ForwardX11": "no", "ControlPath": "none",
         }  # fmt: skip
         given = [f"-o{key}={value}" for key, value in options.items()]
-        return [
-            "ssh",
-            "-T",
-            *given,
-            *self.ssh[:-1],
-            "--",
-            self.ssh[-1],
-            PROGRAM,
-            "--json",
-            f"--as-host={self.host}",
-            *words,
-        ]
+        program = [PROGRAM, "--json", f"--as-host={self.host}", f"--for-version={__version__}"]
+        return ["ssh", "-T", *given, *self.ssh[:-1], "--", self.ssh[-1], *program, *words]
 
 
 def parse(text: str) -> Member:

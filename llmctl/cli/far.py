@@ -83,6 +83,8 @@ def run(
     session: Session = ctx.obj
     if way.lines and given["follow"] and session.json:
         raise UsageError("--follow shows lines as they come, and --json answers at the end", hint="leave one out")
+    if given.get("spread"):
+        given = {**given, "spread": reaching.members(session.config, given["spread"])}
     hosts, port = _meant(session, way, given, patterns)
     title = " ".join(ctx.command_path.split()[1:])
     if way.single or (way.lines and given["follow"]):

@@ -132,6 +132,8 @@ def _over(reach: Reach, asked: Wish, verb: str, hosts: Sequence[Host]) -> list[O
 
         def one(host: Host) -> Reply:
             request = asked.assigned.request(host.name, asked.prune, asked.pull)
+            for slot in request["slots"]:
+                slot["spread"] = reaching.members(reach.session.config, slot["spread"])
 
             def here(session: Session) -> Answer:
                 slots, prune, pull = host_verbs.asked(json.dumps(request))

@@ -24,9 +24,10 @@ lines of JSON, with a note for each step.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +60,36 @@ def slots(ctx: typer.Context) -> Answer:
 
     session: Session = ctx.obj
     return Answer({"slots": [asdict(slot) for slot in wanted.as_slots(session.place())]})
+
+
+@app.command()
+def share(ctx: typer.Context) -> Answer:
+    """Whether this host can compute a share of the model that stdin names (see `slots.spread`)."""
+    from llmctl.slots import spread
+
+    session: Session = ctx.obj
+    place = session.place()
+    return Answer(spread.answer(session.catalog, place.host, place.home, spread.read(sys.stdin.read())))
+
+
+@app.command()
+def rank(
+    ctx: typer.Context,
+    engine: Annotated[str, typer.Option()],
+    model: Annotated[str, typer.Option()],
+    slot: Annotated[str, typer.Option()],
+    needed: Annotated[int, typer.Option(min=0)],
+) -> Answer:
+    """Become the process that computes a share of a model; what it is to do comes by stdin."""
+    from llmctl import backends
+    from llmctl.processes import own_environment
+    from llmctl.slots import spread
+
+    session: Session = ctx.obj
+    host = session.host()
+    argv = spread.become_rank(session.catalog, host, engine, model, slot, needed)
+    backend = backends.get(backends.detect() if host.backend == "auto" else host.backend)
+    os.execve(argv[0], argv, own_environment({**os.environ, **backend.environment(), "PYTHONUNBUFFERED": "1"}))
 
 
 def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:

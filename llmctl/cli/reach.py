@@ -12,13 +12,14 @@ from typing import Any
 
 from llmctl import envelope
 from llmctl.cli.session import OnEvent, Session
-from llmctl.config import Host, ProfileSlot
+from llmctl.config import Config, Host, ProfileSlot
 from llmctl.domain import build
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, TransportCut, UsageError
 from llmctl.fleet import call, fanout, selection
 from llmctl.fleet.call import Reply
 from llmctl.fleet.transport import Transport
+from llmctl.spread import Member
 
 Here = Callable[[Session], Answer]
 LOOK = 30.0
@@ -164,6 +165,26 @@ def _holder(session: Session, port: int) -> Host:
     raise UsageError(f"no host has a model on {port}; which is meant: {', '.join(names)}?", hint=hint)
 
 
+def members(config: Config, names: Sequence[str]) -> tuple[str, ...]:
+    """The hosts of a spread as they find each other, where they know nothing but what is written here."""
+    said = [name for text in names for name in text.split(",")]
+    return tuple(name if "=" in name else str(_member(config, config.host(name))) for name in said)
+
+
+def _member(config: Config, host: Host) -> Member:
+    if host.transport == "ssh":
+        from llmctl.fleet.ssh.settings import login
+
+        way = login(host, config)
+        return Member(host.name, host.spread_address or way.address, way.user, way.port)
+    if host.spread_address:
+        return Member(host.name, host.spread_address, host.user, host.ssh_port or 22)
+    raise UsageError(
+        f"{host.name} is this machine, and the other hosts do not know where that is",
+        hint=f'in [hosts.{host.name}] of hosts.toml: spread_address = "ADDRESS"',
+    )
+
+
 def rows(reach: Reach, host: Host, ports: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str]:
     """The rows of `status` of a host, and its version of llmctl; raises why there are none."""
     from llmctl.cli import status
@@ -177,7 +198,8 @@ def rows(reach: Reach, host: Host, ports: Sequence[str] = ()) -> tuple[list[dict
 
 def slots(data: Mapping[str, Any]) -> list[ProfileSlot]:
     """What `host slots` answered."""
-    return [build(ProfileSlot, slot) for slot in data["slots"]]
+    found = [build(ProfileSlot, slot) for slot in data["slots"]]
+    return [replace(slot, spread=tuple(text.partition("=")[0] for text in slot.spread)) for slot in found]
 
 
 # ── what comes from another llmctl ──────────────────────────────────────────────────────────────────────────────────

@@ -56,6 +56,17 @@ def gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB" if abs(size) >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
+@dataclass(frozen=True)
+class RankEntry:
+    """A reservation for a share of a model whose `slot` (HOST:PORT) is on another host."""
+
+    slot: str
+    model: str
+    engine: str
+    bytes: int
+    pid: int
+
+
 class Ledger:
     """The reservations of all slots of a host, in one file under a lock that is held for the decision only."""
 
@@ -82,6 +93,22 @@ class Ledger:
             entries[key] = {"port": port, "bytes": size, "owner": owner.__dict__}
             write_json(self.path, entries)
             return key, chosen
+
+    def reserve_rank(self, slot: str, needed: int, *, free: int, budget: int, model: str, engine: str) -> None:
+        """Reserve, for as long as this process lives, a share of the model in a `slot` of another host."""
+        with locked(self.lock):
+            entries = self._live()
+            decide(needed, Room(free, budget, sum(e["bytes"] for e in entries.values())), NEW_FIRST)
+            owner = ProcessId.of(os.getpid())
+            entry = {"port": slot, "bytes": needed, "owner": owner.__dict__, "model": model, "engine": engine}
+            entries[uuid.uuid4().hex[:12]] = entry
+            write_json(self.path, entries)
+
+    def ranks(self) -> list[RankEntry]:
+        """The shares that this host computes of models in slots of others."""
+        with locked(self.lock):
+            ranks = [e for e in self._live().values() if "model" in e]
+        return [RankEntry(e["port"], e["model"], e["engine"], e["bytes"], e["owner"]["pid"]) for e in ranks]
 
     def reserved(self) -> int:
         """The bytes that all slots of this host hold now."""

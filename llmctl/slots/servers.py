@@ -26,7 +26,7 @@ def engine_spec(
     """
     server, traits = artifact.server, model.traits(artifact)
     assert server
-    told = [name.replace("_", "-") for name, value in asked.tuning().items() if value and name != "spread"]
+    told = [name.replace("_", "-") for name, value in asked.tuning().items() if value]
     if told:
         hint = "write it into the command of its entry"
         raise UsageError(f"{model.id} runs on a server: {told[0]} is for that to know", hint=hint)
@@ -36,7 +36,7 @@ def engine_spec(
     return EngineSpec(
         engine="upstream", model=model.id, path=str(path) if artifact.path else "", format="server",
         context=context or longest or CONTEXT, parallel=parallel or server.parallel or server.traits.parallel,
-        options=options(server, traits.load_timeout), spread=tuple({"host": name} for name in asked.spread),
+        options=options(server, traits.load_timeout),
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class SlotStatus:
-    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory."""
+    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `spare` is starting
+    or ready, None where the slot has none."""
 
     host: str
     port: int
@@ -37,6 +38,9 @@ class SlotStatus:
     operation: str | None = None
     version: str | None = None
     why: str | None = None
+    spread: tuple[str, ...] = ()
+    spare: str | None = None
+    spare_pid: int | None = None
 
 
 def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
@@ -51,7 +55,7 @@ def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") 
 def row(host: str, said: Mapping[str, Any]) -> SlotStatus:
     """What a slot server, or another llmctl, says of a slot; what this one does not know is left out."""
     known = {key: value for key, value in said.items() if key in SlotStatus.__dataclass_fields__}
-    return SlotStatus(**{**known, "host": host, "handles": tuple(said.get("handles") or ())})
+    return SlotStatus(**{**known, "host": host, **{key: tuple(said.get(key) or ()) for key in ("handles", "spread")}})
 
 
 def _status(home: Path, port: int, host: str) -> SlotStatus:
@@ -87,5 +91,5 @@ def _at_rest(home: Path, port: int, host: str) -> SlotStatus:
             why = "its slot server is being started"
     return SlotStatus(
         host, port, spec.model if spec else None, spec.engine.engine if spec else None, state,
-        since=actual.since, why=why,
+        since=actual.since, why=why, spread=tuple(member["host"] for member in spec.engine.spread) if spec else (),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from llmctl.models import store
 from llmctl.models.checkpoint import Checkpoint, inspect
 from llmctl.models.choice import READS, format_for
 from llmctl.slots.artifacts import absent, present, readable
+from llmctl.spread import of
 
 ADAPTERS = "adapters"
 _CONVERTS_TO = {"safetensors": "torch"}
@@ -35,7 +36,6 @@ def resolved(catalog: Catalog, host: Host, asked: Tuning, engine: str) -> dict[s
         "adapters": {name: str(_adapter(name, path, host)) for name, path in named_adapters(asked.adapters).items()},
         "cache_bits": asked.cache_bits,
         "cache_bytes": asked.cache_bytes,
-        "spread": tuple({"host": name} for name in asked.spread),
     }
 
 
@@ -93,7 +93,7 @@ def said(spec: EngineSpec, catalog: Catalog, models_dir: Path) -> dict[str, Any]
         "adapters": tuple(name if usual[name] else f"{name}={path}" for name, path in named.items()),
         "cache_bits": spec.cache_bits,
         "cache_bytes": spec.cache_bytes,
-        "spread": tuple(str(member["host"]) for member in spec.spread if "host" in member),
+        "spread": tuple(map(str, of(spec.spread))),
     }
 
 

@@ -39,7 +39,7 @@ exec {python} -m llmctl "$@"
 
 @dataclass
 class SshHost:
-    """One sshd on 127.0.0.1:`port`; `folder` holds its keys, its log and `home`."""
+    """One sshd on `address`:`port`; `folder` holds its keys, its log and `home`. `inside` goes before its command."""
 
     name: str
     folder: Path
@@ -47,6 +47,8 @@ class SshHost:
     port: int = field(default_factory=free_port)
     lines: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
+    address: str = "127.0.0.1"
+    inside: Sequence[str] = ()
 
     @property
     def home(self) -> Path:
@@ -67,7 +69,7 @@ class SshHost:
         authorized = self.folder / "authorized_keys"
         authorized.write_text(self.client_key.with_suffix(".pub").read_text())
         defaults = [
-            f"ListenAddress 127.0.0.1:{self.port}", f"HostKey {key}", f"AuthorizedKeysFile {authorized}",
+            f"ListenAddress {self.address}:{self.port}", f"HostKey {key}", f"AuthorizedKeysFile {authorized}",
             f"ForceCommand {enter}", "StrictModes no", "UsePAM no", "PasswordAuthentication no",
             "KbdInteractiveAuthentication no", "PermitRootLogin yes", "UseDNS no", "PidFile none",
             "SetEnv SHLVL=5",  # bash then leaves the .bashrc of whoever runs the tests alone
@@ -80,7 +82,9 @@ class SshHost:
             Path("/run/sshd").mkdir(exist_ok=True)
         with open(self.folder / "log", "ab") as log:
             before = self.log.count("Server listening")
-            self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(settings)], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*self.inside, SSHD, "-D", "-e", "-f", str(settings)], stdout=log, stderr=log
+            )
         eventually(lambda: self.log.count("Server listening") > before)
         return self
 
@@ -107,7 +111,7 @@ class SshHost:
     def entry(self, **more: str) -> str:
         """Its entry in the operator's hosts.toml; `more` are further lines, as TOML."""
         said = {
-            "transport": '"ssh"', "address": '"127.0.0.1"', "ssh_port": str(self.port),
+            "transport": '"ssh"', "address": f'"{self.address}"', "ssh_port": str(self.port),
             "identity": f'"{self.client_key}"', "user": '"root"', **more,
         }  # fmt: skip
         return f"[hosts.{self.name}]\n" + "".join(f"{key} = {value}\n" for key, value in said.items())
@@ -115,7 +119,7 @@ class SshHost:
     def known(self) -> str:
         """Its line for a known_hosts file."""
         kind, key = (self.folder / "host_key.pub").read_text().split()[:2]
-        return f"[127.0.0.1]:{self.port} {kind} {key}\n"
+        return f"[{self.address}]:{self.port} {kind} {key}\n"
 
 
 def make_key(path: Path) -> Path:
