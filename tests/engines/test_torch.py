@@ -220,22 +220,39 @@ def test_a_model_that_decodes_otherwise_with_the_cache_is_refused(tiny_models, m
         torch_proof.prove(engine, engine._model)
 
 
-def test_the_quick_linear_layers_compute_the_same_on_the_same_weights():
+@pytest.mark.parametrize("packs", [True, False])
+def test_the_quick_linear_layers_compute_the_same(monkeypatch, packs):
     from torch import nn
 
+    if not packs:
+        monkeypatch.setattr(torch_linear, "packing_works", lambda: False)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(32, 16), nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 32, bias=False)))
-    model = model.to(torch.bfloat16)
-    model[1][1].weight = model[0].weight  # tied
+    inner = nn.Sequential(nn.Linear(16, 32), nn.Linear(32, 16, bias=False), nn.Linear(16, 32, bias=False))
+    model = nn.Sequential(nn.Embedding(32, 16), inner).to(torch.bfloat16)
+    inner[2].weight = model[0].weight  # tied
     plain = copy.deepcopy(model)
     torch_linear.quicken(model)
-    assert [type(layer).__name__ for layer in model[1]] == ["RowLinear"] * 2
-    assert model[1][1].weight is model[0].weight
+    first = "PackedLinear" if packs and torch_linear.packing_works() else "RowLinear"
+    assert [type(layer).__name__ for layer in inner] == [first, first, "RowLinear"]
+    assert inner[2].weight is model[0].weight
     with torch.inference_mode():
-        for ids in ([[3]], [3], [[3, 4]], [[3], [4]]):
+        for ids in ([[3]], [3], [[3, 4]], [[3], [4]], [list(range(32))]):
             found, expected = model(torch.tensor(ids)), plain(torch.tensor(ids))
             assert found.shape == expected.shape
             assert torch.allclose(found.float(), expected.float(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif(not torch_linear.packing_works(), reason="this torch or CPU does not pack")
+def test_packed_weights_are_not_held_twice():
+    import weakref
+
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(16, 16, dtype=torch.bfloat16))
+    original = weakref.ref(model[0])
+    torch_linear.quicken(model)
+    assert type(model[0]).__name__ == "PackedLinear"
+    assert original() is None
 
 
 @pytest.mark.parametrize(
