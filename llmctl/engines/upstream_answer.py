@@ -23,13 +23,20 @@ class Events:
     """Cuts the bytes of an event stream into the JSON of its events; None is the terminator."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._size = 0
 
     def feed(self, data: bytes) -> Iterator[Mapping[str, Any] | None]:
         """Those that are whole now; RequestError for what is none."""
-        lines = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > LINE:
+        *lines, rest = data.split(b"\n")
+        if lines and self._rest:
+            lines[0] = b"".join([*self._rest, lines[0]])
+        if lines:
+            self._rest, self._size = [], 0
+        if rest:
+            self._rest.append(rest)
+            self._size += len(rest)
+        if self._size > LINE:
             raise upstream_errors.garbage(f"an event of more than {LINE >> 20} MiB")
         for line in lines:
             if line.startswith(b"data:"):
@@ -69,8 +76,10 @@ class Sequence:
             if self.one_call and index > 0:
                 continue
             function = call.get("function") or {}
-            arguments = function.get("arguments") or ""
-            if not isinstance(arguments, str):
+            arguments = function.get("arguments")
+            if arguments is None:
+                arguments = ""
+            elif not isinstance(arguments, str):
                 arguments = json.dumps(arguments)
             if index not in self.calls:
                 self.calls[index] = True

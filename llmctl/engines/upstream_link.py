@@ -114,6 +114,7 @@ class Link:
             self.run(self._end(), LEAVE)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(LEAVE)
+        self.loop.close()
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -22,7 +22,7 @@ def ready(link: Link, server: Server, model: str, deadline: float, ended: Callab
     while True:
         if (status := ended()) is not None:
             raise LoadFailed(f"{model}: {server.command[0]} ended with exit status {status} before it was ready")
-        said = link.run(link.status(path, ANSWER))
+        said = link.run(link.status(path, min(ANSWER, max(0.1, deadline - time.monotonic()))))
         if said == 200:
             return
         if said in (401, 403):
