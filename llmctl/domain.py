@@ -80,8 +80,8 @@ class SlotSpec:
 
     `names` are the model names a client may send besides the id. `needed_bytes` is the admission estimate.
     `pins` are the packages that the model wants, which choose the engine's environment; `python` is an interpreter
-    instead of that. `idle_unload` and `load_timeout` are seconds. `spare`: beside it a process without a model is kept
-    ready for the next one.
+    instead of that. `idle_unload` and `load_timeout` are seconds. `spare_bytes` is what a process
+    without a model takes that is kept ready for the next one; 0: there is none.
     """
 
     engine: EngineSpec
@@ -92,7 +92,7 @@ class SlotSpec:
     load_timeout: float = 600.0
     pins: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
-    spare: bool = False
+    spare_bytes: int = 0
 
     @property
     def model(self) -> str:

@@ -67,7 +67,7 @@ def planned(action: str, target: Target, spec: SlotSpec) -> Answer:
         "cache_bits": engine.cache_bits,
         "cache_bytes": engine.cache_bytes,
         "spread": [dict(member) for member in engine.spread],
-        "spare": spec.spare,
+        "spare_bytes": spec.spare_bytes,
     }
     return Answer(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,19 @@ Reserve = Callable[[SlotSpec, int, str], tuple[str, str]]
 
 @dataclass(frozen=True)
 class Effects:
-    """What a slot does to the world outside its own memory; replaced in tests of its schedule."""
+    """What a slot does to the world outside its own memory; replaced in tests of its schedule.
+
+    `spare(spec)` keeps a process ready for models like this one (None: for none), `ahead(spec)` reads a model's files
+    within a block.
+    """
 
     spawn: Spawn
     reserve: Reserve
     release: Callable[[str | None], None]
     settle: Callable[[str, int, str | None], None]
     note: Callable[[str], None]
+    spare: Callable[[SlotSpec | None], None] = lambda spec: None
+    ahead: Callable[[SlotSpec], AbstractContextManager[None]] = lambda spec: nullcontext()
 
 
 async def bring_up(

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from llmctl import paths
 from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, Task, build
 from llmctl.environments import installed
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
+from llmctl.native import builds
 from llmctl.processes import ProcessId, code, memory_bytes, own_environment
 from llmctl.runner import frames
 from llmctl.runner.engine_log import EngineLog
@@ -30,7 +32,7 @@ OnProgress = Callable[[str, int, int], None]
 
 class EngineProcess(asyncio.Protocol):
     """One worker process with one model. `ready` resolves to its identity, `gone` to why it ended; `runs` is the code
-    and the Python that it was started with."""
+    and the Python that it was started with. `warmed`: it has no model yet, and could load one at once."""
 
     def __init__(self, spec: SlotSpec, child: Child, log: EngineLog, output: int, write_buffer: int) -> None:
         self.spec, self.child = spec, child
@@ -40,6 +42,7 @@ class EngineProcess(asyncio.Protocol):
         self.gone: asyncio.Future[str] = loop.create_future()
         self.streams: dict[str, RequestStream] = {}
         self.identity: Identity | None = None
+        self.warmed = False
         self.reservation: str | None = None
         self.on_progress: OnProgress = lambda stage, done, total: None
         self.on_room: Callable[[], None] = lambda: None
@@ -59,11 +62,12 @@ class EngineProcess(asyncio.Protocol):
 
     @staticmethod
     async def spawn(spec: SlotSpec, log: EngineLog, environment: Mapping[str, str], write_buffer: int) -> EngineProcess:
-        """Start a worker for `spec`; returns before the model is loaded. Call from the main thread only.
+        """Start a worker for models like that of `spec`, whose next frame says what it is to do. Call from the main
+        thread only.
 
         Unsupported when this release has no environment for it, LoadFailed when that one does not start.
         """
-        python = spec.python or installed.python_for(spec.engine.engine, spec.pins)
+        python = python_of(spec)
         ours, theirs = socket.socketpair()
         output_read, output_write = os.pipe()
         argv = [python, "-m", "llmctl.runner.worker", str(theirs.fileno()), str(os.getpid())]
@@ -82,8 +86,16 @@ class EngineProcess(asyncio.Protocol):
         engine = EngineProcess(spec, Child(process.pid, process), log, output_read, write_buffer)
         engine.runs = {"code": code(), "python": argv[0]}
         await engine.connect(ours)
-        engine.send({"t": "spec", "spec": asdict(spec.engine)})
         return engine
+
+    def warm_up(self) -> None:
+        """Have it import its libraries and open its device, and wait."""
+        self.send({"t": "warm", "engine": self.spec.engine.engine})
+
+    def load(self, spec: SlotSpec) -> None:
+        """Have it load the model of `spec`; `ready` tells when it has."""
+        self.spec, self.started_at = spec, time.monotonic()
+        self.send({"t": "spec", "spec": asdict(spec.engine)})
 
     @staticmethod
     async def adopt(state: Mapping[str, Any], log: EngineLog, write_buffer: int) -> EngineProcess:
@@ -149,6 +161,8 @@ class EngineProcess(asyncio.Protocol):
                 self.progressed_at = time.monotonic()
         elif kind == "progress":
             self.on_progress(head["stage"], head["done"], head["total"])
+        elif kind == "warm":
+            self.warmed = True
         elif kind == "ready":
             self.identity = build(Identity, head["identity"])
             self.load_seconds = time.monotonic() - self.started_at
@@ -333,9 +347,14 @@ class Child:
         self.identity.signal(number)
 
 
+def python_of(spec: SlotSpec) -> str:
+    """The interpreter that runs its engine; Unsupported when this release has none."""
+    return spec.python or installed.python_for(spec.engine.engine, spec.pins)
+
+
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The backend's variables, with llmctl found by path."""
-    return own_environment({**environment, "PYTHONUNBUFFERED": "1"})
+    """The backend's variables, with llmctl found by path, and the llama.cpp that was built for this CPU."""
+    return own_environment({**environment, **builds.environment(paths.home()), "PYTHONUNBUFFERED": "1"})
 
 
 def describe_end(status: int) -> str:

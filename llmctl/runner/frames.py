@@ -2,8 +2,9 @@
 
     4 bytes head length, 4 bytes tail length (big endian) · head (JSON object) · tail
 
-server → engine   spec {spec} · generate {request} +media · task {task} · cancel {id} · rest · wake · stop
-engine → server   progress {stage, done, total} · ready {identity} · failed {error} · events {list} ·
+server → engine   warm {engine} · spec {spec} · generate {request} +media · task {task} · cancel {id} · rest · wake ·
+                  stop
+engine → server   warm · progress {stage, done, total} · ready {identity} · failed {error} · events {list} ·
                   turned {error} · beat {steps, active, memory}
 """
 

@@ -14,16 +14,18 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from llmctl import __version__, backends, keys
+from llmctl.backends import cpu
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, Refused
 from llmctl.files import take_lock
 from llmctl.processes import ProcessId
-from llmctl.runner import handover
+from llmctl.runner import handover, spare
 from llmctl.runner.announce import announce
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
@@ -34,9 +36,11 @@ from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.listener import Listener, bind
 from llmctl.runner.metrics import Metrics
 from llmctl.runner.notify import READY, STOPPING, notify
+from llmctl.runner.read_ahead import reading_ahead
 from llmctl.runner.server_verbs import verbs
 from llmctl.runner.slot import Slot
-from llmctl.slots.admission import Ledger
+from llmctl.runner.spare import Spare
+from llmctl.slots.admission import NEW_FIRST, Ledger
 from llmctl.slots.callback import Callback
 from llmctl.slots.launch import server_argv
 from llmctl.slots.state import Launch, SlotFolder
@@ -52,7 +56,10 @@ class Server:
         self.metrics = Metrics()
         self.ledger = Ledger(folder.home)
         self.backend = backends.get(self.launch.backend)
-        effects = Effects(self.spawn, self.reserve, self.ledger.release, self.ledger.settle, self.note)
+        self.spare = Spare(spare.Effects(self.warm, self.reserve_spare, self.ledger.release, self.note))
+        effects = Effects(
+            self.spawn, self.reserve, self.ledger.release, self.ledger.settle, self.note, self.spare.want, self.ahead
+        )
         self.slot = Slot(folder, effects, self.metrics, keep=keep)
         auth = Auth(self.launch.bind, keys.read(folder.home), require_key=self.launch.require_key)
         app = make_app(self.slot.traffic, auth, self.metrics)
@@ -63,15 +70,32 @@ class Server:
     # ── effects of the slot ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def spawn(self, spec: SlotSpec) -> EngineProcess:
-        environment = self.backend.environment()
+        engine = self.spare.take(spec) or await self._process(spec)
+        engine.load(spec)
+        return engine
+
+    async def warm(self, spec: SlotSpec) -> EngineProcess:
+        process = await self._process(spec)
+        process.warm_up()
+        return process
+
+    async def _process(self, spec: SlotSpec) -> EngineProcess:
+        environment = {**self.backend.environment(), "LLMCTL_PORT": str(self.folder.port)}
         return await EngineProcess.spawn(spec, self.log, environment, self.launch.limits.write_buffer)
 
     def reserve(self, spec: SlotSpec, resident: int, order: str) -> tuple[str, str]:
+        return self._reserve(spec.needed_bytes, self.spare.make_way(spec), resident, order)
+
+    def reserve_spare(self, needed: int) -> str:
+        return self._reserve(needed, 0, 0, NEW_FIRST)[0]
+
+    def _reserve(self, needed: int, coming: int, resident: int, order: str) -> tuple[str, str]:
         memory = self.backend.memory()
-        budget = self.launch.memory_budget or memory.total
-        return self.ledger.reserve(
-            self.folder.port, spec.needed_bytes, free=memory.free, budget=budget, resident=resident, order=order
-        )
+        budget, free = self.launch.memory_budget or memory.total, memory.free + coming
+        return self.ledger.reserve(self.folder.port, needed, free=free, budget=budget, resident=resident, order=order)
+
+    def ahead(self, spec: SlotSpec) -> AbstractContextManager[None]:
+        return reading_ahead(Path(spec.engine.path), cpu.memory().free // 2)
 
     def note(self, message: str) -> None:
         self.log.line("slot", message)
@@ -96,6 +120,7 @@ class Server:
         notify(STOPPING)
         await self.listener.drain(self.launch.limits.drain)
         await self.slot.close()
+        await self.spare.close()
         self.note("the slot server ends")
         self.folder.control.unlink(missing_ok=True)
 
@@ -118,6 +143,7 @@ class Server:
         async with self._quiet("upgrade", owner):
             await image.check()
             await self._drained()
+            await self.spare.close()
         asyncio.get_running_loop().call_later(0.05, self._exec, image)
 
     async def hand_over(self, to: str, owner: str) -> None:

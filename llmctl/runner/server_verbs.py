@@ -32,7 +32,7 @@ def verbs(server: Server) -> dict[str, Verb]:
         }  # fmt: skip
 
     async def status(args: Any, owner: str, on_event: Any) -> Any:
-        return {**slot.status(), "runner_pid": os.getpid(), "version": __version__}
+        return {**slot.status(), **server.spare.status(), "runner_pid": os.getpid(), "version": __version__}
 
     async def change(args: Any, owner: str, on_event: Any) -> Any:
         spec = SlotSpec.from_dict(args["spec"])

@@ -196,7 +196,8 @@ class Slot:
         old, held = self._take_off(domain.SWAPPING), None
         if old:  # its reservation stays for the rollback
             held, old.reservation = old.reservation, None
-        cut = await self._retire(old, on_event)
+        with self.effects.ahead(spec):
+            cut = await self._retire(old, on_event)
         try:
             self._serving(await self._bring_up(spec, reservation, on_event))
         except LlmctlError as error:
@@ -268,6 +269,7 @@ class Slot:
         """After the server's own start: bring up what is desired."""
         self._housekeeper = asyncio.get_running_loop().create_task(self._housekeeping())
         if self.current:
+            self._keep_spare()
             return
         if self.desired.disabled and not self.desired.disabled.over():
             self._set(domain.DISABLED, self.desired.disabled.why)
@@ -304,6 +306,7 @@ class Slot:
         if isinstance(decision, GiveUp):
             self._set(domain.CRASH_LOOP, f"{why}; {decision.crashes} crashes, given up")
             self.traffic.dismiss(self.traffic.unavailable(f"{NO_MODEL[domain.CRASH_LOOP]}: {why}"))
+            self._keep_spare()
         else:
             self._set(domain.BACKOFF, why)
             self.operations.start_own("restart after a crash", partial(self._bring_back, decision.delay))
@@ -330,12 +333,19 @@ class Slot:
     def _after_operation(self) -> None:
         """What an operation left to do: restart an engine that ended meanwhile, wake for those who came meanwhile."""
         why, self._unsettled = self._unsettled, None
-        if self.current or not self.desired.spec or self.desired.disabled:
-            return
-        if why:
-            self._crashed(why)
-        elif self.state == domain.SLEEPING and len(self.traffic.line):
-            self._wake()
+        if not self.current and self.desired.spec and not self.desired.disabled:
+            if why:
+                self._crashed(why)
+            elif self.state == domain.SLEEPING and len(self.traffic.line):
+                self._wake()
+        if not self.operations.current:
+            self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        """While there is a model to come back to, and its spec wants one."""
+        spec = self.desired.spec
+        keeps = spec and spec.spare_bytes and not self.desired.disabled and self.state != domain.CRASH_LOOP
+        self.effects.spare(spec if keeps else None)
 
     async def _housekeeping(self) -> None:
         """Once a second: a wedged engine is killed, an idle one put to sleep, a disable that is over lifted."""

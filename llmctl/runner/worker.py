@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
+from llmctl.engines.warm import warm
 from llmctl.errors import LlmctlError, LoadFailed
 from llmctl.runner import frames
 
@@ -64,17 +65,31 @@ class Link:
             batch = [self.events.popleft() for _ in range(len(self.events))]
             self.send({"t": "events", "e": frames.pack_events(batch)})
 
-    def wait(self, timeout: float) -> None:
+    def wait(self, timeout: float | None) -> None:
         self.work.wait(timeout)
         self.work.clear()
+
+    def take(self) -> dict[str, Any]:
+        """The next frame's head, whenever it comes."""
+        while not self.inbox:
+            self.wait(None)
+        return self.inbox.popleft()[0]
 
 
 def main(argv: list[str]) -> int:
     fd, parent = int(argv[0]), int(argv[1])
     die_with(parent)
     link = Link(socket.socket(fileno=fd))
-    first = next(link.frames)[0]
     threading.Thread(target=link.read, name="frames", daemon=True).start()
+    first = link.take()
+    if first["t"] == "warm":
+        try:
+            warm(first["engine"])
+        except LlmctlError as error:
+            link.send({"t": "failed", "error": error.to_dict()})
+            return 1
+        link.send({"t": "warm"})
+        first = link.take()
     spec = build(EngineSpec, first["spec"])
     try:
         engine = load(spec, link)

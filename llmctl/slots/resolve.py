@@ -18,7 +18,7 @@ from llmctl.errors import ConfigError, Unsupported, UsageError
 from llmctl.models import fit
 from llmctl.models.checkpoint import Checkpoint
 from llmctl.models.choice import Choice, choose_engine, format_for
-from llmctl.slots import artifacts, servers, tuning
+from llmctl.slots import artifacts, servers, spread, tuning
 from llmctl.slots.state import Launch
 
 DEFAULT_CONTEXT = 32768
@@ -102,7 +102,10 @@ def _spec(
         engine=choice.engine, model=model.id, path=str(path), format=artifact.format, context=context,
         parallel=parallel, allow_code=model.allow_code, options=talk(model.traits(artifact)), **beside,
     )  # fmt: skip
-    needed = needs(found, engine, backend_of(host), tuning.draft_of(engine)).total
+    whole = needs(found, engine, backend_of(host), tuning.draft_of(engine))
+    needed = whole.total
+    if wish.spread:
+        engine, needed = spread.over(host, model, artifact, found, engine, whole, wish.spread)
     return _finish(model, engine, needed, wish, artifact, host)
 
 
@@ -178,5 +181,13 @@ def _finish(
     return SlotSpec(
         engine=engine, names=tuple(n for n in names if n != model.id), probe=model.probe, needed_bytes=needed,
         idle_unload=wish.idle_unload, load_timeout=timeout or SlotSpec.load_timeout, pins=dict(model.env),
-        spare=host.spare if wish.spare is None else wish.spare,
+        spare_bytes=_spare_bytes(host, wish, engine.engine),
     )  # fmt: skip
+
+
+def _spare_bytes(host: Host, wish: Wish, engine: str) -> int:
+    """What its process takes without a model; 0 where none is to be kept."""
+    needed = fit.PROCESS.get(engine, 0)
+    if wish.spare and not needed:
+        raise UsageError(f"the {engine} engine has no libraries to keep ready", hint="leave --spare out")
+    return needed if (host.spare if wish.spare is None else wish.spare) else 0

@@ -9,6 +9,7 @@ CRASHES = 5
 WINDOW = 600.0
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
+LONGEST_SPARE_DELAY = 600.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ def after_crash(crashes: Sequence[float], now: float) -> Restart | GiveUp:
     if len(recent) >= CRASHES:
         return GiveUp(len(recent))
     return Restart(min(FIRST_DELAY * 2 ** max(0, len(recent) - 1), LONGEST_DELAY))
+
+
+def spare_delay(ended: int) -> float:
+    """Seconds until the next spare, after `ended` in a row that went by themselves."""
+    return float(min(2 ** (ended - 1), LONGEST_SPARE_DELAY))
 
 
 def retry_after(expected: float, waited: float) -> int:
