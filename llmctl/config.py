@@ -32,7 +32,7 @@ class Host:
     by a deploy. `engines` None: those that the backend prefers; `profiles` are the profiles it is to run. A request may
     name images in `image_folder`, and addresses of images at `image_urls` (domain.MediaPolicy). `spare`: its slots keep
     a process ready for their next model (SlotSpec). `spread_address` is where other hosts reach it to compute a model
-    together, if not at `address`.
+    together, if not at `address`. `native`: a deploy has it build llama.cpp for its CPU.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Host:
     image_urls: tuple[str, ...] = ()
     spare: bool = False
     spread_address: str | None = None
+    native: bool = True
 
     def models(self, home: Path) -> Path:
         """The folder of its models; only meaningful on the host itself."""
@@ -193,6 +194,7 @@ def _host(name: str, entries: Table) -> Host:
         image_urls=_image_urls(table),
         spare=table.flag("spare"),
         spread_address=table.text("spread_address"),
+        native=table.flag("native", True),
     )
 
 

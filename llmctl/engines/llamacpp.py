@@ -20,7 +20,7 @@ from llmctl.engines.llamacpp_cache import context_params, usable_context
 from llmctl.engines.llamacpp_context import Context, OutOfMemory
 from llmctl.engines.llamacpp_decide import LlamaDecider, Setting
 from llmctl.engines.llamacpp_embed import Kind, LlamaEncoder
-from llmctl.engines.llamacpp_library import Library, open_library
+from llmctl.engines.llamacpp_library import Library, described, open_library
 from llmctl.engines.llamacpp_steps import Beside, LlamaEngine
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.llamacpp_vision import Vision, projector
@@ -194,7 +194,7 @@ def encoder(spec: EngineSpec, opened: Opened, found: Kind) -> LlamaEncoder:
     tokenizer = GGUFTokenizer(library, model)
     identity = replace(
         identify(spec, library, model, tokenizer), chat=False, capabilities=(found.verb,), outputs=(),
-        load_path="causal" if found.causal else "encoder",
+        load_path=f"{'causal' if found.causal else 'encoder'}, {described(library)}",
     )  # fmt: skip
     if not found.pieces:
         identity = replace(identity, context=min(identity.context, llamacpp_embed.WHOLE))
@@ -234,6 +234,7 @@ def identify(spec: EngineSpec, library: Library, model: int, tokenizer: GGUFToke
         memory_bytes=library.model_size(model),
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(tokenizer), "prefix_cache", POOLED),
         adapters=tuple(spec.adapters),
+        load_path=described(library),
     )
 
 

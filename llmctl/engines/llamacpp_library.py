@@ -1,4 +1,4 @@
-"""llama.cpp's C API, out of the shared library that the xllamacpp package carries.
+"""llama.cpp's C API, out of the shared library that the xllamacpp package carries, or of one built for this CPU.
 
 Why not xllamacpp's own server: it decides sampling, stop strings and batching itself, and by its rules tokens inside a
 split character have no log-probability, penalties count the prompt, and NaN goes unnoticed. The C API gives logits, so
@@ -38,6 +38,9 @@ from typing import Any
 from llmctl.errors import Unsupported
 
 BATCH = 256  # most tokens computed at once; the compute buffers are sized by it
+NATIVE = "LLMCTL_NATIVE"  # names a libllama that was built for this CPU
+MTMD = "libmtmd.so"
+TELLING = ("AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16", "AMX_INT8", "NEON", "DOTPROD", "MATMUL_INT8", "SVE")
 LARGER_THAN_ANY = 1024  # bytes; the structs have some 150 to 200
 WARNING, ERROR, CONTINUED = 3, 4, 5
 F16, Q4_0, Q8_0 = 1, 2, 8  # of `enum ggml_type`
@@ -101,6 +104,7 @@ class Batch(Structure):
 # name → (result, arguments)
 FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_backend_init": (None, []),
+    "llama_print_system_info": (c_char_p, []),
     "llama_log_set": (None, [LogCallback, c_void_p]),
     "llama_supports_gpu_offload": (c_bool, []),
     "llama_model_default_params": (ModelParams, []),
@@ -166,6 +170,8 @@ class Library:
     def __init__(self, path: str) -> None:
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would start a debugger on this process
         self.path = path
+        beside = os.path.join(os.path.dirname(path), MTMD)
+        self.mtmd = beside if os.path.exists(beside) else path
         library = ctypes.CDLL(path)
         for name, (result, arguments) in FUNCTIONS.items():
             function = getattr(library, name)
@@ -204,17 +210,35 @@ class Library:
 
 @cache
 def open_library() -> Library:
-    """The library, opened once; Unsupported when it is missing, or not laid out as this module knows it."""
+    """The library, opened once: that of NATIVE where this names one that can be used, else the package's. Unsupported
+    when there is none, or it is not laid out as this module knows it."""
+    if native := os.environ.get(NATIVE):
+        try:
+            return checked(Library(native))
+        except (OSError, AttributeError, Unsupported) as error:
+            sys.stderr.write(f"the native build of llama.cpp cannot be used, the wheel serves: {error}\n")
     try:
         import xllamacpp.xllamacpp as package
 
-        library = Library(package.__file__)
+        return checked(Library(package.__file__))
     except (ImportError, OSError, AttributeError) as error:
         raise Unsupported(
-            f"llama.cpp cannot be used: {error}", hint="install xllamacpp into the engine's environment"
+            f"llama.cpp cannot be used: {error}",
+            hint="install xllamacpp into the engine's environment: pip install 'llmctl-fleet[llamacpp]'",
         ) from error
+
+
+def checked(library: Library) -> Library:
+    """The library; Unsupported when it is laid out differently."""
     check_layout(library.context_default_params(), library.model_default_params())
     return library
+
+
+def described(library: Library) -> str:
+    """Which build it is, and what of the CPU it makes use of."""
+    told = library.print_system_info().decode("utf-8", "replace")
+    used = [name.lower() for name in TELLING if f"{name} = 1" in told]
+    return " ".join(["native" if library.path == os.environ.get(NATIVE) else "wheel", *used])
 
 
 def check_layout(context: ContextParams, model: ModelParams) -> None:

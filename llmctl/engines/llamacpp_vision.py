@@ -104,7 +104,7 @@ class Vision:
     """One projector, loaded for one model."""
 
     def __init__(self, path: Path, model: int, *, gpu: bool, threads: int, library: Library) -> None:
-        functions = ctypes.CDLL(library.path)
+        functions = ctypes.CDLL(library.mtmd)
         for name, (result, arguments) in FUNCTIONS.items():
             function = getattr(functions, f"mtmd_{name}", None)
             if function is None:

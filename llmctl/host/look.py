@@ -11,6 +11,7 @@ from typing import Any
 from llmctl.environments.build import is_complete
 from llmctl.host import activation, audit, lease, releases, slots
 from llmctl.host.activation import Wanted
+from llmctl.native import builds, machine, source
 
 
 def look(home: Path, wanted: Wanted) -> dict[str, Any]:
@@ -31,6 +32,16 @@ def look(home: Path, wanted: Wanted) -> dict[str, Any]:
             {**asdict(slot), "due": slots.due(home, slot, wanted.release, pythons, wanted.service)} for slot in found
         ],
         "lease": holder(home),
+        "native": native(home),
+    }
+
+
+def native(home: Path) -> dict[str, Any]:
+    """Whether llama.cpp is to be built for this CPU (`native.builds`), and what of it is here already."""
+    return {
+        "due": builds.due(home),
+        "programs": [name for name in ("cmake", "ninja") if machine.tool(name) is None],
+        "archive": any(path.is_file() for path in source.places(home)),
     }
 
 

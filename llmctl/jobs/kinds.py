@@ -13,6 +13,7 @@ from llmctl.jobs.context import Work
 KINDS = {
     "pull": "llmctl.models.pull:run",
     "convert": "llmctl.models.convert:run",
+    "native": "llmctl.native.build:run",
 }
 CONVERTS = ("convert",)
 """Kinds whose work, and every process that it starts, runs in the environment of the converters."""

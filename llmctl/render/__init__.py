@@ -17,6 +17,7 @@ from llmctl.render import (
     hosts,
     jobs,
     models,
+    native,
     profiles,
     pull,
     quality,
@@ -116,5 +117,6 @@ VIEWS: dict[str, View] = {
     **token.VIEWS,
     **dict.fromkeys(FOR_HOSTS, lambda data: json.dumps(data, indent=1)),
     **trust.VIEWS,
+    **native.VIEWS,
     **wheelhouse.VIEWS,
 }

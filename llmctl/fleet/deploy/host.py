@@ -15,7 +15,7 @@ from llmctl.config import Config, Host
 from llmctl.errors import DeployFailed, LlmctlError, NotDeployed, VersionSkew
 from llmctl.fleet import opening
 from llmctl.fleet.call import call
-from llmctl.fleet.deploy import hooks
+from llmctl.fleet.deploy import hooks, native
 from llmctl.fleet.deploy import packages as packages
 from llmctl.fleet.deploy.choice import Choice, Order, choose
 from llmctl.fleet.deploy.side import LONG, HostSide, Shipment, reachable
@@ -97,6 +97,7 @@ class Deploy:
     transport: Transport
     on_event: OnEvent
     began: float = field(default_factory=time.monotonic)
+    builds: bool = False
 
     def run(self) -> Deployed:
         """The whole of it."""
@@ -114,6 +115,7 @@ class Deploy:
         told = self.kit.told(self.host)
         show_hook(hooks.run(self.kit.config.dir, hooks.PRE_DEPLOY, told), self.on_event)
         parcel = packages.pack(self.choice, self.there["missing"], self.facts, self.kit.order, self.kit.wheels)
+        parcel = self.with_native(parcel)
         needed = packages.room(self.choice, self.there["missing"], parcel)
         with self.side.leased(self.kit.owner, self.kit.message, self.kit.lock_wait, needed):
             return self.under_lease(parcel, needed)
@@ -163,6 +165,18 @@ class Deploy:
             changed=tuple(self.to_change()), slots=tuple(slots or ()), notes=tuple(notes),
         )  # fmt: skip
 
+    def with_native(self, parcel: packages.Parcel) -> packages.Parcel:
+        """With what the host builds its own llama.cpp of, where it is to; a deploy goes on without it."""
+        if not native.due(self.host, self.choice, self.there):
+            return parcel
+        try:
+            files = native.brought(self.there, self.choice, self.facts, self.kit.order, self.kit.wheels)
+        except LlmctlError as error:
+            self.side.note(native.skipped(error))
+            return parcel
+        self.builds = True
+        return replace(parcel, wheels=(*parcel.wheels, *files))
+
     # ── doing it ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def under_lease(self, parcel: packages.Parcel, needed: int) -> Deployed:
@@ -184,6 +198,8 @@ class Deploy:
             self.go_back(error)
             raise
         self.finish("ok")
+        if self.builds:
+            native.start(self.transport, self.side.note)
         facts_cache.released(self.kit.home, self.host, self.kit.shipment.release)
         return self.result(
             DEPLOYED, environments=tuple(self.there["missing"]), sent=sent, changed=tuple(changed),
