@@ -116,6 +116,21 @@ def alone(caches: Caches, row: int) -> Caches:
     return taken
 
 
+def straighten(caches: Caches) -> None:
+    """Bring windows that were written round and round into the order of time.
+
+    mlx-lm's batched window makes the mask of several tokens before it does that itself, and with padding masks one of
+    the tokens too many.
+    """
+    import mlx.core as mx
+
+    for cache in caches:
+        if getattr(cache, "rotated", False):
+            keys, values, offset, padding, size, count, end, _ = cache.state
+            keys, values = mx.roll(keys, -end, axis=2), mx.roll(values, -end, axis=2)
+            cache.state = (keys, values, offset, padding, size, count, keys.shape[2], False)
+
+
 def cut(caches: Caches, tokens: Sequence[int]) -> None:
     """Take the last tokens of each row back, as many as its number says.
 
@@ -172,4 +187,4 @@ def finite(caches: Caches) -> bool:
     import mlx.core as mx
 
     floats = [array for array in arrays(caches) if mx.issubdtype(array.dtype, mx.floating)]
-    return bool(mx.all(mx.array([mx.isfinite(array).all() for array in floats]))) if floats else True
+    return bool(mx.all(mx.stack([mx.isfinite(array).all() for array in floats]))) if floats else True

@@ -232,6 +232,8 @@ def append(model: Any, caches: Caches, tokens: Sequence[list[int]], *, logits: b
     import mlx.core as mx
 
     longest = max(map(len, tokens))
+    if longest > 1:
+        mlx_caches.straighten(caches)
     padding = [longest - len(row) for row in tokens]
     if any(padding):
         for cache in caches:
