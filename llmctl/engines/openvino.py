@@ -1,0 +1,145 @@
+"""The openvino engine: GGUF models on x86 CPUs, many sequences at once, from int4, int8 and half-precision weights.
+
+OpenVINO computes logits over paged attention (`openvino_steps`); `BatchEngine` schedules and samples, so that masks,
+seeds and penalties are those of every engine. GenAI's own pipelines only read the file.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from llmctl.backends import cpu
+from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress
+from llmctl.engines.batch import BatchEngine
+from llmctl.engines.llamacpp import model_file
+from llmctl.engines.llamacpp_vision import projector
+from llmctl.engines.openvino_check import LLAMACPP, checked
+from llmctl.engines.openvino_form import discard, find_or_make
+from llmctl.engines.openvino_graph import SETTINGS, Compiled, compiled
+from llmctl.engines.openvino_steps import OpenVinoEngine
+from llmctl.engines.openvino_vocabulary import load_vocabulary
+from llmctl.engines.talk import Talk, words
+from llmctl.errors import LlmctlError, LoadFailed, Unsupported
+from llmctl.models.gguf_header import GGUFHeader
+
+CACHE_BITS = (8,)
+
+
+def check(spec: EngineSpec) -> None:
+    """Unsupported, by name, before any weights are read."""
+    _library()
+    if spec.device not in ("auto", "cpu"):
+        raise Unsupported(f"the openvino engine runs on CPUs only, not on {spec.device}", hint=LLAMACPP)
+    if spec.dtype and spec.dtype not in SETTINGS:
+        raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(SETTINGS)}")
+    if spec.cache_bits and spec.cache_bits not in CACHE_BITS:
+        raise Unsupported(f"the openvino engine has no cache of {spec.cache_bits} bits", hint="8, or none at all")
+    if spec.adapters:
+        raise Unsupported("the openvino engine takes no adapters", hint=LLAMACPP)
+    if spec.spread:
+        raise Unsupported("the openvino engine runs on one host only")
+    path = model_file(spec)
+    if projector(path) is not None:
+        raise Unsupported(f"{spec.model}: its vision projector is not supported by the openvino engine", hint=LLAMACPP)
+    checked(spec.model, path)
+
+
+def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
+    """Load the model of `spec` and batch over it."""
+    return BatchEngine(load_steps(spec, progress), emit)
+
+
+def load_steps(spec: EngineSpec, progress: Progress) -> OpenVinoEngine:
+    """The StepEngine alone."""
+    check(spec)
+    path = model_file(spec)
+    header = checked(spec.model, path)
+    tokenizer = load_vocabulary(path, Talk.of(spec))
+    made = _compiled(spec, path, progress)
+    identity = _identify(spec, header, tokenizer.chats, made, words(tokenizer))
+    try:
+        engine = OpenVinoEngine(made, tokenizer, identity, blocks(spec, identity.context, made))
+        _prove(engine)
+    except LlmctlError:
+        raise
+    except Exception as error:
+        raise _failed(spec, error) from error
+    progress("weights", identity.memory_bytes, identity.memory_bytes)
+    return engine
+
+
+def blocks(spec: EngineSpec, context: int, made: Compiled) -> int:
+    """How many cache blocks there are: for every sequence a full context, at most what `cache_bytes` allows."""
+    wanted = spec.parallel * -(-context // made.block)
+    if spec.cache_bytes is None:
+        return wanted
+    allowed = spec.cache_bytes // made.block_bytes
+    if allowed < 1:
+        raise Unsupported(
+            f"{spec.model}: a cache of {spec.cache_bytes} bytes holds not one block of {made.block_bytes}"
+        )
+    return min(wanted, allowed)
+
+
+def _compiled(spec: EngineSpec, path: Path, progress: Progress) -> Compiled:
+    """The model of `path` compiled; a form that cannot be read any more is made anew, once."""
+    dtype = spec.dtype or ("bfloat16" if cpu.fast_bf16() else "float32")
+    for last in (False, True):
+        xml = find_or_make(path, _library(), progress)
+        progress("compile", 0, 0)
+        try:
+            return compiled(xml, dtype, spec.threads or cpu.physical_cores(), spec.cache_bits)
+        except Exception as error:
+            if last or "llocat" in str(error):
+                raise _failed(spec, error) from error
+            discard(xml)
+    raise AssertionError
+
+
+def _failed(spec: EngineSpec, error: Exception) -> LoadFailed:
+    """Its last line says what went wrong; the lines before it where."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return LoadFailed(
+        f"{spec.model}: OpenVINO: {lines[-1][:300]}",
+        hint="verify its files with `llmctl models verify`",
+        details={"log": lines[-20:]},
+    )
+
+
+def _prove(engine: OpenVinoEngine) -> None:
+    """Compute one token: a graph whose shapes do not fit together fails here, and not under a request."""
+    seq = engine.open()
+    engine.prefill(seq, [0])
+    engine.free(seq)
+
+
+def _identify(
+    spec: EngineSpec, header: GGUFHeader, chats: bool, made: Compiled, able: tuple[str, ...]
+) -> Identity:  # fmt: skip
+    trained = header.get("context_length") or spec.context
+    weights = sum(tensor.bytes or 0 for tensor in header.tensors)
+    return Identity(
+        model=spec.model,
+        engine="openvino",
+        architecture=header.architecture,
+        context=min(spec.context, trained),
+        vocab=made.vocab,
+        parallel=spec.parallel,
+        dtype=str(made.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
+        chat=chats,
+        memory_bytes=weights,
+        capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *able, "prefix_cache"),
+        load_path="paged",
+        residency={"cpu": weights},
+    )
+
+
+def _library() -> str:
+    """The version of OpenVINO GenAI; Unsupported when it is not installed."""
+    try:
+        return version("openvino-genai")
+    except PackageNotFoundError as error:
+        raise Unsupported(
+            "openvino-genai is not installed in this environment", hint="pip install 'llmctl-fleet[openvino]'"
+        ) from error
