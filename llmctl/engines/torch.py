@@ -7,7 +7,7 @@ of any length join and leave between two steps and batch 1 is as fast as `genera
 from __future__ import annotations
 
 from llmctl.domain import DECIDE, Emit, Engine, EngineSpec, Identity, Progress, Tokenizer
-from llmctl.engines import torch_embed, torch_load, torch_lora, torch_vision, torch_vision_load
+from llmctl.engines import torch_checks, torch_embed, torch_load, torch_lora, torch_vision, torch_vision_load
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_checkpoint
 from llmctl.engines.drafts import drafter
@@ -25,8 +25,13 @@ def check(spec: EngineSpec) -> None:
     """Unsupported, by name, before any weights are read."""
     if torch_embed.embeds(spec):
         torch_embed.check(spec)
-    else:
-        way(spec, read_checkpoint(spec))
+    elif way(spec, read_checkpoint(spec)) == LOAD_PATH:
+        torch_lora.check(spec)
+        return
+    if spec.adapters:
+        raise Unsupported(f"{spec.model}: the torch engine applies adapters to models of text that generate")
+    if spec.draft is not None:
+        raise Unsupported(f"{spec.model}: the torch engine takes drafts for models of text that generate")
 
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
@@ -54,8 +59,11 @@ def way(spec: EngineSpec, checkpoint: Checkpoint) -> str:
 def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> TorchEngine:
     """The StepEngine alone; `tokenizer` in place of the checkpoint's own."""
     checkpoint = read_checkpoint(spec)
+    torch_load.model_class(spec, checkpoint)  # what is wrong with its configuration is not said of its tokenizer
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
-    model, config = torch_load.load_model(spec, checkpoint, progress)
+    loaded = torch_load.load_model(spec, checkpoint, progress)
+    model, config = loaded.model, loaded.config
+    torch_checks.speaks(spec, tokenizer, config.vocab_size)
     adapters = torch_lora.attach(spec, model)
     identity = Identity(
         model=spec.model,
@@ -67,12 +75,13 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
         chat=tokenizer.chats,
-        memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()) + adapters.bytes,
+        memory_bytes=loaded.bytes + adapters.bytes,
         capabilities=(
             "fork", "logprobs", "logit_bias", "mask", "seed", "prefix_cache", *words(tokenizer), POOLED, DECIDE,
         ),
         load_path=LOAD_PATH,
         adapters=adapters.names,
+        residency=loaded.residency,
     )  # fmt: skip
     engine = TorchEngine(model, tokenizer, identity, adapters)
     prove(engine, model)

@@ -52,7 +52,8 @@ def load_encoder(spec: EngineSpec, progress: Progress) -> TorchEncoder:
     checkpoint = read_checkpoint(spec)
     wanted = _wanted(spec, checkpoint)
     found, config = model_class(spec, checkpoint, wanted)
-    model = torch_load.read_model(spec, checkpoint, progress, found, config, spare="pooler.")
+    loaded = torch_load.read_model(spec, checkpoint, progress, found, config, spare="pooler.")
+    model = loaded.model
     dense = [Dense(folder, model) for folder in wanted.dense]
     tokenizer = load_tokenizer(checkpoint.path, allow_code=spec.allow_code)
     identity = Identity(
@@ -65,10 +66,11 @@ def load_encoder(spec: EngineSpec, progress: Progress) -> TorchEncoder:
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
         chat=False,
-        memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        memory_bytes=loaded.bytes,
         capabilities=(wanted.verb,),
         outputs=(),
         load_path="encoder",
+        residency=loaded.residency,
     )
     return TorchEncoder(model, tokenizer, identity, wanted, dense)
 
@@ -87,7 +89,8 @@ def model_class(spec: EngineSpec, checkpoint: Checkpoint, wanted: Recipe) -> tup
     if spec.allow_code and checkpoint.config.get("auto_map"):
         return auto, AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=True)
     name = checkpoint.architecture
-    config = CONFIG_MAPPING[name].from_dict(dict(checkpoint.config)) if name in CONFIG_MAPPING else None
+    known = name in CONFIG_MAPPING
+    config = torch_load.read_config(spec, checkpoint, CONFIG_MAPPING[name], name) if known else None
     if (
         config is None
         or config.is_encoder_decoder

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from llmctl.domain import EngineSpec, Progress
-from llmctl.engines import torch_attention
+from llmctl.engines import torch_attention, torch_checks
 from llmctl.engines.checkpoint import Checkpoint, read_ahead
+from llmctl.engines.jobs import as_error
 from llmctl.engines.torch_linear import quicken
 from llmctl.errors import LoadFailed, Unsupported
 
@@ -30,12 +33,21 @@ def model_class(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any]:
     model_type = types.get(name.lower()) or classes.get(name.lower())
     if model_type is None or model_type not in CONFIG_MAPPING:
         raise Unsupported(f"{spec.model}: architecture {name!r} is not supported by the torch engine")
-    config = CONFIG_MAPPING[model_type].from_dict({**checkpoint.config, "model_type": model_type})
+    config = read_config(spec, checkpoint, CONFIG_MAPPING[model_type], model_type)
     found = AutoModelForCausalLM._model_mapping[type(config)]
     why = unfit(found, config)
     if why:
         raise Unsupported(f"{spec.model}: architecture {name!r} {why}; the torch engine does not support that")
     return found, config
+
+
+def read_config(spec: EngineSpec, checkpoint: Checkpoint, kind: Any, model_type: str) -> Any:
+    """The checkpoint's configuration as transformers' class `kind`; Unsupported when it makes no sense."""
+    try:
+        return kind.from_dict({**checkpoint.config, "model_type": model_type})
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise Unsupported(f"{spec.model}: its config.json cannot be used: {why}"[:500]) from error
 
 
 def unfit(found: Any, config: Any) -> str | None:
@@ -57,8 +69,18 @@ def unfit(found: Any, config: Any) -> str | None:
     return None
 
 
-def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> tuple[Any, Any]:
-    """The model in its dtype on its device, ready to infer, and its configuration."""
+@dataclass(frozen=True)
+class Loaded:
+    """A model in its dtype on its device, ready to infer; bytes of its weights, and of all it holds by device."""
+
+    model: Any
+    config: Any
+    bytes: int
+    residency: Mapping[str, int]
+
+
+def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> Loaded:
+    """The model with the attention of `torch_attention`."""
     import torch
 
     torch_attention.register()
@@ -68,18 +90,19 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> 
         from llmctl.engines import torch_spread  # it needs `model_class`
 
         config, options["state_dict"] = torch_spread.share(spec, checkpoint, found, config)
-    model = read_model(spec, checkpoint, progress, found, config, **options)
+    loaded = read_model(spec, checkpoint, progress, found, config, **options)
+    model = loaded.model
     if model.device.type == "cpu" and model.dtype == torch.bfloat16:
         quicken(model)
     if spec.spread:
         torch_spread.sum_up(model, config)
-    return model, config
+    return loaded
 
 
 def read_model(
     spec: EngineSpec, checkpoint: Checkpoint, progress: Progress, found: Any, config: Any,
     *, spare: str = "", **options: Any,
-) -> Any:  # fmt: skip
+) -> Loaded:  # fmt: skip
     """A model of class `found`, made with `options`; LoadFailed when weights are missing but those named `spare…`."""
     import torch
     from transformers.utils import logging
@@ -91,6 +114,7 @@ def read_model(
     device = pick_device(spec.device)
     dtype = checkpoint.dtype if quantized(checkpoint) else pick_dtype(spec.dtype, checkpoint.dtype, device)
     straight = device != "cpu" and find_spec("accelerate") is not None  # no copy in host memory on the way
+    torch_checks.whole(spec, checkpoint)
     read_ahead(checkpoint.weights, progress)
     try:
         model, report = found.from_pretrained(
@@ -100,20 +124,23 @@ def read_model(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report has them, which says more than the error
             **options,
             **({"trust_remote_code": True} if spec.allow_code else {}),
             **({"device_map": device} if straight else {}),
         )
+        torch_checks.accounted(spec, report, config, spare)
         model = (model if straight else model.to(device)).eval()
+    except LoadFailed:
+        raise
     except Exception as error:
-        raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
-    if absent := sorted(name for name in report["missing_keys"] if not spare or not name.startswith(spare)):
-        raise LoadFailed(
-            f"{spec.model}: {len(absent)} weights are missing, {absent[0]} among them",
-            hint="verify its files with `llmctl models verify`",
-        )
+        if (typed := as_error(error)).code == "out_of_memory":
+            raise typed from error
+        raise LoadFailed(f"{spec.model}: {error}", hint=torch_checks.VERIFY) from error
+    residency = torch_checks.residency(spec, model, device)
     progress("weights", checkpoint.bytes, checkpoint.bytes)
-    return model
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Loaded(model, config, weights, residency)
 
 
 def quantized(checkpoint: Checkpoint) -> bool:

@@ -36,7 +36,8 @@ def load_steps(spec: EngineSpec, progress: Progress) -> VisionEngine:
     found, config = wanted
     processor = torch_vision_load.load_processor(spec, checkpoint, config)
     inner = load_chat_tokenizer(spec, checkpoint, processor)
-    model = torch_load.read_model(spec, checkpoint, progress, found, config)
+    loaded = torch_load.read_model(spec, checkpoint, progress, found, config)
+    model = loaded.model
     text = config.get_text_config()
     identity = Identity(
         model=spec.model,
@@ -48,10 +49,11 @@ def load_steps(spec: EngineSpec, progress: Progress) -> VisionEngine:
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),
         chat=inner.chats,
-        memory_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        memory_bytes=loaded.bytes,
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *words(inner)),
         inputs=(TEXT, IMAGE),
         load_path=LOAD_PATH,
+        residency=loaded.residency,
     )
     tokenizer = speaking(inner)
     takes = tuple(inspect.signature(model.forward).parameters)
