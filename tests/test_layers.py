@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "llmctl"
 
 CORE = {
     "domain", "errors", "paths", "tables", "files", "processes", "logs", "strict_json", "catalog", "catalog_file",
-    "config", "servers", "server_file", "spread",
+    "config", "servers", "server_file", "spread", "testing",
 }  # fmt: skip
 MAY_IMPORT = {
     "domain": set(),
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "processes": set(),
     "spread": {"errors"},
     "strict_json": set(),
+    "testing": {"domain", "errors", "tables"},
     "logs": set(),
     "catalog": {"catalog_file", "domain", "errors", "paths", "servers"},
     "catalog_file": {"catalog", "domain", "errors", "paths", "server_file", "tables"},
@@ -46,11 +47,12 @@ MAY_IMPORT = {
     "units": {"units", "slots.state", *CORE},
     "host": {"host", "environments", "native", "units", "slots.control", "slots.state", *CORE},
     "fleet": {"fleet", "profiles", "environments", "native", "models.choice", "models.manifest", "progress", *CORE},
-    "checks": {"checks", "clients", "keys", "slots", "models", "backends", *CORE},
+    "checks": {"checks", "clients", "keys", "slots", "models", "backends", "environments.installed", *CORE},
     "slots": {"slots", "keys", "profiles", "models", "backends", "units", "environments", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "environments", "native", "units", "keys", *CORE},
-    "runner.worker": {"runner.frames", "engines", "techniques", "domain", "errors"},
+    "runner.worker": {"runner.frames", "runner.read_ahead", "engines", "techniques", "domain", "errors"},
     "runner.rank": {"engines", "spread", "domain", "errors"},
+    "runner.read_ahead": {"backends", "domain", "errors"},
     "runner.frames": {"domain", "errors"},
     "render": {"render", "envelope", *CORE},
     "progress": {"render"},

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmctl.backends.page_cache import bring_in
 from llmctl.domain import EngineSpec, Progress
 from llmctl.errors import Unsupported
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-BLOCK = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,9 @@ def tensors(file: Path) -> dict[str, Any]:
 
 
 def read_ahead(files: tuple[Path, ...], progress: Progress) -> None:
-    """Read the weights once in order: what follows finds them in memory, and the operator sees bytes move."""
-    total, done = sum(file.stat().st_size for file in files), 0
+    """Have the weights read once in order: what follows finds them in memory, and the operator sees bytes move."""
+    total, before = sum(file.stat().st_size for file in files), 0
     for path in files:
-        with open(path, "rb", buffering=0) as file:
-            while block := file.read(BLOCK):
-                done += len(block)
-                progress("weights", min(done, total - 1), total)
+        for done in bring_in(path):
+            progress("weights", min(before + done, total - 1), total)
+        before += path.stat().st_size

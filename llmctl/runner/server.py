@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import __version__, backends, keys
-from llmctl.backends import cpu
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, Refused
 from llmctl.files import take_lock
@@ -95,7 +94,7 @@ class Server:
         return self.ledger.reserve(self.folder.port, needed, free=free, budget=budget, resident=resident, order=order)
 
     def ahead(self, spec: SlotSpec) -> AbstractContextManager[None]:
-        return reading_ahead(Path(spec.engine.path), cpu.memory().free // 2)
+        return reading_ahead(spec.engine)
 
     def note(self, message: str) -> None:
         self.log.line("slot", message)

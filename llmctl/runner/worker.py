@@ -19,10 +19,11 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Task, build
+from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Progress, Task, build
 from llmctl.engines.warm import warm
 from llmctl.errors import LlmctlError, LoadFailed
 from llmctl.runner import frames
+from llmctl.runner.read_ahead import reading_ahead
 
 BEAT = 0.5
 REPORT_EVERY = 0.1
@@ -119,6 +120,11 @@ def load(spec: EngineSpec, link: Link) -> Engine:
             last = (stage, now)
             link.send({"t": "progress", "stage": stage, "done": done, "total": total})
 
+    with reading_ahead(spec):
+        return _loaded(spec, link, progress)
+
+
+def _loaded(spec: EngineSpec, link: Link, progress: Progress) -> Engine:
     progress("import", 0, 0)
     adapter = importlib.import_module(f"llmctl.engines.{'spread' if spec.spread else spec.engine}")
     adapter.check(spec)
