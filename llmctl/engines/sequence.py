@@ -78,8 +78,10 @@ class Sequence:
 
 
 def _output(request: GenerateRequest, tokenizer: Tokenizer, parser: Parser | None) -> Output:
-    """What makes text of the tokens. A masked answer begins as its format says, so no space is dropped from it."""
-    strip = request.messages is not None and request.format is None and adds_space(tokenizer)
+    """What makes text of the tokens. No space is dropped from an answer that goes on, nor from a masked one, which
+    begins as its format says."""
+    begins = request.messages is not None and not (request.continue_last and request.messages[-1].get("content"))
+    strip = begins and request.format is None and adds_space(tokenizer)
     if parser is None:
         return TextOutput(Detokenizer(tokenizer.token_bytes, strip_space=strip), request.stop)
     shown = {id: text.encode() for id, text in tokenizer.specials.items() if text in parser.markers}
