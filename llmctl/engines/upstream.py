@@ -35,7 +35,7 @@ from llmctl.servers import Server, from_options, mistakes
 
 SHAPES = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # met while an answer of another shape is read
 LOOK = 2.0  # seconds between looks at a server that is silent or idle
-REFUSALS = 3  # looks in a row at which nothing listened: it is gone
+REFUSALS = 2  # looks in a row at which nothing listened: it is gone
 LINGER = 2.0  # seconds after an answer's last word for the rest that counts its tokens
 
 

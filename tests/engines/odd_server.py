@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: Any, model: str = "odd", kind: Any = None) -> None:
         self.model, self.seen, self.gone = model, [], 0
-        self.asleep = False
+        self.asleep = self.insomnia = False
         self.ready_at = 0.0
         self.address_family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         super().__init__(address, Handler)
@@ -76,6 +76,8 @@ class Handler(BaseHTTPRequestHandler):
         path, _, _ = self.path.partition("?")
         body = json.loads(data) if data else {}
         self.server.seen.append({"path": self.path, "body": body, "key": self.headers.get("authorization")})
+        if self.server.insomnia and path == "/sleep":
+            return self.whole(404, {})
         if path in ("/sleep", "/wake_up"):
             self.server.asleep = path == "/sleep"
             return self.whole(200, {})
