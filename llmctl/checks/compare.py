@@ -18,13 +18,16 @@ def insane(probe: Probe, first: Said, second: Said) -> str | None:
     return f"two greedy generations differ: {other}" if other else None
 
 
-def difference(reference: Said, text: str) -> str | None:
-    """How `text` differs from the reference answer; None where it does not, or only after a close call."""
-    if text == reference.text:
+def difference(reference: Said, text: str, close: float = CLOSE, *, cut: bool = False) -> str | None:
+    """How `text` differs from the reference answer; None where it does not, or only after a close call.
+
+    With `cut`, the text may end sooner than the reference.
+    """
+    if text == reference.text or (cut and reference.text.startswith(text)):
         return None
     same = _common(text, reference.text)
     gap = _gap_at(reference, same)
-    if gap <= CLOSE:
+    if gap <= close:
         return None
     near = slice(max(0, same - 20), same + 40)
     return f"{text[near]!r} instead of {reference.text[near]!r}"

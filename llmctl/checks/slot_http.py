@@ -31,7 +31,8 @@ class Token:
 
 @dataclass(frozen=True)
 class Said:
-    """One answer. `tokens` are there where log-probabilities were asked for; `count` is what the slot counted."""
+    """One answer. `tokens` are there where log-probabilities were asked for; `count` is what the slot counted, `prompt`
+    the tokens of the prompt, and `cached` those of them that were not computed again."""
 
     model: str
     text: str
@@ -39,6 +40,8 @@ class Said:
     seconds: float
     count: int = 0
     tokens: tuple[Token, ...] = ()
+    prompt: int = 0
+    cached: int = 0
 
 
 class SlotHttp:
@@ -67,6 +70,15 @@ class SlotHttp:
         with self._asked("POST", "/v1/rerank", {"query": text, "documents": [text]}) as response:
             return [float(json.loads(response.read())["results"][0]["relevance_score"])]
 
+    def tokenized(self, text: str) -> list[int]:
+        """The ids of a text, as of a prompt."""
+        with self._asked("POST", "/tokenize", {"prompt": text}) as response:
+            return [int(id) for id in json.loads(response.read())["tokens"]]
+
+    def dtype(self) -> str:
+        """In what its model computes, where the engine says it."""
+        return str(self._described().get("dtype") or "")
+
     def _described(self) -> Mapping[str, Any]:
         if not self._model.get("modalities"):
             self._model = self._listed()[0]
@@ -83,11 +95,12 @@ class SlotHttp:
         body = {**self._body(prompt, max_tokens), **self._logprobs(), **fields}
         with self._asked("POST", self._path, body) as response:
             answer = json.loads(response.read())
-            choice = answer["choices"][0]
+            choice, usage = answer["choices"][0], answer["usage"]
             text = choice["message"]["content"] if self.chats else choice["text"]
             return Said(
                 str(answer["model"]), text, choice["finish_reason"], time.monotonic() - began,
-                answer["usage"]["completion_tokens"], self._tokens(choice["logprobs"]),
+                usage["completion_tokens"], self._tokens(choice["logprobs"]), usage["prompt_tokens"],
+                (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
             )  # fmt: skip
 
     def streamed(self, prompt: str, max_tokens: int, **fields: Any) -> Said:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmctl.cli import (
+    adopt,
     artifacts,
     ask,
     chat,
@@ -30,6 +31,7 @@ from llmctl.cli import (
     serve,
     slots,
     smoke,
+    test_models,
     token,
     trust,
     verify,
@@ -62,7 +64,9 @@ def common(
     ctx.obj = Session(json, yes, config_dir, as_host)
 
 
-VERBS = (init, slots, fleet, deploy, wheelhouse, smoke, ask, chat, client_config, serve, pull, convert)
+VERBS = (
+    init, slots, adopt, fleet, deploy, wheelhouse, smoke, test_models, ask, chat, client_config, serve, pull, convert,
+)  # fmt: skip
 NOUNS = {
     "hosts": hosts,
     "models": models,

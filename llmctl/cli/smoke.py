@@ -111,10 +111,15 @@ def _proof(session: Session, data: dict[str, Any], code: int, began: float, out:
     from llmctl.checks import proof
     from llmctl.checks.slot_http import SEED
 
-    secret = {word: "[address]" for host in session.config.hosts.values() if (word := host.address)}
-    secret |= {word: "[user]" for host in session.config.hosts.values() if (word := host.user)}
+    secret = secret_words(session)
     run = proof.Run("smoke", data["rows"], data["slots"], [SEED], code, began, rows_name="checks", secret=secret)
     return proof.write(out or session.home / "proof", run, private=private)
+
+
+def secret_words(session: Session) -> dict[str, str]:
+    """What no proof may show, and what stands for it."""
+    secret = {word: "[address]" for host in session.config.hosts.values() if (word := host.address)}
+    return secret | {word: "[user]" for host in session.config.hosts.values() if (word := host.user)}
 
 
 @app.command("debug-inference")

@@ -10,6 +10,7 @@ from typing import Any
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
 from llmctl.render import (
+    adopt,
     client_config,
     convert,
     deploy,
@@ -25,6 +26,7 @@ from llmctl.render import (
     search,
     slots,
     smoke,
+    test_models,
     token,
     trust,
     wheelhouse,
@@ -102,6 +104,7 @@ VIEWS: dict[str, View] = {
         ("keys show", "keys rotate"), lambda data: "\n".join(f"{kind}: {data[kind]}" for kind in ("client", "admin"))
     ),
     **slots.VIEWS,
+    **adopt.VIEWS,
     **models.VIEWS,
     **profiles.VIEWS,
     **jobs.VIEWS,
@@ -113,6 +116,7 @@ VIEWS: dict[str, View] = {
     **deploy.VIEWS,
     **fleet.VIEWS,
     **smoke.VIEWS,
+    **test_models.VIEWS,
     **client_config.VIEWS,
     **token.VIEWS,
     **dict.fromkeys(FOR_HOSTS, lambda data: json.dumps(data, indent=1)),

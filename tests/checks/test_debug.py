@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from llmctl.__main__ import main
-from llmctl.checks import debug
+from llmctl.checks import scratch
 from llmctl.domain import SlotSpec
 from llmctl.errors import DoesNotFit
 from llmctl.paths import slot_ports
@@ -124,7 +124,7 @@ def test_it_does_not_take_memory_that_slots_have_reserved(
 
 def test_the_scratch_port_is_nobodys(home: Path) -> None:
     for _ in range(30):
-        assert not 1 <= debug.scratch_port(home, (1, 50000)) <= 50000
+        assert not 1 <= scratch.free_port(home, (1, 50000)) <= 50000
 
 
 def test_without_a_model_it_says_so(run: Run, tmp_path: Path) -> None:

@@ -40,12 +40,14 @@ def model_routes(service: Service) -> Routes:
 
 def _described(model: Identity | None) -> dict[str, Any]:
     if model is None:
-        return dict.fromkeys(("context_length", "max_model_len", "engine", "capabilities", "modalities"))
+        return dict.fromkeys(("context_length", "max_model_len", "engine", "capabilities", "modalities", "dtype", "adapters"))
     return {
         "context_length": model.context,
         "max_model_len": model.context,
         "engine": model.engine,
         "architecture": model.architecture,
+        "dtype": model.dtype,
         "capabilities": list(model.capabilities),
+        "adapters": list(model.adapters),
         "modalities": {"input": list(model.inputs), "output": list(model.outputs)},
     }
