@@ -21,7 +21,7 @@ from typing import Any
 
 from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Progress, Task, build
 from llmctl.engines.warm import warm
-from llmctl.errors import LlmctlError, LoadFailed
+from llmctl.errors import LlmctlError, LoadFailed, RequestError
 from llmctl.runner import frames
 from llmctl.runner.read_ahead import reading_ahead
 
@@ -164,6 +164,8 @@ def take(engine: Engine, link: Link, head: dict[str, Any], tail: bytes) -> None:
     try:
         if isinstance(work, Task):
             engine.ask(work)
+        elif work.adapter and work.adapter not in engine.identity.adapters:
+            raise RequestError(f"no adapter {work.adapter[:100]!r} is loaded", status=404, param="adapter")
         else:
             engine.submit(work)
     except LlmctlError as error:

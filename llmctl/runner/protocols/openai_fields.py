@@ -136,6 +136,7 @@ COMMON: dict[str, Field] = {
     "stream_options": Field(stream_options, "include_usage", {"type": "object"}),
     "max_tokens": Field(integer(1), "max_tokens"),
     "n": Field(integer(1, SEQUENCES), "n"),
+    "adapter": Field(text, "adapter"),
     **SAMPLING,
     **GUIDES,
 }

@@ -40,7 +40,8 @@ def model_routes(service: Service) -> Routes:
 
 def _described(model: Identity | None) -> dict[str, Any]:
     if model is None:
-        return dict.fromkeys(("context_length", "max_model_len", "engine", "capabilities", "modalities", "dtype", "adapters"))
+        unknown = ("context_length", "max_model_len", "engine", "capabilities", "modalities", "dtype", "adapters")
+        return dict.fromkeys(unknown)
     return {
         "context_length": model.context,
         "max_model_len": model.context,
