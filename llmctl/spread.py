@@ -11,12 +11,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmctl import __version__
-from llmctl.errors import AuthRejected, KeyUnknown, LlmctlError, NotDeployed, Unreachable, UsageError, from_dict
+from llmctl.errors import (
+    AuthRejected,
+    KeyUnknown,
+    LlmctlError,
+    NotDeployed,
+    Unreachable,
+    UsageError,
+    VersionSkew,
+    from_dict,
+)
 
 PROGRAM = ".llmctl/bin/llmctl"
+SSH_FAILED = 255
 CONNECT = 10  # seconds that a connection may take
 ALIVE = 3  # seconds between signs of life on it; three missed ones end it
-_WRITTEN = re.compile(r"([a-z0-9][a-z0-9._-]*)=(?:([\w][\w.-]*)@)?([\w][\w.:-]*?)(?::(\d{1,5}))?", re.ASCII)
+_WRITTEN = re.compile(r"([a-z0-9][a-z0-9._-]*)=(?:([\w][\w.-]*)@)?([\w][\w.-]*)(?::(\d{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -71,19 +81,19 @@ def of(spec: Iterable[Mapping[str, Any]]) -> list[Member]:
 
 
 def unreached(member: Member, first: str, said: Sequence[str], code: int | None) -> LlmctlError:
-    """Why `first` has no llmctl on `member`, by what ssh wrote there and how it ended."""
+    """Why `first` has no llmctl on `member`, by what ssh wrote there and how it ended (255: it failed itself)."""
     text, typed = "\n".join(said), " ".join(["ssh", *member.ssh])
     where = f"{member.host} ({member.address}) from {first}"
-    if "Host key verification failed" in text or "host key is known" in text:
-        hint = f"on {first}, look at its key and accept it once: {typed} exit"
-        return KeyUnknown(
-            f"{first} does not know the host key of {where.partition(' from ')[0]}", hint=hint, host=first
-        )
-    if "Permission denied" in text:
-        hint = f"on {first}: ssh-copy-id {' '.join(member.ssh)}"
-        return AuthRejected(f"{where}: ssh takes none of its keys", hint=hint, host=first)
     if code in (126, 127):
         return NotDeployed(f"{member.host} has no llmctl", hint=f"llmctl deploy {member.host}", host=member.host)
+    if code == SSH_FAILED and "Host key verification failed" in text:
+        hint = f"on {first}, look at its key and accept it once: {typed} exit"
+        return KeyUnknown(
+            f"{first} does not know the host key of {member.host} ({member.address})", hint=hint, host=first
+        )
+    if code == SSH_FAILED and "Permission denied" in text:
+        hint = f"on {first}: ssh-copy-id {' '.join(member.ssh)}"
+        return AuthRejected(f"{where}: ssh takes none of its keys", hint=hint, host=first)
     why = said[-1] if said else f"ssh ended with {code}"
     return Unreachable(f"{where}: {why}", hint=f"on {first}: {typed} exit", host=first)
 
@@ -91,6 +101,9 @@ def unreached(member: Member, first: str, said: Sequence[str], code: int | None)
 def refusal(member: Member, envelope: Mapping[str, Any]) -> LlmctlError:
     """The error that the llmctl of `member` answered with."""
     said = envelope.get("errors") or [{}]
-    error = from_dict(said[0])
-    error.host = member.host
+    error = from_dict({**said[0], "host": member.host})
+    if member.host not in error.message:
+        error.message = f"{member.host}: {error.message}"
+    if isinstance(error, VersionSkew):
+        error.hint = f"llmctl deploy {member.host}"
     return error

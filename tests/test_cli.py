@@ -191,7 +191,7 @@ def test_the_starter_of_init_is_the_configuration_of_the_repository(run: Run, tm
 
 def test_status_without_slots(run: Run) -> None:
     hosts = [{"host": "local", "state": "ok", "version": __version__, "why": None}]
-    assert envelope(run("status", "--json"))["data"] == {"slots": [], "hosts": hosts}
+    assert envelope(run("status", "--json"))["data"] == {"slots": [], "shares": [], "hosts": hosts}
     assert "llmctl load" in run("status")[1]
 
 

@@ -187,13 +187,22 @@ def _member(config: Config, host: Host) -> Member:
 
 def rows(reach: Reach, host: Host, ports: Sequence[str] = ()) -> tuple[list[dict[str, Any]], str]:
     """The rows of `status` of a host, and its version of llmctl; raises why there are none."""
+    found, _, version = told(reach, host, ports)
+    return found, version
+
+
+def told(
+    reach: Reach, host: Host, ports: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:  # fmt: skip
+    """`rows`, and between them the shares that the host computes of models in slots of others."""
     from llmctl.cli import status
 
     def here(session: Session) -> Answer:
         return status.here(ports, host.name, session.home)
 
     reply = reach.call(host, ["status", *ports], here, timeout=LOOK, any_version=True)
-    return [status.row(host.name, found) for found in reply.value().get("slots", ())], reply.version
+    said = reply.value()
+    return [status.row(host.name, found) for found in said.get("slots", ())], said.get("shares") or [], reply.version
 
 
 def slots(data: Mapping[str, Any]) -> list[ProfileSlot]:

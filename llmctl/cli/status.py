@@ -40,13 +40,15 @@ def answer(words: Sequence[str], as_host: str | None = None) -> Answer:
 
 def here(ports: Sequence[str], host: str, home: Path) -> Answer:
     """The slots of this machine, or those of `ports`."""
+    from llmctl.slots.admission import Ledger
     from llmctl.slots.status import status
 
     wanted = [int(port) for port in ports if port.isascii() and port.isdigit()]
     if len(wanted) < len(ports):
         raise UsageError(f"{' '.join(ports)[:140]!r} are not all ports", hint="type 8101 or HOST:8101")
     slots = status(home, wanted or None, host)
-    return Answer({"slots": [asdict(slot) for slot in slots]})
+    shares = [] if wanted else [asdict(share) for share in Ledger(home).ranks()]
+    return Answer({"slots": [asdict(slot) for slot in slots], "shares": shares})
 
 
 def row(host: str, found: Any) -> dict[str, Any]:
@@ -58,6 +60,8 @@ def row(host: str, found: Any) -> dict[str, Any]:
 
 def of_fleet(session: Session, ports: Sequence[str], patterns: Sequence[str], reach: Reach | None = None) -> Answer:
     """All slots, or those of `ports`, of the hosts that are meant; `data.slots` as in decisions.md.
+
+    `data.shares[]` are the shares that hosts compute of models in slots of others.
 
     `data.hosts[]` says of each host whether it is OK, UNKNOWN, NOT_DEPLOYED or of another version (SKEW), and why.
     """
@@ -76,18 +80,19 @@ def of_fleet(session: Session, ports: Sequence[str], patterns: Sequence[str], re
     meant = [known[name] for name in numbers] if ports else selection.select(session.config, patterns)
     exact = [] if patterns else numbers
 
-    def look(host: Host) -> tuple[list[dict[str, Any]], str]:
-        return reaching.rows(reach, host, numbers[host.name] if host.name in exact else ())
+    def look(host: Host) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+        return reaching.told(reach, host, numbers[host.name] if host.name in exact else ())
 
     outcomes = fanout.over(meant, look, len(meant))
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if len(errors) == len(meant) == 1 and errors[0].exit_code == UsageError.exit_code:
         raise errors[0]
-    rows, states = [], []
+    rows, shares, states = [], [], []
     for outcome in outcomes:
-        found, version = outcome.value or ([], None)
+        found, computed, version = outcome.value or ([], [], None)
         wanted = numbers.get(outcome.host.name)
         rows += [row for row in found if not wanted or str(row["port"]) in wanted]
+        shares += [{**share, "host": outcome.host.name} for share in computed if not ports]
         error = outcome.error
         if version not in (None, __version__):
             error = call.skew(outcome.host.name, str(version))
@@ -95,7 +100,7 @@ def of_fleet(session: Session, ports: Sequence[str], patterns: Sequence[str], re
         states.append(state(outcome.host.name, version, error))
     if ports and not rows and not errors:
         raise UnknownName(f"port {', '.join(ports)} is no slot on any of these hosts", hint="llmctl status")
-    return Answer({"slots": rows, "hosts": states}, exit_code(errors, len(meant)), tuple(errors))
+    return Answer({"slots": rows, "shares": shares, "hosts": states}, exit_code(errors, len(meant)), tuple(errors))
 
 
 def exit_code(errors: Sequence[LlmctlError], hosts: int) -> int:

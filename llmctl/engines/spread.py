@@ -48,14 +48,8 @@ def group(engine: str) -> Group:
 
 
 def check(spec: EngineSpec) -> None:
-    """Unsupported, by name, before any weights are read."""
+    """Unsupported, by name, before any weights are read; `slots.spread` has refused what needs no library to tell."""
     whole = group(spec.engine)
-    if spec.draft not in (None, NGRAM):
-        raise Unsupported(
-            f"{spec.model}: a model over several hosts has no second model as its draft", hint=f'draft = "{NGRAM}"'
-        )
-    if spec.adapters:
-        raise Unsupported(f"{spec.model}: a model over several hosts takes no adapters")
     adapter(spec.engine).check(spec)
     whole.check(spec)
 

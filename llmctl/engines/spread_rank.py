@@ -25,8 +25,8 @@ from llmctl.spread import Member, refusal, unreached
 BEAT = 1.0
 SILENCE = 10.0
 """Seconds without a line after which the other end counts as gone; it says something every BEAT."""
-FIRST = 60.0
-"""Seconds until its first line: ssh logs in, and two Pythons start."""
+LOADING = 60.0
+"""The same while it starts and loads: a library that is being imported lets nothing else run."""
 WORDS = 5
 
 OnEnd = Callable[["Rank", LlmctlError], None]
@@ -43,7 +43,7 @@ class Rank:
         self._first, self._told, self._ended = first, told, ended
         self._said: deque[str] = deque(maxlen=WORDS)
         self._writing, self._closing, self._over = threading.Lock(), False, threading.Event()
-        self._heard, self._patience = time.monotonic(), FIRST
+        self._heard, self._patience = time.monotonic(), LOADING
         self._process = subprocess.Popen(
             member.argv(words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             encoding="utf-8", errors="replace",
@@ -64,13 +64,21 @@ class Rank:
         """Let it end: its stdin closes."""
         self._closing = True
         assert self._process.stdin
-        with self._writing, suppress(OSError):
-            self._process.stdin.close()
         try:
+            if not self._writing.acquire(timeout=within):  # nobody reads there
+                raise subprocess.TimeoutExpired("ssh", within)
+            with suppress(OSError):
+                self._process.stdin.close()
+            self._writing.release()
             self._process.wait(within)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._over.set()
+        for thread, pipe in zip(self._listeners, (self._process.stdout, self._process.stderr), strict=False):
+            thread.join()
+            assert pipe
+            pipe.close()
 
     def _tasks(self) -> Sequence[Callable[[], None]]:
         return self._listen, self._overhear, self._beat, self._watch
@@ -81,10 +89,12 @@ class Rank:
         """Its answers, until it ends."""
         assert self._process.stdout
         for line in self._process.stdout:
-            self._heard, self._patience = time.monotonic(), SILENCE
+            self._heard = time.monotonic()
             try:
                 head = json.loads(line)
             except ValueError:
+                head = None
+            if not isinstance(head, dict):
                 continue  # a login shell may say something first
             if "llmctl" in head:  # an envelope: the program there refused
                 self._end(refusal(self.member, head))
@@ -93,6 +103,8 @@ class Rank:
                 error.host = self.member.host
                 self._end(error)
             elif head.get("t") != "beat":
+                if head.get("t") == "ready":
+                    self._patience = SILENCE
                 self._told(self, head)
         self._listeners[1].join(2.0)  # what it wrote last says why
         self._end(None)

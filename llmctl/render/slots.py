@@ -12,7 +12,7 @@ from llmctl.render.text import Table, View, duration, size
 def status(data: Mapping[str, Any]) -> str | Table:
     """The slots of all hosts, and the hosts that could not say what they have."""
     silent = [host for host in data["hosts"] if host["state"] != "ok"]
-    if not data["slots"] and not silent:
+    if not data["slots"] and not data["shares"] and not silent:
         return "no slots; start one with: llmctl load 8101 MODEL"
     rows: list[tuple[str, ...]] = []
     for slot in data["slots"]:
@@ -21,7 +21,7 @@ def status(data: Mapping[str, Any]) -> str | Table:
             slot["host"],
             str(slot["port"]),
             slot["model"] or "-",
-            slot["engine"] or "-",
+            (slot["engine"] or "-") + "".join(f" + {name}" for name in slot["spread"][1:]),
             slot["state"],
             size(slot["memory_bytes"] or None),
             f"{speed:.1f}" if speed else "-",
@@ -30,6 +30,10 @@ def status(data: Mapping[str, Any]) -> str | Table:
             slot["why"] or "",
         )
         rows.append(row)
+    for share in data["shares"]:
+        whose = f"computes with {share['slot']}"
+        reserved = size(share["bytes"])
+        rows.append((share["host"], "-", share["model"], share["engine"], "share", reserved, "-", "-", "-", whose))
     order = {host["host"]: place for place, host in enumerate(data["hosts"])}
     rows += [(host["host"], "-", "-", "-", host["state"], "-", "-", "-", "-", host["why"] or "") for host in silent]
     rows.sort(key=lambda row: order.get(row[0], len(order)))

@@ -23,7 +23,7 @@ from llmctl.engines import spread
 from llmctl.engines.jobs import as_error
 from llmctl.engines.spread_calls import COMPUTE, perform
 from llmctl.engines.spread_place import Held
-from llmctl.engines.spread_rank import BEAT, FIRST, SILENCE
+from llmctl.engines.spread_rank import BEAT, LOADING, SILENCE
 from llmctl.errors import LlmctlError, LoadFailed
 
 Say = Callable[[Mapping[str, Any]], None]
@@ -36,7 +36,7 @@ class Line:
         self._out = os.dup(1)
         os.dup2(2, 1)
         self._saying = threading.Lock()
-        self._heard, self.patience = time.monotonic(), FIRST
+        self._heard, self.patience = time.monotonic(), LOADING
         self.heads: SimpleQueue[dict[str, Any]] = SimpleQueue()
         for task in (self._read, self._beat, self._watch):
             threading.Thread(target=task, daemon=True).start()

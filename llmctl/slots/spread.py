@@ -14,7 +14,7 @@ from typing import Any
 from llmctl import backends, paths
 from llmctl.catalog import Artifact, Catalog, Model
 from llmctl.config import Host
-from llmctl.domain import EngineSpec
+from llmctl.domain import NGRAM, EngineSpec
 from llmctl.environments import installed
 from llmctl.errors import Refused, Unsupported, UsageError
 from llmctl.models import manifest, store
@@ -72,8 +72,9 @@ def fits(spec: EngineSpec, found: Checkpoint, host: Host, members: Sequence[Memb
             raise Unsupported(f"{spec.model} has {number} {what}, which {len(names)} hosts cannot share equally")
     if found.sees:
         raise Unsupported(f"{spec.model} takes images: only models of text are spread")
-    if spec.adapters:
-        raise Unsupported(f"{spec.model}: a model over several hosts takes no adapters")
+    if spec.adapters or spec.draft not in (None, NGRAM):
+        what = "adapters" if spec.adapters else f"second model as its draft; {NGRAM} needs none"
+        raise Unsupported(f"{spec.model}: a model over several hosts takes no {what}")
 
 
 def share(whole: Fit, found: Checkpoint, hosts: int) -> Fit:

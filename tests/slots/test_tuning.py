@@ -71,7 +71,7 @@ def test_words_become_paths_of_the_host_and_words_again(known: Catalog, host: Ho
     elsewhere = tmp_path / "models" / "adapters" / "polite"
     slot = ProfileSlot(
         8101, "big", draft="small", adapters=("polite", "french", f"kind={elsewhere}"), cache_bits=8,
-        cache_bytes=10**9, spread=("a", "b"),
+        cache_bytes=10**9,
     )  # fmt: skip
     engine = profile_slot(known, host, slot).engine
     adapters = tmp_path / "models" / "adapters"
@@ -79,7 +79,6 @@ def test_words_become_paths_of_the_host_and_words_again(known: Catalog, host: Ho
     assert engine.adapters == {
         "polite": str(adapters / "polite"), "french": str(adapters / "french.gguf"), "kind": str(elsewhere),
     }  # fmt: skip
-    assert [member["host"] for member in engine.spread] == ["a", "b"]
     back = SlotSpec.from_dict(json.loads(json.dumps(profile_slot(known, host, slot).to_dict())))
     assert tuning.said(back.engine, known, tmp_path / "models") == slot.tuning()
 

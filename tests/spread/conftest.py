@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from llmctl.slots import verbs
 from tests.conftest import REPO, eventually
 from tests.testbed.apart import Apart, apart
 from tests.testbed.sshd import SshHost
@@ -63,12 +64,13 @@ class Fleet:
         ran = self.ran(*words)
         assert ran.returncode != 0, ran.stdout
         assert "Traceback" not in ran.stderr, ran.stderr
-        (error,) = json.loads(ran.stdout)["errors"]
-        return dict(error)
+        envelope = json.loads(ran.stdout)
+        (error,) = envelope["errors"]
+        return {**error, "data": envelope["data"]}
 
-    def slot(self) -> dict[str, Any]:
-        (row,) = self.says("status", f"h1:{PORT}")["slots"]
-        return dict(row)
+    def slot(self) -> verbs.SlotStatus:
+        """What the first host's slot says of itself."""
+        return verbs.status(self.h1.home / ".llmctl", [PORT])[0]
 
     def ranks(self) -> list[int]:
         """The processes on the second host that compute shares."""
@@ -133,7 +135,7 @@ class Load:
     """Clients that ask without a pause; `failed` is what went wrong, each time."""
 
     fleet: Fleet
-    clients: int = 3
+    clients: int = 2
     served: int = 0
     failed: list[str] = field(default_factory=list)
 
@@ -157,6 +159,7 @@ class Load:
                 said = complete(self.fleet.url, QUESTION, 16)
                 assert ANSWER in said, said
                 self.served += 1
+                time.sleep(0.05)
             except Exception as error:
                 self.failed.append(repr(error))
                 time.sleep(0.05)
