@@ -18,7 +18,7 @@ from llmctl.tables import Table
 
 NAME = "testing.toml"
 BACKENDS = ("cpu", "cuda", "metal")
-REAL = ("tinyllama-1.1b-chat", "qwen2-0.5b-instruct", "phi-2", "mistral-7b-instruct")
+REAL = ("qwen2-0.5b", "tinyllama-1.1b", "phi-2", "mistral-7b-v0.2")
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,7 @@ def test_models(
     private: Private = False,
     told: Annotated[bool, typer.Option("--told", hidden=True)] = False,
 ) -> Answer:
-    """Prove what runs: architectures × engines × formats that are here, each loaded, asked and unloaded. Exit 5: nothing
-    ran."""
+    """Prove what runs: every model here on every engine that reads it is loaded, asked and unloaded. Exit 5: none."""
     from llmctl.checks.matrix import Chosen
 
     session: Session = ctx.obj
