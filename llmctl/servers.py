@@ -27,7 +27,7 @@ FIELDS = (
 TASKS = ("tokenize", "detokenize", "embed", "rerank")
 
 _HOLE = re.compile(r"\{(\w+)\}")
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -160,7 +160,7 @@ def mistakes(server: Server) -> Iterator[tuple[str, str, str | None]]:
     for name in server.env:
         if not _NAME.fullmatch(name):
             yield "env", f"{name!r} is no name of a variable", None
-        elif _SECRET.search(name):
+        elif SECRET.search(name):
             hint = f"give {name} to the slot server's own environment; what it starts inherits that"
             yield "env", f"{name} looks like a secret, and this file is none", hint
     if server.key_env is not None and not _NAME.fullmatch(server.key_env):
@@ -219,3 +219,10 @@ def is_loopback(host: str) -> bool:
 def from_options(data: Mapping[str, Any]) -> Server:
     """The Server of an EngineSpec's options, where it is JSON."""
     return build(Server, data)
+
+
+def told_context(row: Mapping[str, Any]) -> int | None:
+    """The tokens of context that a server was started with, where a row of its /v1/models says so."""
+    meta = row.get("meta")
+    found = row.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, Mapping) else None)
+    return found if isinstance(found, int) and found > 0 else None

@@ -9,7 +9,7 @@ from typing import Any
 from llmctl.domain import REST, TEXT, EngineSpec, Identity
 from llmctl.engines.upstream_link import Link
 from llmctl.errors import LlmctlError, LoadFailed, RequestError
-from llmctl.servers import Server
+from llmctl.servers import Server, told_context
 
 EVERY = 0.1
 ANSWER = 5.0  # seconds for one answer while it is starting
@@ -48,7 +48,7 @@ def identified(link: Link, spec: EngineSpec, server: Server) -> Identity:
             f"{spec.model}: asked for {name}, the server {_place(server)} serves {have}",
             hint=f"served = {str(rows[0].get('id'))!r} in the entry, if that is the same model",
         )
-    told = _context(mine or {})
+    told = told_context(mine or {})
     tasks = server.traits.tasks if server.tasks is None else server.tasks
     words = _words(server)
     return Identity(
@@ -81,13 +81,6 @@ def _models(link: Link, model: str) -> list[Mapping[str, Any]]:
         raise LoadFailed(f"{model}: {error.message}") from error
     rows = said.get("data")
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
-
-
-def _context(row: Mapping[str, Any]) -> int | None:
-    """The context that it was started with, where its list says so."""
-    meta = row.get("meta")
-    found = row.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, Mapping) else None)
-    return found if isinstance(found, int) and found > 0 else None
 
 
 def _words(server: Server) -> tuple[str, ...]:

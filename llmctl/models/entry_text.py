@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from llmctl.domain import Probe
 
 _TRAITS = tuple(f.name for f in fields(Traits))
 _MODEL = ("aliases", "parameters", *_TRAITS, "allow_code", "env")
-_ARTIFACT = ("format", "quantization", "names", "source", "revision", "path", "bytes", *_TRAITS)
+_ARTIFACT = ("format", "quantization", "names", "source", "revision", "path", "bytes", "server", *_TRAITS)
 
 
 def entry(model: Model) -> str:
@@ -32,7 +32,10 @@ def artifact(model: str, one: Artifact) -> str:
 
 
 def value(item: Any) -> str:
-    """A TOML value on one line; TypeError for what TOML has not (null)."""
+    """A TOML value on one line, of a noun what differs from its defaults; TypeError for what TOML has not (null)."""
+    if is_dataclass(item) and not isinstance(item, type):
+        usual = type(item)()
+        return value({key: said for key, said in vars(item).items() if said != getattr(usual, key)})
     if isinstance(item, Mapping):
         return "{ " + ", ".join(f"{_key(key)} = {value(inner)}" for key, inner in item.items()) + " }"
     if isinstance(item, str | Path):

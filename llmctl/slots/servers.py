@@ -10,7 +10,7 @@ from llmctl.catalog import Artifact, Model
 from llmctl.config import Tuning
 from llmctl.domain import EngineSpec
 from llmctl.errors import UsageError
-from llmctl.servers import Server
+from llmctl.servers import Server, from_options
 
 CONTEXT = 32768
 START, ATTACH = 600.0, 30.0
@@ -42,5 +42,15 @@ def engine_spec(
 
 def options(server: Server, load_timeout: float | None) -> dict[str, Any]:
     """Those of an EngineSpec."""
-    usual = START if server.command else ATTACH
-    return {"server": asdict(server), "load_timeout": max(1.0, (load_timeout or usual) - MARGIN)}
+    timeout = load_timeout or usual_timeout(server)
+    return {"server": asdict(server), "load_timeout": max(1.0, timeout - MARGIN)}
+
+
+def usual_timeout(server: Server) -> float:
+    """Seconds until it must be ready: one that runs already is given less."""
+    return START if server.command else ATTACH
+
+
+def of(spec: EngineSpec) -> Server:
+    """The server of a spec."""
+    return from_options(spec.options["server"])
