@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress, StepEngine, Tokenizer
-from llmctl.engines import mlx_caches, mlx_load, mlx_vision
+from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_vision
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
 from llmctl.engines.drafts import drafter
@@ -26,11 +27,14 @@ def check(spec: EngineSpec) -> None:
     """Unsupported, by name, when mlx-lm has no module for the model type; no weights are read."""
     checkpoint = read_checkpoint(spec)
     if mlx_vision.takes_images(checkpoint):
+        if spec.adapters:
+            raise Unsupported(f"{spec.model}: the mlx engine applies adapters to models of text only")
         return
     try:
         from mlx_lm.utils import MODEL_REMAPPING
     except ImportError as error:
-        raise Unsupported(f"{spec.model}: mlx-lm cannot be imported here: {error}") from error
+        why = f"{spec.model}: the mlx engine's library cannot be imported here: {error}"
+        raise Unsupported(why, hint="pip install 'llmctl-fleet[mlx]'") from error
     if checkpoint.config.get("model_file"):  # read_checkpoint refused it unless code is allowed
         return
     name = mlx_load.model_type(checkpoint)
@@ -97,11 +101,14 @@ def engine(
     together = mlx_caches.joinable(fresh())
     windowed = any(hasattr(cache, "max_size") for cache in mlx_caches.fresh(model, window))
     identity = identify(spec, checkpoint, model, config, tokenizer, windowed=windowed)
+    models = mlx_adapters.with_adapters(model, spec.adapters)
+    size = mlx_adapters.bytes_of(models)
+    identity = replace(identity, adapters=tuple(spec.adapters), memory_bytes=size, residency={identity.device: size})
     token = mlx_caches.token_bytes(used)
     strict = spec.cache_bytes is not None
     room = Room(spec.cache_bytes or token * identity.context * identity.parallel, token, strict)
     kind = RewindingEngine if together else MlxEngine
-    made = kind({None: model}, tokenizer, identity, fresh, room, together=together)
+    made = kind(models, tokenizer, identity, fresh, room, together=together)
     prove(made, model, fresh)
     return made
 

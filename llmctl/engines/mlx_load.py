@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmctl.domain import EngineSpec
-from llmctl.engines import mlx_weights
+from llmctl.engines import mlx_models
 from llmctl.engines.checkpoint import Checkpoint
 from llmctl.engines.jobs import as_error
-from llmctl.errors import LlmctlError, LoadFailed
+from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 UNIFORM = ("mistral", "phi3", "starcoder2", "mixtral")
@@ -32,7 +32,7 @@ def read_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[s
         checkpoint.path,
         lazy=True,
         model_config=changes,
-        get_model_classes=mlx_weights.classes,
+        get_model_classes=mlx_models.classes,
         trust_remote_code=spec.allow_code,
     )
     if spec.spread:
@@ -103,4 +103,23 @@ def filled(config: Mapping[str, Any]) -> dict[str, Any]:
         whole.setdefault("rope_scaling", {**rope, "type": rope["rope_type"]})
     if "rope_theta" in local:
         whole.setdefault("rope_local_base_freq", local["rope_theta"])
-    return {key: value for key, value in whole.items() if key not in config}
+    if "num_local_experts" in whole:
+        whole.setdefault("num_experts", whole["num_local_experts"])
+    if whole.get("model_type") == "gemma3_text" and whole.get("layer_types"):
+        whole |= _gemma3_layers(whole)
+    return {key: value for key, value in whole.items() if key not in config or value != config[key]}
+
+
+def _gemma3_layers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Which layers of a gemma3 slide, as mlx-lm wants it: every so many layers one does not.
+
+    With fewer layers than that all slide; as mlx-lm then looks for one that is not there, it is told that none slides,
+    and that all turn as the sliding ones do. Their window is then that of their caches (`window`).
+    """
+    kinds = list(config["layer_types"])
+    if FULL not in kinds:
+        return {"sliding_window_pattern": 1, "rope_theta": config["rope_local_base_freq"], "rope_scaling": None}
+    every = kinds.index(FULL) + 1
+    if kinds != [SLIDING if (layer + 1) % every else FULL for layer in range(len(kinds))]:
+        raise Unsupported("gemma3 on mlx: its sliding layers follow no pattern")
+    return {"sliding_window_pattern": every}
