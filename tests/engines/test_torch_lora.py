@@ -1,4 +1,4 @@
-"""LoRA adapters on the torch engine: equal to merged weights, each for its own requests, refused when they do not fit."""
+"""LoRA adapters on the torch engine: equal to merged weights, each for its own requests, refused if they do not fit."""
 
 import json
 import random
@@ -241,7 +241,7 @@ BAD = {
     "an unknown layer": (renamed("q_proj", "w_proj"), LoadFailed, "self_attn.w_proj, which the model does not have"),
     "too many layers": (renamed("layers.1.", "layers.99."), LoadFailed, "layers.99.*does not have"),
     "no linear layer": (renamed("self_attn.q_proj", "input_layernorm"), LoadFailed, "which is no linear layer"),
-    "another base": (tensors(lambda all: {k: torch.cat([v, v], 1) for k, v in all.items()}), LoadFailed, "does not fit"),
+    "another base": (tensors(lambda all: {k: v.repeat(1, 2) for k, v in all.items()}), LoadFailed, "does not fit"),
     "not finite": (tensors(nan), LoadFailed, "are not finite"),
 }  # fmt: skip
 
