@@ -20,6 +20,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Progress, Task, build
+from llmctl.engines import installed
 from llmctl.engines.warm import warm
 from llmctl.errors import LlmctlError, LoadFailed, RequestError
 from llmctl.runner import frames
@@ -126,6 +127,7 @@ def load(spec: EngineSpec, link: Link) -> Engine:
 
 def _loaded(spec: EngineSpec, link: Link, progress: Progress) -> Engine:
     progress("import", 0, 0)
+    installed(spec.engine)
     adapter = importlib.import_module(f"llmctl.engines.{'spread' if spec.spread else spec.engine}")
     adapter.check(spec)
     progress("load", 0, 0)
