@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.processes import memory_bytes
-from scripts.benchmarks import testbed
+from scripts.benchmarks import llama_cpp, testbed
 
 UP = 300.0
 SERVING = ("transformers[serving]==5.23.0", "torch==2.13.0")
@@ -68,7 +68,7 @@ def mlx_server(path: Path, context: int, streams: int) -> Iterator[Server]:
 @contextlib.contextmanager
 def llama_server(path: Path, context: int, streams: int) -> Iterator[Server]:
     """llama.cpp's own server, built for this CPU from the source of the wheel."""
-    argv = [str(native_program("llama-server")), "-m", str(path), "-c", str(context * streams), "-np", str(streams)]
+    argv = [str(llama_cpp.built() / "llama-server"), "-m", str(path), "-c", str(context * streams), "-np", str(streams)]
     argv += ["-t", str(os.cpu_count() or 2), "--no-webui", "--no-cache-prompt"]
     with _started("llama-server", argv, "random") as server:
         yield server
@@ -98,16 +98,6 @@ def openvino_pipeline(path: Path, context: int, streams: int) -> Iterator[Server
 
         call([{"prompt": "go", "max_tokens": 1}])
         yield Server("OpenVINO's pipeline in-process", 0, "random", time.perf_counter() - began, (child.pid,), call)
-
-
-@contextlib.contextmanager
-def chosen_library(native: bool | None) -> Iterator[None]:
-    """llama.cpp from the wheel, or as built for this CPU; None leaves it open."""
-    yield
-
-
-def native_program(name: str) -> Path:
-    raise NotImplementedError
 
 
 @contextlib.contextmanager

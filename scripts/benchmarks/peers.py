@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.slots import verbs
-from scripts.benchmarks import peer_servers, testbed
+from scripts.benchmarks import llama_cpp, peer_servers, testbed
 from scripts.benchmarks.peer_servers import Peer, Server
 from scripts.benchmarks.report import Row, row
 from scripts.benchmarks.words import prompt
@@ -56,7 +56,7 @@ def mlx() -> Iterator[Row]:
 def llamacpp() -> Iterator[Row]:
     """The wheel's library on both sides."""
     paths = testbed.tiny("--random-05b")
-    yield from beside("llamacpp", paths["random-0.5b-gguf"], peer_servers.xllamacpp_server, SHORT[:3], native=False)
+    yield from beside("llamacpp", paths["random-0.5b-gguf"], peer_servers.xllamacpp_server, SHORT[:3])
 
 
 def native() -> Iterator[Row]:
@@ -74,7 +74,7 @@ GOAL_8_16 = "≥ 0.95"
 
 
 def beside(
-    engine: str, path: Path, peer: Peer, points: Sequence[Point], goal: str = GOAL, *, native: bool | None = None
+    engine: str, path: Path, peer: Peer, points: Sequence[Point], goal: str = GOAL, *, native: bool = False
 ) -> Iterator[Row]:
     """The rows of one engine."""
     checkpoint = testbed.tiny("--random-05b")["random-0.5b"]
@@ -130,8 +130,10 @@ def _part(values: Sequence[float], share: int) -> float:
 
 
 @contextlib.contextmanager
-def _ours(engine: str, path: Path, context: int, streams: int, native: bool | None) -> Iterator[Server]:
-    with testbed.home() as home, peer_servers.chosen_library(native):
+def _ours(engine: str, path: Path, context: int, streams: int, native: bool) -> Iterator[Server]:
+    with testbed.home() as home:
+        if native:
+            llama_cpp.give(home)
         port = testbed.free_port()
         spec = testbed.real(engine, "random", path, parallel=streams, context=context)
         began = time.perf_counter()

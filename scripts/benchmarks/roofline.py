@@ -9,8 +9,7 @@ from pathlib import Path
 
 from llmctl.models.convert import fetch
 from llmctl.slots import verbs
-from scripts.benchmarks import convert, testbed
-from scripts.benchmarks.peer_servers import chosen_library
+from scripts.benchmarks import convert, llama_cpp, testbed
 from scripts.benchmarks.report import Row, row
 from scripts.benchmarks.words import prompt
 
@@ -45,7 +44,8 @@ def _quantized(folder: Path, source: Path) -> dict[str, Path]:
 
 def _share(engine: str, quantization: str, path: Path, checkpoint: Path) -> Row:
     shares, rates = [], []
-    with testbed.home() as home, chosen_library(True):
+    with testbed.home() as home:
+        llama_cpp.give(home)
         port = testbed.free_port()
         spec = testbed.real(engine, "random", path, parallel=1, context=512)
         verbs.change(home, port, "load", spec, launch=testbed.launch())
