@@ -18,7 +18,7 @@ from llmctl.errors import UsageError, VersionSkew
 FLAGS = ("--json", "--yes", "-y", "--debug")
 VALUES = ("--config-dir=", "--as-host=", "--for-version=")
 PLAIN = {"status": "llmctl.cli.status"}
-NOUNS = ("hosts", "host", "models", "profile", "jobs", "native", "registry", "keys")
+NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

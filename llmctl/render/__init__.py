@@ -11,6 +11,7 @@ from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError
 from llmctl.render import (
     adopt,
+    bench,
     client_config,
     convert,
     deploy,
@@ -117,6 +118,7 @@ VIEWS: dict[str, View] = {
     **fleet.VIEWS,
     **smoke.VIEWS,
     **test_models.VIEWS,
+    **bench.VIEWS,
     **client_config.VIEWS,
     **token.VIEWS,
     **dict.fromkeys(FOR_HOSTS, lambda data: json.dumps(data, indent=1)),

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from llmctl import paths
@@ -25,6 +26,7 @@ from llmctl.runner.streams import RequestStream
 
 TERM_AFTER, KILL_AFTER = 3.0, 6.0
 RATE_WINDOW = 10.0
+PROFILE = 120.0  # a trace of a minute takes its time to be written
 TURN = 150.0
 
 OnProgress = Callable[[str, int, int], None]
@@ -50,6 +52,7 @@ class EngineProcess(asyncio.Protocol):
         self.load_seconds = 0.0
         self.runs: dict[str, str] = {}
         self._turned: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
+        self._profiled: asyncio.Future[Mapping[str, Any]] = loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._reader = frames.Reader()
         self._steps: int | None = None
@@ -167,6 +170,9 @@ class EngineProcess(asyncio.Protocol):
             self.identity = build(Identity, head["identity"])
             self.load_seconds = time.monotonic() - self.started_at
             self._settle(self.identity)
+        elif kind == "profiled":
+            if not self._profiled.done():
+                self._profiled.set_result(head)
         elif kind == "turned":
             if not self._turned.done():
                 self._turned.set_result(head["error"])
@@ -265,9 +271,25 @@ class EngineProcess(asyncio.Protocol):
         self.send({"t": way})
         await asyncio.wait((self._turned, self.gone), timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
         if not self._turned.done():
-            raise LoadFailed(f"{self.spec.model} did not {way} within {TURN:.0f} s")
+            why = f"the engine {self.gone.result()}" if self.gone.done() else f"not within {TURN:.0f} s"
+            raise LoadFailed(f"{self.spec.model} did not {way}: {why}")
         if error := self._turned.result():
             raise from_dict(error)
+
+    async def profile(self, to: Path | None) -> Mapping[str, Any]:
+        """Start a profile of its work, or end it and write it to the file `to`; what it saw.
+
+        LlmctlError when it cannot, or does not answer within PROFILE seconds.
+        """
+        self._profiled = asyncio.get_running_loop().create_future()
+        self.send({"t": "profile", "to": str(to) if to else None})
+        await asyncio.wait((self._profiled, self.gone), timeout=PROFILE, return_when=asyncio.FIRST_COMPLETED)
+        if not self._profiled.done():
+            raise LlmctlError(f"{self.spec.model} did not answer within {PROFILE:.0f} s", hint="llmctl status")
+        if error := self._profiled.result().get("error"):
+            raise from_dict(error)
+        value: Mapping[str, Any] = self._profiled.result()["value"]
+        return value
 
     # ── its end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

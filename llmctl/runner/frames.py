@@ -3,9 +3,9 @@
     4 bytes head length, 4 bytes tail length (big endian) · head (JSON object) · tail
 
 server → engine   warm {engine} · spec {spec} · generate {request} +media · task {task} · cancel {id} · rest · wake ·
-                  stop
+                  profile {to} · stop
 engine → server   warm · progress {stage, done, total} · ready {identity} · failed {error} · events {list} ·
-                  turned {error} · beat {steps, active, memory}
+                  turned {error} · profiled {value or error} · beat {steps, active, memory}
 """
 
 from __future__ import annotations

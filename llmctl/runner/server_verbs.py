@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmctl import __version__
 from llmctl.domain import SlotSpec, build
+from llmctl.errors import Refused
 from llmctl.processes import code
 from llmctl.runner.control_server import Verb
 from llmctl.slots.state import Disabled
 
 if TYPE_CHECKING:
     from llmctl.runner.server import Server
+
+KEPT = 5  # profiles of a slot
 
 
 def verbs(server: Server) -> dict[str, Verb]:
@@ -64,5 +69,22 @@ def verbs(server: Server) -> dict[str, Verb]:
         server.stop(owner)
         return {"pid": os.getpid()}
 
+    async def profile(args: Mapping[str, Any], owner: str, on_event: Any) -> Any:
+        if slot.current is None:
+            raise Refused(f"port {slot.port} has no engine now", hint=f"llmctl status {slot.port}", port=slot.port)
+        server.note(f"profile {'ended' if args['stop'] else 'started'} by {owner}")
+        return await slot.current.profile(trace_file(server.folder.path) if args["stop"] else None)
+
     changes = (change, unload, restart, disable, enable)
-    return {verb.__name__: verb for verb in (ping, status, *changes, reexec, hand_over, stop)}
+    return {verb.__name__: verb for verb in (ping, status, profile, *changes, reexec, hand_over, stop)}
+
+
+def trace_file(slot: Path) -> Path:
+    """A new file for a profile in a slot's folder, which keeps the last ones."""
+    folder = slot / "profiles"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for old in sorted(folder.iterdir())[: 1 - KEPT]:
+        old.unlink()
+    file = folder / datetime.datetime.now().strftime("%Y%m%dT%H%M%S.%f.json")
+    file.touch(0o600)
+    return file

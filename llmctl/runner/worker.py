@@ -17,10 +17,12 @@ import time
 import traceback
 from collections import deque
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from llmctl.domain import ENGINE, REST, WAKE, Engine, EngineSpec, Event, Failure, GenerateRequest, Progress, Task, build
 from llmctl.engines import installed
+from llmctl.engines.profiling import Profiler
 from llmctl.engines.warm import warm
 from llmctl.errors import LlmctlError, LoadFailed, RequestError
 from llmctl.runner import frames
@@ -137,19 +139,23 @@ def _loaded(spec: EngineSpec, link: Link, progress: Progress) -> Engine:
 
 def run(engine: Engine, link: Link) -> None:
     """Take frames, step, send events, beat; until told to stop."""
-    beat_at = 0.0
+    beat_at, profiler = 0.0, Profiler(engine.identity.engine)
     while True:
         while link.inbox:
             head, tail = link.inbox.popleft()
             if head["t"] == "stop":
                 return
-            take(engine, link, head, tail)
+            if head["t"] == "profile":
+                link.send({"t": "profiled", **profiled(profiler, head["to"])})
+            else:
+                take(engine, link, head, tail)
         busy = engine.step()
         link.flush()
         now = time.monotonic()
         if now >= beat_at:
             beat_at = now + BEAT
             link.send({"t": "beat", "steps": getattr(engine, "steps", None)})
+            profiler.look()
         if not busy and not link.inbox and not link.events:
             link.wait(beat_at - now)
 
@@ -172,6 +178,19 @@ def take(engine: Engine, link: Link, head: dict[str, Any], tail: bytes) -> None:
             engine.submit(work)
     except LlmctlError as error:
         link.emit(Failure(work.id, error.to_dict()))
+
+
+def profiled(profiler: Profiler, to: str | None) -> dict[str, Any]:
+    """Start a profile, or end it and write it to the file `to`: its value, or an error."""
+    try:
+        if to:
+            return {"value": dict(profiler.stop(Path(to)))}
+        profiler.start()
+        return {"value": {}}
+    except LlmctlError as error:
+        return {"error": error.to_dict()}
+    except Exception as error:
+        return {"error": LlmctlError(f"the profile failed: {type(error).__name__}: {error}").to_dict()}
 
 
 def turned(engine: Any, way: str) -> dict[str, Any] | None:

@@ -109,6 +109,15 @@ def _move(home: Path, port: int, service: str) -> ChangeResult:
     return result
 
 
+def profile(home: Path, port: int, *, stop: bool) -> dict[str, Any]:
+    """Start a profile of the slot's engine, or end it: `path`, `way`, `seconds`, `idle` and `top` (engines.profiling).
+
+    Unsupported for an engine that cannot.
+    """
+    _must_exist(home, port)
+    return dict(control.call(SlotFolder(home, port).control, "profile", {"stop": stop}))
+
+
 def _settled(home: Path, port: int, began: float, within: float) -> ChangeResult:
     """What a slot is once its next slot server answers and has its engine; `began` is when that was asked for."""
     folder = SlotFolder(home, port)
