@@ -53,7 +53,7 @@ def launch(spec: EngineSpec, server: Server, gone: Callable[[], None]) -> Child:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "llmctl.engines.upstream_keeper", str(read), folder, *argv],
             stdin=subprocess.DEVNULL, pass_fds=(read,), start_new_session=True, cwd=server.folder,
-            env={**os.environ, **server.env},
+            env=environment(server),
         )  # fmt: skip
     except OSError as error:
         os.close(write)
@@ -61,6 +61,12 @@ def launch(spec: EngineSpec, server: Server, gone: Callable[[], None]) -> Child:
     finally:
         os.close(read)
     return Child(url, keeper, write, gone)
+
+
+def environment(server: Server) -> dict[str, str]:
+    """Ours with the entry's; its PYTHONPATH comes behind llmctl's own code, which the keeper needs and takes out."""
+    path = [str(Path(__file__).parents[2]), server.env.get("PYTHONPATH") or os.environ.get("PYTHONPATH") or ""]
+    return {**os.environ, **server.env, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def command(spec: EngineSpec, server: Server) -> tuple[list[str], str, str]:

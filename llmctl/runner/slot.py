@@ -236,9 +236,7 @@ class Slot:
 
         One that rests is ended too.
         """
-        resting, self._resting = self._resting, None
-        if resting:
-            await resting.stop()
+        await self.end_rest()
         if engine is None:
             return 0
         await self._finished(engine)
@@ -248,6 +246,12 @@ class Slot:
         if cut:
             on_event({"event": "note", "message": f"{cut} answers were cut at the finish cap"})
         return cut
+
+    async def end_rest(self) -> None:
+        """End the engine that rests, if any; who wakes the slot then waits for a load."""
+        engine, self._resting = self._resting, None
+        if engine:
+            await engine.stop()
 
     async def _finished(self, engine: EngineProcess) -> None:
         """Wait for its last stream, no longer than the finish cap, and not for a wedged engine."""
@@ -432,8 +436,7 @@ class Slot:
         if self._housekeeper:
             self._housekeeper.cancel()
         await self.operations.close()
-        if self._resting:
-            await self._resting.stop()
+        await self.end_rest()
         if self.current:
             engine, self.traffic.engine = self.current, None
             engine.cut(RequestError("the slot server is stopping", status=503, code="unavailable"))

@@ -53,9 +53,14 @@ def seen(slot: RunningSlot) -> dict[str, Any]:
 
 
 def port_of(slot: RunningSlot) -> int:
-    """The internal port of the server below a slot's engine."""
-    words = next(w for w in map(_words, _below(slot.engine_pid() or 0)) if "--id" in w and "odd_server.py" in w[1])
+    """The internal port of the server below a slot's engine, which may rest."""
+    words = next(w for w in map(_words, _below(slot.server_pid() or 0)) if "--id" in w and "odd_server.py" in w[1])
     return int(words[words.index("--id") - 1])
+
+
+def worker_of(slot: RunningSlot) -> int:
+    """The engine's process, which may rest."""
+    return next(p for p in _below(slot.server_pid() or 0) if "llmctl.runner.worker" in " ".join(_words(p)))
 
 
 def _below(root: int) -> list[int]:
@@ -95,7 +100,7 @@ def test_a_slot_serves_what_the_server_says(slots: Slots, attached: odd_server.S
     assert done["choices"][0]["text"] == "A port on a"
     status, headers, busy = chat(slot.port, "429")
     assert (status, headers["retry-after"], busy["error"]["code"]) == (429, "7", "upstream_busy")
-    status, _, wrong = chat(slot.port, "x", guided_grammar="start: \"a\"")
+    status, _, wrong = chat(slot.port, "x", guided_grammar='start: "a"')
     assert status == 400 and wrong["error"]["param"] == "grammar"
     assert chat(slot.port, "500")[0] == 502 and "\x1b" not in slot.log()
     counted = [line for line in get(slot.port, "/metrics")[2].splitlines() if line.startswith("llmctl_tokens")]
@@ -152,6 +157,13 @@ def test_f02_nothing_of_a_server_outlives_its_slot(slots: Slots, tmp_path: Path,
         assert answers(slot)
 
 
+def test_variables_of_an_entry_reach_the_server_and_nothing_of_ours(slots: Slots, tmp_path: Path) -> None:
+    slot = slots(spec(odd(env={"PYTHONPATH": "/theirs", "MINE": "1"})))
+    pid = next(p for p in _below(slot.engine_pid() or 0) if "odd_server.py" in _words(p)[1])
+    told = dict(row.split("=", 1) for row in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in row)
+    assert told["PYTHONPATH"] == "/theirs" and told["MINE"] == "1"
+
+
 def test_f03_a_server_that_ignores_sigterm_is_ended_all_the_same(slots: Slots, tmp_path: Path) -> None:
     brood = tmp_path / "brood"
     slot = slots(spec(odd("--brood", str(brood), "--stubborn")))
@@ -170,7 +182,7 @@ def test_f15_a_server_that_never_comes_up_is_rolled_back(slots: Slots, tmp_path:
         (Server(command=(*odd().command, "--no-such-option")), "ended with exit status 2"),
     ):
         with pytest.raises(LlmctlError, match=why) as caught:
-            slot.change("swap", spec(server, load_timeout=4.0))
+            slot.change("swap", spec(server, load_timeout=3.0))
         assert caught.value.details["rolled_back_to"] == "odd" and answers(slot)
         if "exit status 3" in why:
             assert any("the weights are not there" in line for line in caught.value.details["log"])
@@ -225,17 +237,25 @@ def test_s09_the_key_is_in_no_argument_and_no_log(slots: Slots, monkeypatch: pyt
 
 
 def sleeper(**fields: Any) -> SlotSpec:
-    return spec(odd(sleep=True), idle_unload=1.0, needed_bytes=1_000_000, **fields)
+    return spec(odd(sleep=True), idle_unload=0.5, needed_bytes=1_000_000, **fields)
 
 
 def asleep(slot: RunningSlot, port: int) -> bool:
     return slot.state() == "sleeping" and bool(get(port, "/is_sleeping")[2]["is_sleeping"])
 
 
+def test_a_slot_server_that_re_executes_ends_what_sleeps(slots: Slots) -> None:
+    slot = slots(sleeper())
+    engine = worker_of(slot)
+    eventually(lambda: slot.state() == "sleeping" and slot.status().operation is None)
+    assert verbs.restart(slot.home, slot.port, reexec=True).state
+    assert not os.path.exists(f"/proc/{engine}")  # nor is it a zombie
+    assert answers(slot)
+
+
 def test_an_idle_server_sleeps_and_wakes_with_its_process(slots: Slots) -> None:
     slot = slots(sleeper())
-    port, engine = port_of(slot), slot.engine_pid()
-    assert engine and Ledger(slot.home).reserved() > 0
+    port, engine = port_of(slot), worker_of(slot)
     eventually(lambda: asleep(slot, port))
     eventually(lambda: Ledger(slot.home).reserved() == 0)
     assert alive(engine) and get(slot.port, "/health")[2]["verdict"] == "ok"
@@ -256,8 +276,7 @@ def test_f01_a_server_that_dies_asleep_is_started_anew(slots: Slots) -> None:
 def test_a_swap_and_an_unload_end_what_sleeps(slots: Slots) -> None:
     slot = slots(sleeper())
     for change in ("swap", "unload"):
-        port, engine = port_of(slot), slot.engine_pid()
-        assert engine
+        port, engine = port_of(slot), worker_of(slot)
         eventually(lambda port=port: asleep(slot, port))
         if change == "swap":
             slot.change("swap", sleeper(names=("other",)))
@@ -270,9 +289,9 @@ def test_a_swap_and_an_unload_end_what_sleeps(slots: Slots) -> None:
 def test_f03_a_server_that_cannot_sleep_is_ended_instead(slots: Slots, attached: odd_server.Server) -> None:
     attached.model = "odd"
     sleepless = Server(kind="vllm", url=attached.url, sleep=True)
-    slot = slots(spec(sleepless, idle_unload=1.0))
-    engine = slot.engine_pid()
+    slot = slots(spec(sleepless, idle_unload=0.5))
+    engine = worker_of(slot)
     attached.insomnia = True
-    eventually(lambda: slot.state() == "sleeping" and engine is not None and not alive(engine))
+    eventually(lambda: slot.state() == "sleeping" and not alive(engine))
     assert "does not rest" in slot.log()
     assert answers(slot)
