@@ -6,12 +6,14 @@ seeds and penalties are those of every engine. GenAI's own pipelines only read t
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from llmctl.backends import cpu
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress
 from llmctl.engines.batch import BatchEngine
+from llmctl.engines.drafts import drafter
 from llmctl.engines.llamacpp import model_file
 from llmctl.engines.llamacpp_vision import projector
 from llmctl.engines.openvino_check import LLAMACPP, checked
@@ -23,7 +25,10 @@ from llmctl.engines.talk import Talk, words
 from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 from llmctl.models.gguf_header import GGUFHeader
 
+LIBRARY = "openvino-genai"
 CACHE_BITS = (8,)
+BF16_THREADS = 2
+"""With one, OpenVINO 2026.4's products for AMX divide by zero, which ends the process."""
 
 
 def check(spec: EngineSpec) -> None:
@@ -33,6 +38,8 @@ def check(spec: EngineSpec) -> None:
         raise Unsupported(f"the openvino engine runs on CPUs only, not on {spec.device}", hint=LLAMACPP)
     if spec.dtype and spec.dtype not in SETTINGS:
         raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(SETTINGS)}")
+    if spec.dtype == "bfloat16" and threads(spec) < BF16_THREADS:
+        raise Unsupported("OpenVINO computes in bfloat16 with two threads or more", hint="load it with dtype float32")
     if spec.cache_bits and spec.cache_bits not in CACHE_BITS:
         raise Unsupported(f"the openvino engine has no cache of {spec.cache_bits} bits", hint="8, or none at all")
     if spec.adapters:
@@ -47,7 +54,9 @@ def check(spec: EngineSpec) -> None:
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     """Load the model of `spec` and batch over it."""
-    return BatchEngine(load_steps(spec, progress), emit)
+    steps = load_steps(spec, progress)
+    draft = drafter(spec, lambda small: load_steps(small, progress), steps.identity.vocab)
+    return BatchEngine(steps, emit, draft=draft)
 
 
 def load_steps(spec: EngineSpec, progress: Progress) -> OpenVinoEngine:
@@ -69,6 +78,16 @@ def load_steps(spec: EngineSpec, progress: Progress) -> OpenVinoEngine:
     return engine
 
 
+def threads(spec: EngineSpec) -> int:
+    """How many threads compute: at most one for each core, whatever was asked for."""
+    return min(spec.threads or sys.maxsize, cpu.physical_cores())
+
+
+def dtype(spec: EngineSpec) -> str:
+    """What is computed in: the type that the CPU is fast with."""
+    return spec.dtype or ("bfloat16" if cpu.fast_bf16() and threads(spec) >= BF16_THREADS else "float32")
+
+
 def blocks(spec: EngineSpec, context: int, made: Compiled) -> int:
     """How many cache blocks there are: for every sequence a full context, at most what `cache_bytes` allows."""
     wanted = spec.parallel * -(-context // made.block)
@@ -84,12 +103,11 @@ def blocks(spec: EngineSpec, context: int, made: Compiled) -> int:
 
 def _compiled(spec: EngineSpec, path: Path, progress: Progress) -> Compiled:
     """The model of `path` compiled; a form that cannot be read any more is made anew, once."""
-    dtype = spec.dtype or ("bfloat16" if cpu.fast_bf16() else "float32")
     for last in (False, True):
         xml = find_or_make(path, _library(), progress)
         progress("compile", 0, 0)
         try:
-            return compiled(xml, dtype, spec.threads or cpu.physical_cores(), spec.cache_bits)
+            return compiled(xml, dtype(spec), threads(spec), spec.cache_bits)
         except Exception as error:
             if last or "llocat" in str(error):
                 raise _failed(spec, error) from error
@@ -126,7 +144,7 @@ def _identify(
         context=min(spec.context, trained),
         vocab=made.vocab,
         parallel=spec.parallel,
-        dtype=str(made.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()),
+        dtype=dtype(spec),
         chat=chats,
         memory_bytes=weights,
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *able, "prefix_cache"),
@@ -138,8 +156,8 @@ def _identify(
 def _library() -> str:
     """The version of OpenVINO GenAI; Unsupported when it is not installed."""
     try:
-        return version("openvino-genai")
+        return version(LIBRARY)
     except PackageNotFoundError as error:
         raise Unsupported(
-            "openvino-genai is not installed in this environment", hint="pip install 'llmctl-fleet[openvino]'"
+            f"{LIBRARY} is not installed in this environment", hint="pip install 'llmctl-fleet[openvino]'"
         ) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-CACHES = ("key_cache.", "value_cache.")
+VALUES = "value_cache."
+CACHES = ("key_cache.", VALUES)
+TOKENS = 1
 WANTED = "wanted"
-BLOCK_AXIS = 2  # of a cache's shape: blocks, heads, tokens of a block, width
 SETTINGS = {"float32": "f32", "bfloat16": "bf16"}
 EXACT = "float32"
 
@@ -40,11 +42,17 @@ def compiled(xml: Path, dtype: str, threads: int, cache_bits: int | None) -> Com
     if dtype == EXACT:
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # else activations become int8 before compressed weights
     made = core.compile_model(model, "CPU", settings)
-    ports = [port for port in made.inputs if port.get_any_name().startswith(CACHES)]
-    shapes = [[size.get_length() for size in list(port.get_partial_shape())[1:]] for port in ports]
-    sizes = [port.get_element_type().size for port in ports]
-    block_bytes = sum(size * a * b * c for size, (a, b, c) in zip(sizes, shapes, strict=True))
-    return Compiled(made, shapes[0][BLOCK_AXIS - 1], block_bytes, made.output(0).get_partial_shape()[-1].get_length())
+    caches = [port for port in made.inputs if port.get_any_name().startswith(CACHES)]
+    values = next(port for port in caches if port.get_any_name().startswith(VALUES))
+    block_bytes = sum(port.get_element_type().size * prod(block_shape(port)) for port in caches)
+    vocab = made.output(0).get_partial_shape()[-1].get_length()
+    return Compiled(made, block_shape(values)[TOKENS], block_bytes, vocab)
+
+
+def block_shape(port: Any) -> list[int]:
+    """The shape of one block of a cache: heads, tokens, width. Quantized keys have their scales as further tokens,
+    values theirs as further width."""
+    return [size.get_length() for size in list(port.get_partial_shape())[1:]]
 
 
 def page(model: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmctl.domain import Identity, Logits, Tokenizer
 from llmctl.engines.openvino_blocks import Held, Pool
-from llmctl.engines.openvino_graph import CACHES, WANTED, Compiled
+from llmctl.engines.openvino_graph import CACHES, WANTED, Compiled, block_shape
 from llmctl.errors import RequestError
 
 # A pass should take no longer: a cancel waits for it, and so do the running sequences.
@@ -128,8 +128,7 @@ def _caches(compiled: Compiled, request: Any, blocks: int) -> list[Any]:
     arrays = []
     for port in compiled.model.inputs:
         if port.get_any_name().startswith(CACHES):
-            sizes = [size.get_length() for size in list(port.get_partial_shape())[1:]]
-            tensor = openvino.Tensor(port.get_element_type(), openvino.Shape([blocks, *sizes]))
+            tensor = openvino.Tensor(port.get_element_type(), openvino.Shape([blocks, *block_shape(port)]))
             request.set_tensor(port.get_any_name(), tensor)
             arrays.append(tensor.data)
     return arrays
