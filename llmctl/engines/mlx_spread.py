@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmctl.domain import EngineSpec
-from llmctl.engines import mlx_load, mlx_vision, mlx_weights
+from llmctl.engines import mlx_load, mlx_models, mlx_vision
 from llmctl.engines.checkpoint import read_checkpoint
 from llmctl.engines.spread_place import Held, Place, divides
 from llmctl.errors import LoadFailed, Unsupported
@@ -20,7 +20,7 @@ def check(spec: EngineSpec) -> None:
     checkpoint = read_checkpoint(spec)
     if mlx_vision.takes_images(checkpoint):
         raise Unsupported(f"{spec.model} takes images: only models of text are spread")
-    model, _ = mlx_weights.classes({**checkpoint.config, "model_type": mlx_load.model_type(checkpoint)})
+    model, _ = mlx_models.classes({**checkpoint.config, "model_type": mlx_load.model_type(checkpoint)})
     if not hasattr(model, "shard"):
         raise Unsupported(f"{spec.model}: mlx-lm has no way to cut architecture {checkpoint.architecture!r} in shares")
     divides(spec, checkpoint.config.get)
