@@ -9,16 +9,19 @@ from importlib.util import find_spec
 from typing import Any
 
 from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress, StepEngine, Tokenizer
-from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_vision
+from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_vision, torch_checks
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
 from llmctl.engines.drafts import drafter
-from llmctl.engines.mlx_proof import prove
+from llmctl.engines.mlx_proof import prove, running
 from llmctl.engines.mlx_steps import MlxEngine, RewindingEngine, Room
 from llmctl.engines.talk import Talk, words
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.engines.vision_tokenizer import load_chat_tokenizer
 from llmctl.errors import Unsupported
+
+BATCH, ONE_BY_ONE = "batch", "one-by-one"
+"""How the sequences of a step are computed: in one pass, or, where that was not proven right, each in its own."""
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -73,10 +76,14 @@ def load_steps(
         config = checkpoint.config
         identity = identify(spec, checkpoint, model, {**config, **(config.get("text_config") or {})}, own)
         return mlx_vision.engine(model, own, processor, identity)
+    mlx_load.sane(spec, checkpoint)
+    torch_checks.whole(spec, checkpoint)
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     read_ahead(checkpoint.weights, progress)
-    model, config = mlx_load.whole(spec, lambda: mlx_load.read_model(spec, checkpoint))
+    model, found = mlx_load.whole(spec, lambda: mlx_load.read_model(spec, checkpoint))
+    config = {**found, **(found.get("text_config") or {})}
     progress("weights", checkpoint.bytes, checkpoint.bytes)
+    torch_checks.speaks(spec, tokenizer, config.get("vocab_size") or tokenizer.vocab)
     return engine(spec, checkpoint, model, config, tokenizer, rewinds=rewinds)
 
 
@@ -90,14 +97,13 @@ def engine(
     rewinds: bool = False,
 ) -> MlxEngine:
     """The StepEngine over a loaded model, proven."""
-    config = {**config, **(config.get("text_config") or {})}
     window = None if rewinds else mlx_load.window(config)
     fresh = partial(mlx_caches.fresh, model, window, whole=rewinds)
-    used = mlx_caches.used(model, fresh())
-    if spec.cache_bits:
-        empty = mlx_caches.quantized(fresh(), used, spec.cache_bits)
-        fresh = partial(mlx_caches.copies, empty)
+    with running(spec, checkpoint):
         used = mlx_caches.used(model, fresh())
+        if spec.cache_bits:
+            fresh = partial(mlx_caches.copies, mlx_caches.quantized(fresh(), used, spec.cache_bits))
+            used = mlx_caches.used(model, fresh())
     together = mlx_caches.joinable(fresh())
     windowed = any(hasattr(cache, "max_size") for cache in mlx_caches.fresh(model, window))
     identity = identify(spec, checkpoint, model, config, tokenizer, windowed=windowed)
@@ -109,7 +115,9 @@ def engine(
     room = Room(spec.cache_bytes or token * identity.context * identity.parallel, token, strict)
     kind = RewindingEngine if together else MlxEngine
     made = kind(models, tokenizer, identity, fresh, room, together=together)
-    prove(made, model, fresh)
+    with running(spec, checkpoint):
+        prove(made, model, fresh)
+    made.identity = replace(identity, load_path=BATCH if made.together else ONE_BY_ONE)
     return made
 
 

@@ -10,6 +10,8 @@ from llmctl.domain import EngineSpec
 from llmctl.engines import mlx_models
 from llmctl.engines.checkpoint import Checkpoint
 from llmctl.engines.jobs import as_error
+from llmctl.engines.torch_checks import VERIFY
+from llmctl.engines.torch_load import read_config
 from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -20,6 +22,15 @@ UNIFORM = ("mistral", "phi3", "starcoder2", "mixtral")
 def model_type(checkpoint: Checkpoint) -> str:
     """mlx-lm's module names are lower case."""
     return checkpoint.architecture.lower().removesuffix("forcausallm")
+
+
+def sane(spec: EngineSpec, checkpoint: Checkpoint) -> None:
+    """Unsupported for a configuration that makes no sense to transformers, of a model that it knows."""
+    from transformers import CONFIG_MAPPING
+
+    name = model_type(checkpoint)
+    if name in CONFIG_MAPPING:
+        read_config(spec, checkpoint, CONFIG_MAPPING[name], name)
 
 
 def read_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[str, Any]]:
@@ -56,7 +67,8 @@ def whole(spec: EngineSpec, read: Callable[[], tuple[Any, Any]]) -> tuple[Any, A
     except Exception as error:
         if (typed := as_error(error)).code == "out_of_memory":
             raise typed from error
-        raise LoadFailed(f"{spec.model}: {error}", hint="verify its files with `llmctl models verify`") from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise LoadFailed(f"{spec.model}: {why}"[:500], hint=VERIFY) from error
     return model, beside
 
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmctl.decoding.sampling import nonfinite
+from llmctl.domain import EngineSpec
+from llmctl.engines.checkpoint import Checkpoint
 from llmctl.engines.jobs import as_error
 from llmctl.engines.mlx_caches import Caches
 from llmctl.engines.mlx_steps import MlxEngine
-from llmctl.errors import Unsupported
+from llmctl.errors import LlmctlError, Unsupported
 
 EXACT, HALF = 1e-3, 0.4
 """The largest root-mean-square difference, in standard deviations of the logits, in float32 and in other types."""
+
+
+@contextlib.contextmanager
+def running(spec: EngineSpec, checkpoint: Checkpoint) -> Iterator[None]:
+    """Unsupported, by the architecture's name, when mlx-lm's code fails within the block; no memory is told as that."""
+    try:
+        yield
+    except LlmctlError:
+        raise
+    except Exception as error:
+        if (typed := as_error(error)).code == "out_of_memory":
+            raise typed from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise Unsupported(f"{spec.model}: architecture {checkpoint.architecture!r} does not run here: {why}") from error
 
 
 def prove(engine: MlxEngine, model: Any, fresh: Callable[[], Caches]) -> None:
@@ -22,28 +39,29 @@ def prove(engine: MlxEngine, model: Any, fresh: Callable[[], Caches]) -> None:
     """
     import numpy
 
-    name, exact = engine.identity.architecture, engine.identity.dtype == "float32"
     tokens = [(7919 * n + 11) % engine.identity.vocab for n in range(12)]
-    try:
-        expected = in_one(model, fresh(), tokens)
-        if not numpy.isfinite(expected.max()):
-            raise nonfinite()
-        difference = float("inf")
-        for together in [True, False] if engine.together else [False]:
-            engine.together = together
+    expected = in_one(model, fresh(), tokens)
+    if not numpy.isfinite(expected.max()):
+        raise nonfinite()
+    most, why = (EXACT if engine.identity.dtype == "float32" else HALF), ""
+    for together in [True, False] if engine.together else [False]:
+        engine.together = together
+        try:
             distance = numpy.square(in_pieces(engine, tokens) - expected).mean()
             difference = float(numpy.sqrt(distance) / expected.std())
-            if difference < (EXACT if exact else HALF):
-                return
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
-        if (typed := as_error(error)).code == "out_of_memory":
-            raise typed from error
-        raise Unsupported(f"{engine.identity.model}: architecture {name!r} does not run here: {error}") from error
-    finally:
-        engine.forget()
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if as_error(error).code == "out_of_memory":
+                raise
+            why = str(error)
+            continue
+        finally:
+            engine.forget()
+        if difference < most:
+            return
+        why = f"difference {difference:.2g}"
     raise Unsupported(
-        f"{engine.identity.model}: architecture {name!r} does not compute the same with this engine's cache "
-        f"(difference {difference:.2g})"
+        f"{engine.identity.model}: architecture {engine.identity.architecture!r} does not compute the same with this "
+        f"engine's cache ({why})"
     )
 
 

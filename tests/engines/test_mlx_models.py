@@ -1,8 +1,7 @@
-"""Models that mlx-lm computes otherwise than transformers, or does not load, as transformers writes them: here the same.
+"""Models that mlx-lm computes otherwise than transformers, or does not load as that writes them: here the same.
+
 
 In float32, against transformers' own eager attention, and in a batch; the checkpoints have random weights."""
-
-import json
 
 import pytest
 
