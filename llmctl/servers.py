@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -206,6 +209,15 @@ def _url(server: Server) -> Iterator[tuple[str, str, str | None]]:
     elif not is_loopback(host) and not server.allow_remote:
         hint = "allow_remote = true, when prompts may go to that machine"
         yield "url", f"{host} is another machine", hint
+
+
+def missing_program(server: Server) -> str | None:
+    """The program of its command, when this machine has none of that name."""
+    if not server.command:
+        return None
+    name = server.command[0]
+    path = str(Path(server.folder, name)) if server.folder and "/" in name else name
+    return name if shutil.which(path, path=server.env.get("PATH") or os.environ.get("PATH")) is None else None
 
 
 def is_loopback(host: str) -> bool:

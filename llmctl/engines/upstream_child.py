@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from llmctl.domain import EngineSpec
 from llmctl.errors import LoadFailed, Unsupported
-from llmctl.servers import Server, filled, holes
+from llmctl.servers import Server, filled, holes, missing_program
 
 LEAVE = 5.0  # seconds for the keeper to end the whole tree; its own grace lies within
 
@@ -91,12 +90,6 @@ def free_port() -> int:
 
 def check_program(server: Server, model: str) -> None:
     """Unsupported when the program is not on this host."""
-    name = server.command[0]
-    path = server.env.get("PATH") or os.environ.get("PATH")
-    if server.folder and "/" in name:
-        name = str(Path(server.folder) / name)
-    if shutil.which(name, path=path) is None:
-        raise Unsupported(
-            f"{model}: there is no program {name!r} on this host",
-            hint="install it here, or write its whole path in the command",
-        )
+    if name := missing_program(server):
+        hint = "install it here, or write its whole path in the command"
+        raise Unsupported(f"{model}: there is no program {name!r} on this host", hint=hint)

@@ -72,8 +72,9 @@ class Metrics:
         self._generated.inc(tokens)
         self._rate.add(tokens)
 
-    def used(self, usage: Usage) -> None:
-        """A request has ended."""
+    def used(self, usage: Usage, told: int) -> None:
+        """A request has ended; `told` is what an engine that counts a prompt before it computes it had said of it."""
+        self._prompt_tokens.inc(max(0, usage.prompt - told))
         self._cached.inc(usage.cached)
         self._drafted.labels("accepted").inc(usage.agreed)
         self._drafted.labels("rejected").inc(usage.drafted - usage.agreed)
@@ -118,7 +119,7 @@ class Meter:
             self._metrics.first_token(time.monotonic() - self._began, self._prompt_tokens)
         self._metrics.generated(sum(chunk.tokens for chunk in chunks))
         if usage := chunks[-1].usage:
-            self._metrics.used(usage)
+            self._metrics.used(usage, self._prompt_tokens)
         return chunks[-1].usage
 
 

@@ -121,6 +121,8 @@ def _row(
     if artifact.format == "script":
         return _judged(row, room, Fit(0, 0, 0, resolve.script_bytes(path) if path else resolve.SCRIPT_BYTES))
     if artifact.server:
+        longest = question.model.traits(artifact).context
+        row = replace(row, context=question.context or longest or 0, longest=longest)
         return _judged(row, room, Fit(0, 0, 0, artifact.server.memory or 0))
     try:
         found = _checkpoint(question.model, artifact, path, twin)

@@ -9,8 +9,8 @@ from typing import Any
 from llmctl.catalog import Artifact, Model
 from llmctl.config import Tuning
 from llmctl.domain import EngineSpec
-from llmctl.errors import UsageError
-from llmctl.servers import Server, from_options
+from llmctl.errors import Unsupported, UsageError
+from llmctl.servers import Server, from_options, missing_program
 
 CONTEXT = 32768
 START, ATTACH = 600.0, 30.0
@@ -30,6 +30,9 @@ def engine_spec(
     if told:
         hint = "write it into the command of its entry"
         raise UsageError(f"{model.id} runs on a server: {told[0]} is for that to know", hint=hint)
+    if name := missing_program(server):
+        hint = "install it here, or write its whole path into the command of its entry"
+        raise Unsupported(f"{model.id} runs on {name!r}, and there is no such program on this host", hint=hint)
     longest = traits.context
     if context and longest and context > longest:
         raise UsageError(f"{model.id} has a context of {longest} tokens, not {context}", hint=f"--context {longest}")

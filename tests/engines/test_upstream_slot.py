@@ -103,8 +103,9 @@ def test_a_slot_serves_what_the_server_says(slots: Slots, attached: odd_server.S
     status, _, wrong = chat(slot.port, "x", guided_grammar='start: "a"')
     assert status == 400 and wrong["error"]["param"] == "grammar"
     assert chat(slot.port, "500")[0] == 502 and "\x1b" not in slot.log()
-    counted = [line for line in get(slot.port, "/metrics")[2].splitlines() if line.startswith("llmctl_tokens")]
-    assert counted and get(slot.port, "/health")[2]["verdict"] == "ok"
+    counted = dict(line.split() for line in get(slot.port, "/metrics")[2].splitlines() if line[:1] != "#")
+    assert float(counted["llmctl_prompt_tokens_total"]) >= 14 and float(counted["llmctl_generated_tokens_total"]) >= 16
+    assert get(slot.port, "/health")[2]["verdict"] == "ok"
 
 
 def test_a_client_that_hangs_up_is_gone_for_the_server_too(slots: Slots, attached: odd_server.Server) -> None:

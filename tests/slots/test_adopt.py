@@ -17,7 +17,7 @@ import pytest
 from llmctl import catalog_file
 from llmctl.__main__ import main
 from llmctl.config import Host
-from llmctl.errors import LlmctlError, Refused, UsageError
+from llmctl.errors import LlmctlError, Refused, Unsupported, UsageError
 from llmctl.servers import Server
 from llmctl.slots import adopt, listening
 from llmctl.slots.listening import Listener
@@ -333,6 +333,11 @@ def test_a_server_becomes_a_spec_and_what_is_its_own_affair_is_refused(tmp_path:
     path = tmp_path / "models.toml"
     path.write_text(ENTRY.format(GOOD.replace("kind", 'memory = "1GB", kind')))
     catalog, host = catalog_file.load(path), Host("local", backend="cpu")
+    with pytest.raises(Unsupported, match="runs on 'vllm', and there is no such program") as missing:
+        resolve(catalog, host, Wish("m"))
+    assert missing.value.hint
+    path.write_text(path.read_text().replace('"vllm", "serve"', f'"{sys.executable}", "serve"'))
+    catalog = catalog_file.load(path)
     spec = resolve(catalog, host, Wish("m", idle_unload=60.0))
     assert (spec.engine.engine, spec.engine.parallel, spec.needed_bytes) == ("upstream", 256, 10**9)
     assert resolve(catalog, host, Wish("m", context=100, parallel=2)).engine.parallel == 2
