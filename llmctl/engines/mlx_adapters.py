@@ -26,7 +26,8 @@ def with_adapters(model: Any, adapters: Mapping[str, str]) -> dict[str | None, A
                 raise
             raise type(error)(f"adapter {name!r}: {error.message}", hint=error.hint) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise BadCheckpoint(f"adapter {name!r}: {error}", hint=FOR_ANOTHER) from error
+            why = " ".join(str(error).split())
+            raise BadCheckpoint(f"adapter {name!r}: {why}"[:500], hint=FOR_ANOTHER) from error
     return models
 
 
@@ -79,6 +80,8 @@ def _apply_peft(model: Any, name: str, folder: Path) -> None:
         if part not in ("A.weight", "B.weight"):
             raise BadCheckpoint(f"{key} is no matrix of a LoRA adapter")
         pairs.setdefault(path, {})[part[0]] = value
+    if alone := sorted(path for path, pair in pairs.items() if len(pair) != 2):
+        raise BadCheckpoint(f"{alone[0]} has one matrix of two")
     made = []
     for path, pair in pairs.items():
         if path not in modules:

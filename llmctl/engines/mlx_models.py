@@ -26,7 +26,7 @@ def classes(config: Mapping[str, Any]) -> tuple[type[Any], type[Any]]:
         model = _separating(model)
     elif name == "gpt_oss":
         model = _own_gpt_oss(model)
-    elif name == "gemma2":
+    elif name == "gemma2" and config.get("layer_types"):
         model = _windowed_gemma2(module, config)
     elif name == "gemma3_text":
         model = _scaled_gemma3(model)
