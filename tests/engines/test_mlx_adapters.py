@@ -66,8 +66,8 @@ def test_each_request_gets_the_adapter_that_it_asks_for(base, folders):
         [request(str(name), prompt, adapter=name, n=2) for name in (None, *names)],
         shuffle=random.Random(0),
     )
-    plain = {name: answers(loaded(path), [request("r", prompt)])["r", 0]
-             for name, path in (("None", base), ("one", folders["merged one"]), ("two", folders["merged two"]))}  # fmt: skip
+    paths = {"None": base, "one": folders["merged one"], "two": folders["merged two"]}
+    plain = {name: answers(loaded(path), [request("r", prompt)])["r", 0] for name, path in paths.items()}
     assert len(set(map(tuple, plain.values()))) == 3
     assert found == {(name, n): plain["one" if name == "twin" else name] for name in ("None", *names) for n in (0, 1)}
     again = answers(engine, [request("two", prompt, adapter="two"), request("one", prompt, adapter="one")])
