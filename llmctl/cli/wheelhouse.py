@@ -33,11 +33,15 @@ def wheelhouse(
     python: Annotated[str, typer.Option(help="The host's Python: 3.10 to 3.14.")] = "3.11",
     platform: Annotated[Platform, typer.Option(help="What the host is.")] = Platform.linux,
     engine: Annotated[list[str] | None, typer.Option(help="Repeat for several; `convert` is for conversions.")] = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="Also what the host builds llama.cpp for its own CPU of.")
+    ] = False,
     cuda: Annotated[str | None, typer.Option(help="The CUDA of its driver, as nvidia-smi shows: 13.0.")] = None,
 ) -> Answer:
     """Fetch the packages of a host without a route to the index; then `llmctl deploy HOST --wheelhouse DIR`."""
     from llmctl.environments import WITHOUT, locks, platforms
     from llmctl.environments import wheelhouse as house
+    from llmctl.native import source
 
     session: Session = ctx.obj
     known = [*(name for name in ENGINES if name not in WITHOUT), "convert"]
@@ -47,10 +51,12 @@ def wheelhouse(
             raise UsageError(f"no engine {name[:40]!r}", hint=f"did you mean {close}?" if close else ", ".join(known))
     version = platforms.version_of(python)
     facts = platforms.named(platform.value, cuda)
-    wanted = [*locks.wanted(engine or (), facts), locks.tool("uv"), locks.tool("pip")]
+    tools = ("uv", "pip", "cmake", "ninja") if native else ("uv", "pip")
+    wanted = [*locks.wanted(engine or (), facts), *map(locks.tool, tools)]
     with session.progress() as on_event:
         on_event({"event": "note", "message": f"fetches packages for {platforms.described(facts, version)}"})
         found = house.collect(wanted, version, facts, locks.cache() / "wheels")
+        found += [source.fetch(locks.cache() / "wheels")] if native else []
         new = house.fill(folder, found)
     return Answer(
         {
