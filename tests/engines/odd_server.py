@@ -159,8 +159,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         if question == "slow headers":
-            for letter in "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n":
-                self.raw(letter)
+            self.raw("HTTP/1.1 200 OK\r\n")
+            for _ in range(400):
+                self.raw("a: b\r\n")
                 time.sleep(0.3)
             return None
         if question == "redirect":

@@ -10,7 +10,7 @@ import pytest
 from llmctl.domain import LENGTH, STOP, Probe
 from llmctl.errors import DoesNotFit
 from llmctl.slots.admission import NEW_FIRST, OLD_FIRST, Ledger, Room, decide
-from llmctl.slots.probe import Answer, fault
+from llmctl.slots.probe import Answer, fault, pieces
 from llmctl.slots.supervisor import CRASHES, WINDOW, GiveUp, Restart, after_crash, idle_due, is_wedged, queue_timeout
 
 GB = 10**9
@@ -85,6 +85,21 @@ def test_small_policies() -> None:
 
 def answer(text: str = "a b c d e f g h", ids: tuple[int, ...] = tuple(range(8)), finish: str = LENGTH) -> Answer:
     return Answer(text, ids, (-0.5,) * len(ids), finish)
+
+
+@pytest.mark.parametrize(
+    ("text", "sane"),
+    [
+        ("A port on a host that holds at most one model.", True),
+        ("スロットはホスト上のポートです。", True),
+        ("the the the the the the the the the the", False),
+        ("!!!!!!!!!!!!!!!!", False),
+        ("ok", False),
+        ("", False),
+    ],
+)
+def test_words_stand_for_the_ids_that_a_server_does_not_tell(text: str, sane: bool) -> None:
+    assert (fault(Probe(), [Answer(text, pieces(text), (), STOP)] * 2) is None) is sane
 
 
 @pytest.mark.parametrize(
