@@ -8,16 +8,17 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from llmctl.domain import Emit, Engine, EngineSpec, Identity, Progress, StepEngine, Tokenizer
+from llmctl.domain import IMAGE, TEXT, Emit, Engine, EngineSpec, Identity, Progress, StepEngine, Tokenizer
 from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_vision, torch_checks
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
 from llmctl.engines.drafts import drafter
 from llmctl.engines.mlx_proof import prove, running
 from llmctl.engines.mlx_steps import MlxEngine, RewindingEngine, Room
+from llmctl.engines.processor_pictures import Pictures
 from llmctl.engines.talk import Talk, words
 from llmctl.engines.tokenizer import load_tokenizer
-from llmctl.engines.vision_tokenizer import load_chat_tokenizer
+from llmctl.engines.vision_tokenizer import load_chat_tokenizer, speaking
 from llmctl.errors import Unsupported
 
 BATCH, ONE_BY_ONE = "batch", "one-by-one"
@@ -69,13 +70,7 @@ def load_steps(
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
     if mlx_vision.takes_images(checkpoint):
-        read_ahead(checkpoint.weights, progress)
-        model, processor = mlx_load.whole(spec, lambda: mlx_vision.load_model(spec, checkpoint))
-        progress("weights", checkpoint.bytes, checkpoint.bytes)
-        own = load_chat_tokenizer(spec, checkpoint, processor)
-        config = checkpoint.config
-        identity = identify(spec, checkpoint, model, {**config, **(config.get("text_config") or {})}, own)
-        return mlx_vision.engine(model, own, processor, identity)
+        return seeing(spec, checkpoint, progress)
     mlx_load.sane(spec, checkpoint)
     torch_checks.whole(spec, checkpoint)
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
@@ -96,7 +91,7 @@ def engine(
     *,
     rewinds: bool = False,
 ) -> MlxEngine:
-    """The StepEngine over a loaded model, proven."""
+    """The StepEngine over a loaded model of text, proven."""
     window = None if rewinds else mlx_load.window(config)
     fresh = partial(mlx_caches.fresh, model, window, whole=rewinds)
     with running(spec, checkpoint):
@@ -104,21 +99,47 @@ def engine(
         if spec.cache_bits:
             fresh = partial(mlx_caches.copies, mlx_caches.quantized(fresh(), used, spec.cache_bits))
             used = mlx_caches.used(model, fresh())
-    together = mlx_caches.joinable(fresh())
     windowed = any(hasattr(cache, "max_size") for cache in mlx_caches.fresh(model, window))
     identity = identify(spec, checkpoint, model, config, tokenizer, windowed=windowed)
     models = mlx_adapters.with_adapters(model, spec.adapters)
     size = mlx_adapters.bytes_of(models)
     identity = replace(identity, adapters=tuple(spec.adapters), memory_bytes=size, residency={identity.device: size})
-    token = mlx_caches.token_bytes(used)
-    strict = spec.cache_bytes is not None
-    room = Room(spec.cache_bytes or token * identity.context * identity.parallel, token, strict)
+    together = mlx_caches.joinable(fresh())
     kind = RewindingEngine if together else MlxEngine
-    made = kind(models, tokenizer, identity, fresh, room, together=together)
+    made = kind(models, tokenizer, identity, fresh, room(spec, identity, used), together=together)
     with running(spec, checkpoint):
-        prove(made, model, fresh)
+        prove(made)
     made.identity = replace(identity, load_path=BATCH if made.together else ONE_BY_ONE)
     return made
+
+
+def seeing(spec: EngineSpec, checkpoint: Checkpoint, progress: Progress) -> MlxEngine:
+    """The StepEngine of an image-text checkpoint, proven with text."""
+    read_ahead(checkpoint.weights, progress)
+    model, processor = mlx_load.whole(spec, lambda: mlx_vision.load_model(spec, checkpoint))
+    progress("weights", checkpoint.bytes, checkpoint.bytes)
+    own = load_chat_tokenizer(spec, checkpoint, processor)
+    config = {**checkpoint.config, **(checkpoint.config.get("text_config") or {})}
+    identity = replace(
+        identify(spec, checkpoint, model, config, own), inputs=(TEXT, IMAGE), load_path=mlx_vision.LOAD_PATH
+    )
+    tokenizer = speaking(own)
+    pictures = Pictures(processor, tokenizer, identity, tensors="np")
+    fresh = partial(mlx_caches.fresh, model.language_model)
+    with running(spec, checkpoint):
+        used = mlx_caches.used(lambda ids, cache: model.language_model(ids, cache=cache).logits, fresh())
+        limit = room(spec, identity, used)
+        together = mlx_caches.joinable(used)
+        made = mlx_vision.MlxVisionEngine(model, pictures, tokenizer, identity, fresh, limit, together=together)
+        prove(made)
+    return made
+
+
+def room(spec: EngineSpec, identity: Identity, used: mlx_caches.Caches) -> Room:
+    """The memory for keys and values: `cache_bytes`, else what all sequences need at their longest."""
+    token = mlx_caches.token_bytes(used)
+    whole = token * identity.context * identity.parallel
+    return Room(spec.cache_bytes or whole, token, strict=spec.cache_bytes is not None)
 
 
 def identify(

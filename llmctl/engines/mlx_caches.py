@@ -72,11 +72,9 @@ def copies(caches: Caches) -> Caches:
 
 
 def joinable(caches: Caches) -> bool:
-    """Whether sequences with such caches can be computed in one batch."""
-    from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
-
-    kinds = (KVCache, QuantizedKVCache, RotatingKVCache)
-    return all(type(cache) in kinds and not getattr(cache, "keep", 0) for cache in caches)
+    """Whether sequences with such caches can be computed in one batch. mlx-vlm has a KVCache of its own."""
+    kinds = ("KVCache", "QuantizedKVCache", "RotatingKVCache")
+    return all(type(cache).__name__ in kinds and not getattr(cache, "keep", 0) for cache in caches)
 
 
 def joined(parts: Sequence[Caches]) -> Caches:
@@ -127,7 +125,7 @@ def straighten(caches: Caches) -> None:
     for cache in caches:
         if getattr(cache, "rotated", False):
             keys, values, offset, padding, size, count, end, _ = cache.state
-            keys, values = mx.roll(keys, -end, axis=2), mx.roll(values, -end, axis=2)
+            keys, values = mx.roll(keys, -end, 2), mx.roll(values, -end, 2)
             cache.state = (keys, values, offset, padding, size, count, keys.shape[2], False)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import EngineSpec
 from llmctl.engines.checkpoint import Checkpoint
 from llmctl.engines.jobs import as_error
-from llmctl.engines.mlx_caches import Caches
 from llmctl.engines.mlx_steps import MlxEngine
 from llmctl.errors import LlmctlError, Unsupported
 
@@ -32,7 +31,7 @@ def running(spec: EngineSpec, checkpoint: Checkpoint) -> Iterator[None]:
         raise Unsupported(f"{spec.model}: architecture {checkpoint.architecture!r} does not run here: {why}") from error
 
 
-def prove(engine: MlxEngine, model: Any, fresh: Callable[[], Caches]) -> None:
+def prove(engine: MlxEngine) -> None:
     """NonFiniteLogits when the model's logits are not finite; Unsupported when it does not compute the same in pieces.
 
     A model that computes the same only alone is left to compute each sequence alone.
@@ -40,7 +39,7 @@ def prove(engine: MlxEngine, model: Any, fresh: Callable[[], Caches]) -> None:
     import numpy
 
     tokens = [(7919 * n + 11) % engine.identity.vocab for n in range(12)]
-    expected = in_one(model, fresh(), tokens)
+    expected = in_one(engine, tokens)
     if not numpy.isfinite(expected.max()):
         raise nonfinite()
     most, why = (EXACT if engine.identity.dtype == "float32" else HALF), ""
@@ -65,12 +64,14 @@ def prove(engine: MlxEngine, model: Any, fresh: Callable[[], Caches]) -> None:
     )
 
 
-def in_one(model: Any, caches: Caches, tokens: list[int]) -> Any:
-    """The logits after `tokens`, computed in one piece."""
-    import mlx.core as mx
-    import numpy
-
-    return numpy.array(model(mx.array([tokens]), cache=caches)[0, -1].astype(mx.float32))
+def in_one(engine: MlxEngine, tokens: list[int]) -> Any:
+    """The logits after `tokens`, computed in one piece and alone."""
+    seq = engine.open()
+    try:
+        return engine.prefill(seq, tokens).row(0)
+    finally:
+        engine.free(seq)
+        engine.forget()
 
 
 def in_pieces(engine: MlxEngine, tokens: list[int]) -> Any:

@@ -21,11 +21,11 @@ STEP = 256
 
 @dataclass
 class Line:
-    """A sequence: the tokens that its caches hold, and whether a pass failed with it."""
+    """A sequence: the tokens that its caches hold, and whether others may take them over: not after a failed pass."""
 
     adapter: str | None
     tokens: list[int] = field(default_factory=list)
-    broken: bool = False
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class MlxEngine:
         shared = found[1] if found else 0
         for other, running in self._lines.items():
             more = common(running.tokens, prompt) if running.adapter == line.adapter and other != seq else 0
-            if more > shared and not running.broken and self._sharable(other, more):
+            if more > shared and running.shared and self._sharable(other, more):
                 return self._take_over(seq, self._batches.copy(other), running.tokens, more)
         if found is None:
             return 0
@@ -123,7 +123,7 @@ class MlxEngine:
         line = self._lines.pop(seq, None)
         if line is None:
             return
-        keep = bool(line.tokens) and not line.broken
+        keep = bool(line.tokens) and line.shared
         caches = self._batches.take(seq, keep=keep)
         if caches is not None and mlx_caches.finite(caches):
             self._prefixes.add(line.adapter, line.tokens, caches)
@@ -189,10 +189,15 @@ class MlxEngine:
             raise error
         self._prefixes.shrink(self._room.bytes - held - wanted)
 
+    def _model_of(self, seqs: Sequence[int]) -> Callable[..., Any]:
+        """What computes these sequences: called with token ids and `cache` it gives logits."""
+        model: Callable[..., Any] = self._models[self._lines[seqs[0]].adapter]
+        return model
+
     def _run(self, feed: Mapping[int, list[int]], every: Collection[int]) -> dict[int, Any]:
         """One pass over sequences of one adapter; rows of logits by sequence."""
         group = self._batches.gather(feed)
-        model = self._models[self._lines[group.seqs[0]].adapter]
+        model = self._model_of(group.seqs)
         before = [copy.copy(cache) for cache in group.caches]
         tokens = [feed[seq] for seq in group.seqs]
         all_rows = [seq in every for seq in group.seqs]
@@ -206,7 +211,7 @@ class MlxEngine:
         except BaseException:
             group.caches = before
             for seq in group.seqs:
-                self._lines[seq].broken = True
+                self._lines[seq].shared = False
             raise
         found = {}
         for row, seq in enumerate(group.seqs):

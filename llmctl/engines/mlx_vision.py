@@ -1,23 +1,23 @@
-"""Image-text models on MLX: mlx-vlm's models and processors, each sequence with a cache of its own."""
+"""Image-text models on MLX: mlx-vlm's models and processors over the caches of the text engine."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from llmctl.domain import IMAGE, TEXT, EngineSpec, GenerateRequest, Identity, Tokenizer
+from llmctl.domain import EngineSpec, GenerateRequest
 from llmctl.engines.checkpoint import Checkpoint
-from llmctl.engines.mlx_logits import MlxLogits
+from llmctl.engines.mlx_steps import MlxEngine
 from llmctl.engines.processor_pictures import Pictures, Seen
-from llmctl.engines.tokenizer import CheckpointTokenizer
-from llmctl.engines.vision_tokenizer import speaking
-from llmctl.errors import RequestError, Unsupported
+from llmctl.errors import Unsupported
 
 LOAD_PATH = "image-text"
-KEPT = ("rope_deltas", "cross_attention_states", "encoder_outputs")
+DELTAS = "rope_deltas"
+KEPT = (DELTAS, "cross_attention_states", "encoder_outputs")
 """What a model makes of a prompt with images and wants again with each later token."""
 
 
@@ -42,92 +42,93 @@ def load_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any]:
     return model, processor
 
 
-def engine(model: Any, own: CheckpointTokenizer, processor: Any, identity: Identity) -> MlxVisionEngine:
-    """The StepEngine over a loaded model; `own` is the checkpoint's tokenizer, `identity` that of the text part."""
-    identity = replace(identity, inputs=(TEXT, IMAGE), load_path=LOAD_PATH)
-    tokenizer = speaking(own)
-    return MlxVisionEngine(model, tokenizer, Pictures(processor, tokenizer, identity, tensors="np"), identity)
-
-
 @dataclass
-class Line:
-    """One sequence: its cache, what its first tokens are to be computed with, and what goes with each later one."""
+class Sight:
+    """One sequence's: what its first tokens are to be computed with, and what goes with each later one."""
 
-    cache: Any
     seen: Seen | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     begun: bool = False
 
 
-class MlxVisionEngine:
-    """The StepEngine over an mlx-vlm model. Sequences of one step run one after another."""
+class MlxVisionEngine(MlxEngine):
+    """The StepEngine over an mlx-vlm model. What begins a sequence is computed alone, what goes on with the others.
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, pictures: Pictures, identity: Identity) -> None:
-        self.identity = identity
-        self.tokenizer = tokenizer
-        self.prefill_chunk = 64 if identity.device == "cpu" else 512
-        self._model, self._pictures = model, pictures
-        self._lines: dict[int, Line] = {}
-        self._next = 0
+    A sequence with images leaves nothing for others: the same tokens may stand for other images.
+    """
+
+    most_logits = sys.maxsize  # what begins a sequence stays in one piece
+
+    def __init__(self, model: Any, pictures: Pictures, *arguments: Any, together: bool) -> None:
+        super().__init__({None: model.language_model}, *arguments, together=together)
+        self._whole, self._pictures = model, pictures
+        self._sights: dict[int, Sight] = {}
 
     def see(self, request: GenerateRequest) -> tuple[list[int], Seen]:
         """The prompt of a chat with images, and what the model is given with it."""
         return self._pictures.prompt(request)
 
     def open(self, *, adapter: str | None = None, seen: Seen | None = None) -> int:
-        from mlx_lm.models.cache import make_prompt_cache
+        seq = super().open(adapter=adapter)
+        self._sights[seq] = Sight(seen)
+        self._lines[seq].shared = seen is None
+        return seq
 
-        if adapter is not None:
-            raise RequestError(f"no adapter {adapter!r} is loaded", status=404, param="adapter")
-        return self._add(Line(make_prompt_cache(self._model.language_model), seen))
-
-    def prefill(self, seq: int, tokens: Sequence[int]) -> MlxLogits:
-        line = self._lines[seq]
-        return MlxLogits([self._later(line, tokens) if line.begun else self._first(line, tokens)])
-
-    def step(self, feed: Mapping[int, int]) -> MlxLogits:
-        return MlxLogits([self._later(self._lines[seq], [token]) for seq, token in feed.items()])
+    def reuse(self, seq: int, prompt: Sequence[int]) -> int:
+        shared = super().reuse(seq, prompt)
+        self._sights[seq].begun = shared > 0
+        return shared
 
     def fork(self, seq: int) -> int:
-        line = self._lines[seq]
-        return self._add(replace(line, cache=copy.deepcopy(line.cache), kept=dict(line.kept)))
+        new, sight = super().fork(seq), self._sights[seq]
+        self._sights[new] = replace(sight, kept=dict(sight.kept))
+        self._lines[new].shared = self._lines[seq].shared
+        return new
 
     def free(self, seq: int) -> None:
-        import mlx.core as mx
-
-        if self._lines.pop(seq, None) is not None and not self._lines:
-            mx.clear_cache()
+        super().free(seq)
+        self._sights.pop(seq, None)
 
     def close(self) -> None:
-        self._lines.clear()
-        self._model = None
+        super().close()
+        self._sights.clear()
+        self._whole = None
 
-    def _add(self, line: Line) -> int:
-        self._next += 1
-        self._lines[self._next] = line
-        return self._next
+    def _parts(self, feed: Collection[int]) -> list[list[int]]:
+        joining = [seq for seq in feed if self.together and self._joins(self._sights[seq])]
+        return [[seq] for seq in feed if seq not in joining] + ([joining] if joining else [])
 
-    def _first(self, line: Line, tokens: Sequence[int]) -> Any:
-        """The first tokens of a sequence, with its pictures; the logits after the last of them, [1, vocab]."""
+    def _joins(self, sight: Sight) -> bool:
+        deltas = sight.kept.get(DELTAS)
+        return sight.begun and not set(sight.kept) - {DELTAS} and (deltas is None or deltas.shape == (1, 1))
+
+    def _model_of(self, seqs: Sequence[int]) -> Callable[..., Any]:
+        sights = [self._sights[seq] for seq in seqs]
+        return partial(self._later, sights) if sights[0].begun else partial(self._first, sights[0])
+
+    def _first(self, sight: Sight, ids: Any, cache: Any) -> Any:
+        """The logits of a sequence's first tokens, with its pictures."""
         import mlx.core as mx
 
-        line.begun = True
-        seen, line.seen = line.seen, None
-        inputs = {name: mx.array(value) for name, value in seen.inputs.items()} if seen else {}
-        ids = mx.array([list(tokens)])
-        found = self._model.get_input_embeddings(ids, inputs.pop("pixel_values", None), mask=None, **inputs)
+        inputs = {name: mx.array(value) for name, value in sight.seen.inputs.items()} if sight.seen else {}
+        found = self._whole.get_input_embeddings(ids, inputs.pop("pixel_values", None), mask=None, **inputs)
         given = {name: value for name, value in found.to_dict().items() if value is not None}
-        line.kept = {name: given[name] for name in KEPT if name in given}
-        return self._run(line, ids, given)
+        sight.seen, sight.begun = None, True
+        sight.kept = {name: given[name] for name in KEPT if name in given}
+        return self._compute([sight], ids, cache, given)
 
-    def _later(self, line: Line, tokens: Sequence[int]) -> Any:
+    def _later(self, sights: Sequence[Sight], ids: Any, cache: Any) -> Any:
         import mlx.core as mx
 
-        return self._run(line, mx.array([list(tokens)]), line.kept)
+        given = dict(sights[0].kept) if len(sights) == 1 else {}
+        if hasattr(self._whole.language_model, "get_rope_index"):  # else it goes on with another sequence's
+            deltas = [sight.kept.get(DELTAS) for sight in sights]
+            given[DELTAS] = mx.concatenate([mx.zeros((1, 1), mx.int32) if d is None else d for d in deltas])
+        return self._compute(sights, ids, cache, given)
 
-    def _run(self, line: Line, ids: Any, given: Mapping[str, Any]) -> Any:
-        output = self._model.language_model(ids, cache=line.cache, **given)
+    def _compute(self, sights: Sequence[Sight], ids: Any, cache: Any, given: Mapping[str, Any]) -> Any:
+        output = self._whole.language_model(ids, cache=cache, **given)
         for name in KEPT[1:]:
             if getattr(output, name, None) is not None:
-                line.kept[name] = getattr(output, name)
-        return output.logits[:, -1]
+                sights[0].kept[name] = getattr(output, name)  # with such a thing a sequence is computed alone
+        return output.logits
