@@ -115,6 +115,17 @@ class KVCache:
                 tensor[row, :, length:end] = 0
         self._lengths[seq] = length
 
+    @property
+    def room(self) -> int:
+        """Positions that every layer has room for."""
+        return min((tensor.shape[2] for tensor in self._tensors()), default=0)
+
+    def settle(self) -> tuple[int, ...]:
+        """Let every layer grow now that would with the next pass; where its tensors lie from then on."""
+        for index, pair in list(self._layers.items()):
+            self.layer(index, *pair)
+        return tuple(tensor.data_ptr() for tensor in self._tensors())
+
     def undo(self, counts: Mapping[int, int]) -> None:
         """Take an `extend` back whose pass failed, wherever it got to."""
         for seq, count in counts.items():

@@ -13,6 +13,7 @@ from llmctl.engines.tasks import Work
 from llmctl.engines.torch_attention import Flat, Pass
 from llmctl.engines.torch_cache import LEAST_TOKENS, KVCache, OutOfRoom, doubled
 from llmctl.engines.torch_decide import Decider
+from llmctl.engines.torch_graphs import Graphs
 from llmctl.engines.torch_logits import TorchLogits
 from llmctl.engines.torch_lora import Adapters
 from llmctl.engines.torch_prefixes import LEAST, Prefixes, Text, spent
@@ -31,6 +32,7 @@ class TorchEngine:
         self._model, self._adapters = model, adapters
         self._cache = KVCache(drop=self._drop)
         self._prefixes = Prefixes()
+        self._graphs = Graphs(model, self._cache) if identity.device == "cuda" else None
         self._decider = Decider(self, model)
         self._next = 0
 
@@ -116,7 +118,7 @@ class TorchEngine:
         return self._decider.decide(**request)
 
     def close(self) -> None:
-        self._cache, self._prefixes = KVCache(), Prefixes()
+        self._cache, self._prefixes, self._graphs = KVCache(), Prefixes(), None
         self._model = None
 
     def _add(self, text: Text) -> int:
@@ -168,7 +170,7 @@ class TorchEngine:
         import torch
 
         cache, single = self._cache, [seq for seq, tokens in feed.items() if len(tokens) == 1]
-        single = cache.arrange(single) if len(single) > 1 else single
+        single = cache.arrange(single) if len(single) > 1 or self._graphs else single
         runs = [seq for seq, tokens in feed.items() if len(tokens) > 1]
         order = [*single, *runs]
         passes = [
@@ -180,6 +182,10 @@ class TorchEngine:
             row for seq, tokens in feed.items()
             for row in range(ends[seq] - (len(tokens) if seq in every else 1), ends[seq])
         ]  # fmt: skip
+        if self._graphs and not runs and not any(self._prefixes.texts[seq].adapter for seq in single):
+            logits = self._graphs.step([feed[seq][0] for seq in single], passes[0].past)
+            if logits is not None:
+                return TorchLogits(logits, rows)
         shape = (1, -1) if runs else (-1, 1)
         device = self._model.device
         past = [range(cache.length(seq) - len(feed[seq]), cache.length(seq)) for seq in order]

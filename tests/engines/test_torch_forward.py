@@ -5,7 +5,7 @@ import random
 import pytest
 
 from llmctl.domain import NGRAM, Chunk, EngineSpec, GenerateRequest, Sampling, Usage
-from llmctl.engines import adapter
+from llmctl.engines import adapter, torch_graphs
 from llmctl.errors import Unsupported
 
 torch = pytest.importorskip("torch")
@@ -136,3 +136,50 @@ def test_a_draft_with_another_vocabulary_is_refused(tiny_models):
     with pytest.raises(Unsupported, match="tokens") as caught:
         run(tiny_models["tiny-phi3"], [], draft=str(tiny_models["tiny-qwen2"]))
     assert caught.value.hint
+
+
+def test_steps_of_fixed_shape_compute_the_same(tiny_models, monkeypatch):
+    """What is recorded on CUDA, repeated here without the recording: joins, leaves, growth of the cache, windows."""
+    monkeypatch.setattr(torch_graphs, "SPAN", 64)
+
+    def repeated(compute):
+        logits = compute()
+        made.append(logits)
+        return lambda: logits.copy_(compute()), logits
+
+    for name in ("tiny-llama", "tiny-gemma3"):
+        made = []
+        engine = loaded(tiny_models[name])
+        engine._graphs = torch_graphs.Graphs(engine._model, engine._cache, repeated)
+        texts = {}
+        for n, size in enumerate((20, 70, 45, 200)):
+            seq = engine.open()
+            texts[seq] = text(size, 50 * n)
+            engine.prefill(seq, texts[seq])
+            for step in range(20):
+                feed = {seq: text(1, step * 7 + seq)[0] for seq in reversed(texts)}
+                logits = engine.step(feed)
+                for row, (seq, token) in enumerate(feed.items()):
+                    texts[seq].append(token)
+                    if step in (0, 7, 8, 19):
+                        expected = whole(engine, texts[seq])[-1]
+                        assert abs(logits.row(row) - expected).max() < 1e-3 * abs(expected).max()
+            if n == 1:
+                seq = min(texts)
+                engine.free(seq)
+                del texts[seq]
+        assert len(made) >= 4
+
+
+def test_a_model_that_cannot_be_recorded_goes_on_without(tiny_models):
+    def refused(compute):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine = loaded(tiny_models["tiny-llama"])
+    engine._graphs = torch_graphs.Graphs(engine._model, engine._cache, refused)
+    seq = engine.open()
+    engine.prefill(seq, text(20))
+    for n in range(12):
+        found = engine.step({seq: text(1, n)[0]}).row(0)
+    expected = whole(engine, text(20) + [text(1, n)[0] for n in range(12)])[-1]
+    assert abs(found - expected).max() < 1e-3 * abs(expected).max()
