@@ -200,6 +200,7 @@ class GenerateRequest:
     the context. `logprobs` None is off, 0 is the chosen token only, k adds the k most likely. `tools` are {"name",
     "description", "parameters"}; `tool_choice` is auto, none or required (a named one is required, and alone).
     `thinking` None leaves it to the model; `effort` is low, medium or high. `time_cap` is seconds of generation.
+    `fresh`: nothing is taken over from what an earlier request computed.
     """
 
     id: str
@@ -224,6 +225,7 @@ class GenerateRequest:
     thinking: bool | None = None
     effort: str | None = None
     continue_last: bool = False
+    fresh: bool = False
 
     def to_wire(self) -> tuple[dict[str, Any], bytes]:
         """JSON head and binary tail (the media, one after another)."""

@@ -173,7 +173,7 @@ class BatchEngine:
                 if work.handle is None:
                     work.handle = self._engine.open(adapter=job.request.adapter, seen=job.seen)
                 if work.done == 0 and job.seen is None:
-                    work.done = self._passes.reuse(work.handle, job.prompt)
+                    work.done = 0 if job.request.fresh else self._passes.reuse(work.handle, job.prompt)
                     job.cached = work.done if job.cached is None else job.cached
             except Exception as error:  # whatever it is, it ends this request and no other
                 self._fail(job, error)

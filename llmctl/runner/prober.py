@@ -56,6 +56,7 @@ async def _answer(engine: EngineProcess, probe: Probe) -> Answer:
         prompt=None if chat else probe.prompt,
         sampling=Sampling(temperature=0.0),
         max_tokens=probe.max_tokens,
+        fresh=True,
         logprobs=0 if engine.identity and "logprobs" in engine.identity.capabilities else None,
     )
     text, ids, logprobs, finish = "", [], [], ""

@@ -20,7 +20,7 @@ probe = Probe()
 for i, tokens in enumerate((probe.max_tokens, probe.max_tokens, 1)):
     request = GenerateRequest(
         str(i), messages=({"role": "user", "content": probe.prompt},), sampling=Sampling(temperature=0.0),
-        max_tokens=tokens, logprobs=0,
+        max_tokens=tokens, logprobs=0, fresh=True,
     )  # fmt: skip
     engine.submit(request)
     while not any(isinstance(e, Chunk) and e.id == str(i) and e.usage for e in events):
