@@ -19,7 +19,7 @@ from llmctl.domain import Chunk, GenerateRequest, Identity, SlotSpec, Started, T
 from llmctl.environments import installed
 from llmctl.errors import LlmctlError, LoadFailed, RequestError, from_dict
 from llmctl.native import builds
-from llmctl.processes import ProcessId, code, memory_bytes, own_environment
+from llmctl.processes import ProcessId, code, own_environment, tree_bytes
 from llmctl.runner import frames
 from llmctl.runner.engine_log import EngineLog
 from llmctl.runner.streams import RequestStream
@@ -262,8 +262,8 @@ class EngineProcess(asyncio.Protocol):
         return list(self._output.tail)
 
     def resident(self) -> int:
-        """Bytes of memory it holds now."""
-        return memory_bytes(self.child.pid)
+        """Bytes of memory that it and what it started hold now."""
+        return tree_bytes(self.child.pid)
 
     async def turn(self, way: str) -> None:
         """Have it REST or WAKE, with no stream open; LlmctlError when it does not, or not within TURN seconds."""

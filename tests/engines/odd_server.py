@@ -1,6 +1,7 @@
 """A server of OpenAI's dialect that does what the question says: right, late, wrong or not at all.
 
     python odd_server.py PORT|SOCKET [--id NAME] [--stubborn] [--starting SECONDS] [--brood FILE] [--exit STATUS]
+        [--ballast BYTES]
 
 Standard library only. What it was asked is told by GET /seen; --brood starts a process in a session of its own, whose
 pid goes into FILE.
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument("--starting", type=float, default=0.0)
     parser.add_argument("--brood")
     parser.add_argument("--exit", type=int)
+    parser.add_argument("--ballast", type=int, default=0)
     args = parser.parse_args()
     if args.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -251,10 +253,12 @@ def main() -> None:
     if args.exit is not None:
         print("odd_server: the weights are not there", flush=True)
         sys.exit(args.exit)
+    ballast = b"\1" * args.ballast
     server = Server(("127.0.0.1", int(args.place)) if args.place.isdigit() else args.place, args.id)
     server.ready_at = time.monotonic() + args.starting
     print("secret in the environment:", os.environ.get("ODD_KEY") is not None, flush=True)
     server.serve_forever()
+    del ballast
 
 
 if __name__ == "__main__":

@@ -165,6 +165,11 @@ def test_variables_of_an_entry_reach_the_server_and_nothing_of_ours(slots: Slots
     assert told["PYTHONPATH"] == "/theirs" and told["MINE"] == "1"
 
 
+def test_the_memory_of_a_slot_is_that_of_all_its_processes(slots: Slots) -> None:
+    slot = slots(spec(odd("--ballast", "300000000")))
+    assert 300_000_000 < slot.status().memory_bytes < 500_000_000
+
+
 def test_f03_a_server_that_ignores_sigterm_is_ended_all_the_same(slots: Slots, tmp_path: Path) -> None:
     brood = tmp_path / "brood"
     slot = slots(spec(odd("--brood", str(brood), "--stubborn")))
