@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from llmctl.config import SERVICES, Host
 from llmctl.domain import ENGINES
+from llmctl.environments import WITHOUT
 from llmctl.errors import NoPython, Refused, Unsupported, UsageError, nearest
 from llmctl.fleet.facts import Facts, Python
 from llmctl.models.choice import PREFERENCE, REASON, RUNS_ON
@@ -51,11 +52,11 @@ def backend(host: Host, facts: Facts) -> Chosen:
 
 def engines(host: Host, backend: str, facts: Facts) -> tuple[Chosen, ...]:
     """The engines to install, the preferred first; the first one's `why_not` names those left out. `engines = []` in
-    hosts.toml is none; `scripted`, which needs no environment, is taken only where it stands there.
+    hosts.toml is none; those WITHOUT an environment of their own are taken only where they stand there.
 
     UsageError for a name in hosts.toml that is no engine, Unsupported for one that cannot run there, and when none can.
     """
-    known = [name for name in ENGINES if name != "scripted" or name in (host.engines or ())]
+    known = [name for name in ENGINES if name not in WITHOUT or name in (host.engines or ())]
     for name in host.engines or ():
         if name not in ENGINES:
             close = nearest(name, ENGINES)
