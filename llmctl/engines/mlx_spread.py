@@ -21,7 +21,7 @@ def check(spec: EngineSpec) -> None:
     if mlx_vision.takes_images(checkpoint):
         raise Unsupported(f"{spec.model} takes images: only models of text are spread")
     model, _ = mlx_models.classes({**checkpoint.config, "model_type": mlx_load.model_type(checkpoint)})
-    if not hasattr(model, "shard"):
+    if not hasattr(model, "shard") or not model.__module__.startswith("mlx_lm."):  # one that is changed here is not cut
         raise Unsupported(f"{spec.model}: mlx-lm has no way to cut architecture {checkpoint.architecture!r} in shares")
     divides(spec, checkpoint.config.get)
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmctl import config
 from llmctl import spread as members
+from llmctl.cli.reach import members as members_of
 from llmctl.config import Host
 from llmctl.domain import ENGINE, EngineSpec, Event, Failure
 from llmctl.engines.spread import SpreadSteps
 from llmctl.engines.spread_calls import arguments, perform
 from llmctl.engines.spread_crew import Crew
-from llmctl.errors import LlmctlError, Unsupported, UsageError
-from llmctl.models.checkpoint import inspect
+from llmctl.errors import LlmctlError, UnknownName, UsageError
+from llmctl.models import fit
+from llmctl.models.checkpoint import Checkpoint, inspect
 from llmctl.slots import spread
 from llmctl.spread import Member
 from tests.conftest import eventually
@@ -155,15 +159,59 @@ def test_a_member_is_written_as_it_is_read() -> None:
     assert argv[argv.index("--") :][:4] == ["--", "op@10.0.0.1", ".llmctl/bin/llmctl", "--json"]
 
 
-def test_heads_that_three_hosts_cannot_share_are_refused(tiny_models: dict[str, Path]) -> None:
-    found = inspect(tiny_models["tiny-llama"])
-    spec = EngineSpec("torch", "m", "/m", "safetensors")
-    three = [Member(f"h{n}", "a") for n in (1, 2, 3)]
-    with pytest.raises(Unsupported, match="3 hosts cannot share"):
-        spread.fits(spec, found, Host("h1"), three)
-    spread.fits(spec, found, Host("h1"), three[:2])
-    with pytest.raises(LlmctlError, match="runs on one host"):
-        spread.fits(EngineSpec("llamacpp", "m", "/m", "gguf"), found, Host("h1"), three[:2])
+@pytest.fixture
+def found(tiny_models: dict[str, Path]) -> Checkpoint:
+    return inspect(tiny_models["tiny-llama"])
+
+
+TORCH = EngineSpec("torch", "m", "/m", "safetensors")
+
+
+@pytest.mark.parametrize(
+    ("names", "spec", "said"),
+    [
+        ("h1 h2 h3", TORCH, "3 hosts cannot share"),
+        ("h2 h1", TORCH, "belongs to the first host"),
+        ("h1", TORCH, "two or more different hosts"),
+        ("h1 h2 h2", TORCH, "two or more different hosts"),
+        ("h1 h2", replace(TORCH, engine="llamacpp"), "runs on one host"),
+        ("h1 h2", replace(TORCH, draft="/a/smaller/model"), "no second model as its draft"),
+        ("h1 h2", replace(TORCH, adapters={"a": "/a"}), "no adapters"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused_before_anybody_is_asked(
+    found: Checkpoint, names: str, spec: EngineSpec, said: str
+) -> None:
+    with pytest.raises(LlmctlError, match=said):
+        spread.fits(spec, found, Host("h1"), [Member(name, "a") for name in names.split()])
+
+
+def test_a_model_that_two_hosts_can_share_is_not_refused(found: Checkpoint) -> None:
+    spread.fits(replace(TORCH, draft="ngram"), found, Host("h1"), [Member("h1", "a"), Member("h2", "a")])
+
+
+def test_a_share_is_half_of_the_layers_and_the_whole_of_the_embeddings(found: Checkpoint) -> None:
+    whole = fit.estimate(found, 512, 2, "torch")
+    half = spread.share(whole, found, 2)
+    ends = 2 * found.vocab * found.hidden * 4  # float32, and a head of its own
+    assert half.weights == ends + (whole.weights - ends) // 2
+    assert (half.kv, half.compute, half.process) == (whole.kv // 2, whole.compute, whole.process)
+
+
+def test_names_of_hosts_become_what_other_hosts_can_use(tmp_path: Path) -> None:
+    (tmp_path / "hosts.toml").write_text(
+        '[hosts.mine]\nspread_address = "10.0.0.1"\n[hosts.here]\n'
+        '[hosts.far]\ntransport = "ssh"\naddress = "10.0.0.2"\nuser = "op"\nssh_port = 2222\n'
+        '[hosts.two]\ntransport = "ssh"\naddress = "9.9.9.9"\nuser = "op"\nspread_address = "10.0.0.3"\n'
+    )
+    known = config.load(tmp_path)
+    written = members_of(known, ["mine,far", "two"])
+    assert written == ("mine=10.0.0.1", "far=op@10.0.0.2:2222", "two=op@10.0.0.3")
+    assert members_of(known, written) == written
+    with pytest.raises(UsageError, match="do not know where that is"):
+        members_of(known, ["here"])
+    with pytest.raises(UnknownName, match="no host 'h3'"):
+        members_of(known, ["h3"])
 
 
 def test_files_without_a_manifest_are_compared_by_what_they_are(tmp_path: Path) -> None:
