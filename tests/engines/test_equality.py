@@ -90,6 +90,22 @@ def test_torch_with_cache_equals_full_recompute(tiny_models, name):
         assert answers(engine, [request(id, prompt)])[id, 0] == recomputed(tiny_models[name], prompt, NEW)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_torch_prompts_that_begin_as_others_did_equal_full_recompute(tiny_models, tmp_path, name):
+    """Shorter, longer and branching off, of ended sequences and of running ones; with a short window where one is."""
+    path = windowed(tiny_models[name], tmp_path, 16) if name in ("tiny-mistral", "tiny-gemma3") else tiny_models[name]
+    engine = steps("torch", path)
+    first = prompts(engine.tokenizer, (100,))["p100"]
+    work = {"longer": first + first[7:30], "branch": first[:60] + first[3:40], "shorter": first[:50]}
+    answers(engine, [request("first", first)])
+    expected = {(id, 0): recomputed(path, prompt, NEW) for id, prompt in work.items()}
+    reused, reuse = [], engine.reuse
+    engine.reuse = lambda seq, prompt: reused.append(reuse(seq, prompt)) or reused[-1]
+    for _ in range(2):
+        assert answers(engine, [request(id, prompt) for id, prompt in work.items()]) == expected
+    assert all(same >= 49 for same in reused)
+
+
 @pytest.mark.parametrize("name", ["tiny-mistral", "tiny-gemma3", "tiny-phi3"])
 @pytest.mark.parametrize("chunk", [7, 256])
 def test_torch_sliding_window_shorter_than_the_prompt(tiny_models, tmp_path, name, chunk):
@@ -170,45 +186,3 @@ def test_torch_a_poisoned_sequence_leaves_nothing_behind(tiny_models):
     engine.prefill(other, [5, 6])
     engine.free(poisoned)
     assert answers(engine, [request(id, p) for id, p in work.items()]) == fresh
-
-
-MLX = [name for name in MODELS if name != "tiny-gemma3"]
-
-
-def mlx_recomputed(model, prompt, count):
-    """Greedy tokens by running mlx-lm's model over the whole sequence anew for each."""
-    import mlx.core as mx
-
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(mx.argmax(model(mx.array([ids]))[0, -1]).item())
-    return ids[len(prompt) :]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_mlx_with_cache_equals_full_recompute(tiny_models, name):
-    pytest.importorskip("mlx_lm")
-    engine = steps("mlx", tiny_models[name])
-    longest = min(100, engine.identity.context - NEW)  # mistral's window bounds its context in mlx
-    for id, prompt in prompts(engine.tokenizer, (1, longest)).items():
-        assert answers(engine, [request(id, prompt)])[id, 0] == mlx_recomputed(engine._model, prompt, NEW)
-
-
-def test_mlx_batch_equals_alone_and_forks_are_independent(tiny_models):
-    pytest.importorskip("mlx_lm")
-    engine = steps("mlx", tiny_models["tiny-qwen2"])
-    work = prompts(engine.tokenizer, (5, 20, 70))
-    requests = [request(id, p, Sampling(seed=3), n=2, max_tokens=10) for id, p in work.items()]
-    alone = {}
-    for one in requests:
-        alone |= answers(engine, [one])
-    assert answers(engine, requests, shuffle=random.Random(0)) == alone
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_mlx_computes_what_torch_computes(tiny_models, name):
-    pytest.importorskip("mlx_lm")
-    torch_engine, mlx_engine = steps("torch", tiny_models[name]), steps("mlx", tiny_models[name])
-    for prompt in prompts(torch_engine.tokenizer, (1, 60)).values():
-        rows = [engine.prefill(engine.open(), prompt).row(0) for engine in (torch_engine, mlx_engine)]
-        assert abs(rows[0] - rows[1]).max() < 1e-3 * abs(rows[0]).max()
