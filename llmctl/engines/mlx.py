@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from llmctl.domain import IMAGE, TEXT, Emit, Engine, EngineSpec, Identity, Progress, StepEngine, Tokenizer
-from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_vision, torch_checks
+from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_memory, mlx_vision, torch_checks
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
 from llmctl.engines.drafts import drafter
@@ -69,6 +69,7 @@ def load_steps(
         raise Unsupported(f"no dtype {spec.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
     if spec.device == "cpu":
         mx.set_default_device(mx.cpu)
+    mlx_memory.bound(mx)
     if mlx_vision.takes_images(checkpoint):
         return seeing(spec, checkpoint, progress)
     mlx_load.sane(spec, checkpoint)

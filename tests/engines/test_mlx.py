@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from llmctl.domain import EngineSpec, Failure, GenerateRequest, Sampling
-from llmctl.engines import adapter
+from llmctl.engines import adapter, mlx_memory
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.mlx_load import filled
 from llmctl.engines.mlx_logits import MlxLogits
@@ -110,6 +111,38 @@ def test_nan_in_one_row_ends_its_request_and_the_others_go_on(tiny_models):
         pass
     assert [(e.id, e.error["code"]) for e in events if isinstance(e, Failure)] == [("b", "nonfinite_logits")]
     assert events[-1].id == "a"
+
+
+class Mac:
+    """What MLX's core module shows of a Mac with Metal, which this project never had."""
+
+    cpu, gpu = "cpu", "gpu"
+    metal = SimpleNamespace(is_available=lambda: True)
+
+    def __init__(self, device):
+        self.device, self.set = device, {}
+
+    def default_device(self):
+        return self.device
+
+    def device_info(self):
+        return {"max_recommended_working_set_size": 22 * 2**30, "memory_size": 32 * 2**30}
+
+    def __getattr__(self, name):
+        return lambda limit: self.set.update({name: limit})
+
+
+def test_on_metal_the_working_set_bounds_what_mlx_takes_and_keeps():
+    mac = Mac("gpu")
+    mlx_memory.bound(mac)
+    assert mac.set == {"set_wired_limit": 22 * 2**30, "set_memory_limit": 22 * 2**30, "set_cache_limit": 2**30}
+    assert mlx_memory.limits(8 * 2**30).cache == 2**29
+    cpu = Mac("cpu")
+    assert mlx_memory.bound(cpu) is None
+    assert cpu.set == {}
+    import mlx.core
+
+    assert mlx_memory.bound(mlx.core) is None  # of Linux
 
 
 def test_rows_that_are_not_finite_are_told():
