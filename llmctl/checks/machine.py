@@ -17,6 +17,7 @@ PACKAGES = {
     "llamacpp": ("xllamacpp",),
     "torch": ("torch", "transformers"),
     "mlx": ("mlx", "mlx-lm"),
+    "openvino": ("openvino", "openvino-genai"),
     "scripted": (),
 }
 TIMEOUT = 20.0

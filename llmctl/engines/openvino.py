@@ -19,6 +19,7 @@ from llmctl.engines.llamacpp_vision import projector
 from llmctl.engines.openvino_check import LLAMACPP, checked
 from llmctl.engines.openvino_form import discard, find_or_make
 from llmctl.engines.openvino_graph import SETTINGS, Compiled, compiled
+from llmctl.engines.openvino_pages import let_go
 from llmctl.engines.openvino_steps import OpenVinoEngine
 from llmctl.engines.openvino_vocabulary import load_vocabulary
 from llmctl.engines.talk import Talk, words
@@ -70,6 +71,7 @@ def load_steps(spec: EngineSpec, progress: Progress) -> OpenVinoEngine:
     try:
         engine = OpenVinoEngine(made, tokenizer, identity, blocks(spec, identity.context, made))
         _prove(engine)
+        let_go(made.weights)
     except LlmctlError:
         raise
     except Exception as error:
@@ -144,7 +146,7 @@ def _identify(
         context=min(spec.context, trained),
         vocab=made.vocab,
         parallel=spec.parallel,
-        dtype=dtype(spec),
+        dtype=made.dtype,
         chat=chats,
         memory_bytes=weights,
         capabilities=("fork", "logprobs", "logit_bias", "mask", "seed", *able, "prefix_cache"),

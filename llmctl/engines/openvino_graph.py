@@ -12,14 +12,18 @@ CACHES = ("key_cache.", VALUES)
 TOKENS = 1
 WANTED = "wanted"
 SETTINGS = {"float32": "f32", "bfloat16": "bf16"}
+NAMES = {short: name for name, short in SETTINGS.items()}
 EXACT = "float32"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled model: tokens of a cache block, bytes of one in all layers, and how many logits a token has."""
+    """A compiled model, the file of the weights it was compiled from, and what it computes in; tokens of a cache block,
+    bytes of one in all layers, and how many logits a token has."""
 
     model: Any
+    weights: Path
+    dtype: str
     block: int
     block_bytes: int
     vocab: int
@@ -46,7 +50,8 @@ def compiled(xml: Path, dtype: str, threads: int, cache_bits: int | None) -> Com
     values = next(port for port in caches if port.get_any_name().startswith(VALUES))
     block_bytes = sum(port.get_element_type().size * prod(block_shape(port)) for port in caches)
     vocab = made.output(0).get_partial_shape()[-1].get_length()
-    return Compiled(made, block_shape(values)[TOKENS], block_bytes, vocab)
+    really = made.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return Compiled(made, xml.with_suffix(".bin"), NAMES[really], block_shape(values)[TOKENS], block_bytes, vocab)
 
 
 def block_shape(port: Any) -> list[int]:

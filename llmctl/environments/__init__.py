@@ -21,6 +21,7 @@ PROOFS = {
     "llamacpp": ("xllamacpp",),
     "torch": ("torch", "transformers"),
     "mlx": ("mlx_lm",),
+    "openvino": ("openvino_genai", "xllamacpp"),
 }
 """What must import before an environment counts as made: wheels may need libraries of the system that are not there."""
 

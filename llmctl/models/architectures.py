@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.environments import installed
-from llmctl.models.choice import READS, RUNS_ON
+from llmctl.models.choice import BETTER, READS, RUNS_ON
 
 MAPPINGS = tuple(f"MODEL_FOR_{kind}_MAPPING_NAMES" for kind in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MASKED_LM"))
 """transformers' tables of the models that generate, from text and from images, and of those that embed."""
-LIBRARIES = {"mlx": "mlx_lm", "torch": "transformers", "llamacpp": "xllamacpp"}
+LIBRARIES = {"mlx": "mlx_lm", "torch": "transformers", "llamacpp": "xllamacpp", "openvino": "openvino_genai"}
 
 
 def engines_for(format: str, backend: str) -> tuple[str, ...]:
@@ -69,7 +69,12 @@ def _llamacpp(folder: Path, architecture: str) -> bool | None:
     return False if found else None
 
 
-_KNOWN = {"mlx": _mlx, "torch": _torch, "llamacpp": _llamacpp}
+def _openvino(folder: Path, architecture: str) -> bool | None:
+    """GenAI's reader says in no file what it knows."""
+    return architecture in BETTER["cpu", "openvino"].architectures
+
+
+_KNOWN = {"mlx": _mlx, "torch": _torch, "llamacpp": _llamacpp, "openvino": _openvino}
 
 
 @functools.cache

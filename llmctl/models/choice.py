@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from llmctl.errors import Unsupported
@@ -10,6 +11,7 @@ from llmctl.errors import Unsupported
 # Which formats an engine reads, and on which backends it runs.
 READS = {
     "llamacpp": ("gguf",),
+    "openvino": ("gguf",),
     "torch": ("safetensors",),
     "mlx": ("mlx", "safetensors"),
     "scripted": ("script",),
@@ -17,6 +19,7 @@ READS = {
 }
 RUNS_ON = {
     "llamacpp": ("cpu", "cuda", "metal"),
+    "openvino": ("cpu",),
     "torch": ("cpu", "cuda", "metal"),
     "mlx": ("metal", "cpu"),
     "scripted": ("cpu", "cuda", "metal"),
@@ -30,6 +33,7 @@ PREFERENCE = {
 }
 REASON = {
     ("cpu", "llamacpp"): "fastest from GGUF on a CPU",
+    ("cpu", "openvino"): "fastest from GGUF for several requests at once on an x86 CPU",
     ("cpu", "torch"): "runs safetensors on any CPU; `convert --to gguf` is 3-4 times faster",
     ("metal", "mlx"): "native to Metal",
     ("metal", "llamacpp"): "runs GGUF on Metal",
@@ -40,6 +44,37 @@ REASON = {
 }
 
 
+@dataclass(frozen=True)
+class Suits:
+    """When an engine is better than what PREFERENCE says: so many requests at once asked for, on such a machine, for
+    such a model; any others run on it only when it is asked for."""
+
+    parallel: int
+    machines: tuple[str, ...]
+    architectures: tuple[str, ...]
+    quantizations: tuple[str, ...]
+
+
+# `auto` takes these before PREFERENCE where they are installed and what is asked for suits them.
+BETTER = {
+    ("cpu", "openvino"): Suits(
+        4, ("x86_64", "amd64"), ("llama", "qwen2", "qwen3"), ("f16", "q8_0", "q4_0", "q6_k")
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """What else is known of a model to run: `parallel` requests at once were asked for (0: it was left open), on such
+    a `machine`, by its GGUF's `architecture` and `quantization`, with the engines that are `installed` there."""
+
+    parallel: int = 0
+    machine: str = ""
+    architecture: str = ""
+    quantization: str = ""
+    installed: tuple[str, ...] = ()
+
+
 class Choice(NamedTuple):
     """The engine `choose_engine` took, why, and why each other one was not taken."""
 
@@ -48,9 +83,10 @@ class Choice(NamedTuple):
     why_not: dict[str, str]
 
 
-def choose_engine(backend: str, formats: Collection[str], requested: str = "auto") -> Choice:
+def choose_engine(backend: str, formats: Collection[str], requested: str = "auto", case: Case = Case()) -> Choice:
     """The engine for a model that is there in `formats`; Unsupported says why not each of them."""
-    candidates = PREFERENCE[backend] if requested == "auto" else (requested,)
+    better = [name for at, name in BETTER if at == backend and not unsuited(backend, name, case)]
+    candidates = (*better, *PREFERENCE[backend]) if requested == "auto" else (requested,)
     why_not = {}
     for engine in READS:
         if why := _obstacle(engine, backend, formats):
@@ -67,7 +103,8 @@ def choose_engine(backend: str, formats: Collection[str], requested: str = "auto
     taken = able[0]
     for engine in READS:
         if engine != taken and engine not in why_not:
-            why_not[engine] = f"{taken} was asked for" if requested != "auto" else _second_best(engine, taken, backend)
+            asked = requested != "auto"
+            why_not[engine] = f"{taken} was asked for" if asked else _second_best(engine, taken, backend, case)
     why = "asked for" if requested != "auto" else REASON.get((backend, taken), "the only one for this format")
     return Choice(taken, why, why_not)
 
@@ -85,7 +122,25 @@ def _obstacle(engine: str, backend: str, formats: Collection[str]) -> str | None
     return None
 
 
-def _second_best(engine: str, taken: str, backend: str) -> str:
+def unsuited(backend: str, engine: str, case: Case) -> str | None:
+    """Why an engine of BETTER is not better here."""
+    suits = BETTER[backend, engine]
+    if case.parallel < suits.parallel:
+        return f"better from {suits.parallel} requests at once on, when they are asked for (--parallel)"
+    if engine not in case.installed:
+        return "not installed here"
+    if case.machine.lower() not in suits.machines:
+        return f"better on {suits.machines[0]} only"
+    if case.architecture not in suits.architectures:
+        return f"does not run {case.architecture or 'this architecture'}"
+    if case.quantization.lower() not in suits.quantizations:
+        return f"does not read {case.quantization or 'this quantization'} exactly"
+    return None
+
+
+def _second_best(engine: str, taken: str, backend: str, case: Case) -> str:
+    if (backend, engine) in BETTER and (why := unsuited(backend, engine, case)):
+        return why
     if engine not in PREFERENCE[backend]:
         return f"never the default on {backend}"
     return f"{taken} comes first on {backend}"

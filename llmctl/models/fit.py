@@ -16,17 +16,21 @@ MB = 10**6
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8": 1, "int8": 1}
 
 CELLS = 256  # llama.cpp and mlx-lm round a sequence's tokens up to a multiple of this, torch's cache starts with it
-CHUNK = {"llamacpp": (256, 256), "torch": (256, 2048), "mlx": (64, 512)}  # prompt tokens at once, on a CPU and beyond
+# Prompt tokens at once, on a CPU and beyond.
+CHUNK = {"llamacpp": (256, 256), "torch": (256, 2048), "mlx": (64, 512), "openvino": (512, 512)}
+BLOCK = 32  # tokens of a block of OpenVINO's cache
 ROTATING = {"gemma3", "gemma3_text", "gpt_oss", "cohere2"}  # whose sliding layers mlx-lm keeps at their window
 UNIFORM = {"mistral", "mixtral", "phi3", "starcoder2"}  # whose every layer the mlx engine does, where they have one
 SCORED = {"gemma2", "gpt_oss"}  # whose attention torch computes by hand: it holds all scores, three times in float32
 
 # Resident memory of the process with its libraries imported and no model.
-PROCESS = {"llamacpp": 45 * MB, "torch": 360 * MB, "mlx": 270 * MB, "scripted": 30 * MB}
+PROCESS = {"llamacpp": 45 * MB, "torch": 360 * MB, "mlx": 270 * MB, "openvino": 95 * MB, "scripted": 30 * MB}
 # What comes with any model, however small: its tokenizer's and the library's own structures, buffers of the threads.
-WITH_A_MODEL = {"llamacpp": 15 * MB, "torch": 30 * MB, "mlx": 15 * MB, "scripted": 0}
+WITH_A_MODEL = {"llamacpp": 15 * MB, "torch": 30 * MB, "mlx": 15 * MB, "openvino": 35 * MB, "scripted": 0}
 # Bytes of a tokenizer per token of its vocabulary (152,000 tokens: 35 MB in llama.cpp, 56 MB in tokenizers).
-PER_TOKEN = {"llamacpp": 230, "torch": 370, "mlx": 370, "scripted": 0}
+PER_TOKEN = {"llamacpp": 230, "torch": 370, "mlx": 370, "openvino": 230, "scripted": 0}
+# OpenVINO holds the embedding apart from the last product, and what it reordered of that.
+OPENVINO_HEADS = 2
 # A prompt's activations are this many times its tokens × the model's width (a hidden layer is 3 to 6 times as wide).
 WIDTHS = 16
 # Of a quantized key or value: a scale (and what mlx-lm adds to it) in half precision for 32 (64) of them.
@@ -74,7 +78,8 @@ def estimate(
     if checkpoint.context:
         context = min(context, checkpoint.context)
     weights = checkpoint.weights_bytes
-    if dtype and engine != "llamacpp" and not checkpoint.quantization:
+    widens = checkpoint.dtype in DTYPE_BYTES if engine == "openvino" else not checkpoint.quantization
+    if dtype and engine != "llamacpp" and widens:
         weights = checkpoint.parameters * DTYPE_BYTES.get(dtype, 4)
     kv = kv_bytes(checkpoint, context, parallel, engine, dtype, backend)
     if cache_bits:
@@ -99,7 +104,7 @@ def kv_bytes(
     """
     if checkpoint.context:
         context = min(context, checkpoint.context)
-    whole = _rounded_up(context, CELLS)
+    whole = _rounded_up(context, BLOCK if engine == "openvino" else CELLS)
     if engine == "llamacpp":
         return 2 * sum(checkpoint.kv_widths) * parallel * whole
     element = DTYPE_BYTES.get(dtype or checkpoint.dtype, 2)
@@ -132,6 +137,11 @@ def compute_bytes(
         scores += 4 * checkpoint.heads
     if engine == "torch" and checkpoint.architecture in SCORED:
         scores += 3 * 4 * checkpoint.heads
+    heads = 0
+    if engine == "openvino":
+        heads = (
+            OPENVINO_HEADS * checkpoint.vocab * checkpoint.hidden * checkpoint.weights_bytes // checkpoint.parameters
+        )
     reordered = REORDERED * element * checkpoint.hidden**2 if engine != "llamacpp" and backend == "cpu" else 0
     return (
         WITH_A_MODEL[engine]
@@ -140,6 +150,7 @@ def compute_bytes(
         + scores * chunk * _rounded_up(context, CELLS)
         + 4 * checkpoint.vocab * rows
         + reordered
+        + heads
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from llmctl.domain import EngineSpec, MediaPolicy, SlotSpec
 from llmctl.environments import installed
 from llmctl.errors import ConfigError, Unsupported, UsageError
 from llmctl.models import fit
+from llmctl.models.architectures import LIBRARIES
 from llmctl.models.checkpoint import Checkpoint
-from llmctl.models.choice import Choice, choose_engine, format_for
+from llmctl.models.choice import BETTER, Case, Choice, choose_engine, format_for
 from llmctl.slots import artifacts, servers, spread, tuning
 from llmctl.slots.state import Launch
 
@@ -73,7 +75,7 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
     present = named or present
     if not present:
         raise artifacts.absent(model, host, wish.quantization)
-    choice = choose_engine(backend_of(host), {a.format for a, _ in present}, wish.engine)
+    choice = choose_engine(backend_of(host), {a.format for a, _ in present}, wish.engine, case_of(model, present, wish))
     format = format_for(choice.engine, {a.format for a, _ in present})
     artifact, path = next((a, p) for a, p in present if a.format == format)
     if artifact.format == "script":
@@ -83,6 +85,18 @@ def resolve(catalog: Catalog, host: Host, wish: Wish) -> SlotSpec:
         return _finish(model, engine, artifact.server.memory or 0, wish, artifact, host)
     beside = tuning.resolved(catalog, host, wish, choice.engine)
     return _spec(model, artifact, path, choice, host, wish, beside)
+
+
+def case_of(model: Model, present: Sequence[tuple[Artifact, Path]], wish: Wish) -> Case:
+    """What decides between two engines for the same file; its header is read only where several requests at once are
+    asked for."""
+    path = next((p for a, p in present if a.format == "gguf"), None)
+    if path is None or wish.engine != "auto" or (wish.parallel or 0) < min(suits.parallel for suits in BETTER.values()):
+        return Case()
+    ready = tuple(engine for _, engine in BETTER if installed.package(engine, LIBRARIES[engine]))
+    found = artifacts.readable(model, path)
+    quantization = (found.quantization or "") if not found.sees else ""
+    return Case(wish.parallel or 0, platform.machine(), found.architecture, quantization, ready)
 
 
 def _spec(
@@ -115,12 +129,12 @@ def longest_context(model: Model, artifact: Artifact, found: Checkpoint) -> int:
 
 
 def needs(found: Checkpoint, spec: EngineSpec, backend: str, draft: Checkpoint | None = None) -> fit.Fit:
-    """The memory of this host's engine with it: torch widens the weights where a CPU has no bf16.
+    """The memory of this host's engine with it: torch and OpenVINO widen the weights where a CPU has no bf16.
 
     `draft` is the model that `tuning.draft_of` found. It has no process of its own, and keys and values as its own
     shape wants; adapters take what their files take.
     """
-    widened = spec.engine == "torch" and backend == "cpu" and not cpu.fast_bf16()
+    widened = spec.engine in ("torch", "openvino") and backend == "cpu" and not cpu.fast_bf16()
 
     def of(one: Checkpoint) -> fit.Fit:
         return fit.estimate(

@@ -130,7 +130,7 @@ def test_an_architecture_of_gguf_that_llamacpp_lacks_is_refused_by_name(hub: Hub
     folder.mkdir(parents=True)
     make_gguf(folder / "model-q4_0.gguf", architecture="nosuchmodel")
     assert (
-        "'nosuchmodel' is known to none of the engines that read gguf on cpu (llamacpp)"
+        "'nosuchmodel' is known to none of the engines that read gguf on cpu (llamacpp"
         in refused(place, format="gguf").message
     )
 

@@ -15,7 +15,7 @@ from llmctl.fleet.facts import Facts
 
 # Bytes that an environment takes on the disk, rounded up from what was seen (CUDA's torch: from its wheels' sizes).
 GB = 10**9
-DISK = {"base": GB // 5, "llamacpp": GB // 4, "torch": 3 * GB // 2, "mlx": GB, "torch cuda": 8 * GB}
+DISK = {"base": GB // 5, "llamacpp": GB // 4, "torch": 3 * GB // 2, "mlx": GB, "openvino": GB, "torch cuda": 8 * GB}
 
 
 @dataclass(frozen=True)
