@@ -65,6 +65,8 @@ def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Upstream:
     """Start or find the server, wait until it is ready, and hold its name against what was asked for."""
     server = read(spec)
     deadline = time.monotonic() + float(spec.options.get("load_timeout") or 600.0)
+    if server.command and not server.memory:
+        print("upstream: no memory is reserved for this server: `memory` in its entry says how much", flush=True)
     engine = Upstream(spec, server, emit)
     try:
         progress("server", 0, 0)

@@ -31,7 +31,7 @@ def used(home: Path) -> Mapping[int, tuple[Path, ...]]:
 
 def _files(spec: EngineSpec) -> list[Path]:
     beside = [spec.draft] if spec.draft and spec.draft != NGRAM else []
-    return [Path(path) for path in (spec.path, *beside, *spec.adapters.values())]
+    return [Path(path) for path in (spec.path, *beside, *spec.adapters.values()) if path]  # a server may have none
 
 
 def refuse(what: str, folder: Path, ports: Mapping[int, tuple[Path, ...]]) -> None:

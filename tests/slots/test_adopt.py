@@ -19,7 +19,7 @@ from llmctl.__main__ import main
 from llmctl.config import Host
 from llmctl.errors import LlmctlError, Refused, Unsupported, UsageError
 from llmctl.servers import Server
-from llmctl.slots import adopt, listening
+from llmctl.slots import adopt, listening, uses
 from llmctl.slots.listening import Listener
 from llmctl.slots.resolve import Wish, resolve
 from llmctl.slots.state import Launch
@@ -211,6 +211,7 @@ def test_f12_an_adopted_server_is_left_as_it_is(run: Run, theirs: Theirs, home: 
     assert code == 0 and data["state"] == "ready" and data["port"] != port and not data["managed"]
     assert data["server"]["pid"] == process.pid and says(data["port"]) == ANSWER
     assert chat(data["port"], "hi", model="org/M")[0] == 200
+    assert uses.used(home)[data["port"]] == ()  # no file, and not the working folder either
     assert run("unload", data["port"])[0] == 0 and process.poll() is None
     assert run("load", data["port"], "m")[1]["state"] == "ready"  # its entry was saved
     assert "already" in run("adopt", port, "--save")[2][0]["message"]
