@@ -140,7 +140,11 @@ def compute_bytes(
     heads = 0
     if engine == "openvino":
         heads = (
-            OPENVINO_HEADS * checkpoint.vocab * checkpoint.hidden * checkpoint.weights_bytes // checkpoint.parameters
+            OPENVINO_HEADS
+            * checkpoint.vocab
+            * checkpoint.hidden
+            * checkpoint.weights_bytes
+            // max(1, checkpoint.parameters)
         )
     reordered = REORDERED * element * checkpoint.hidden**2 if engine != "llamacpp" and backend == "cpu" else 0
     return (

@@ -6,21 +6,22 @@ for it.
 
 from __future__ import annotations
 
-ALL = ("torch", "llamacpp", "mlx")
+SEEING = ("torch", "llamacpp", "mlx")
+ALL = (*SEEING, "openvino")
 HEADS = {
     "text": "text", "stream": "stream", "stop": "stop", "cancel": "cancel", "errors": "errors", "tools": "tools",
     "schema": "schema", "images": "images", "count": "token count",
 }  # fmt: skip
 BASIC = dict.fromkeys(("text", "stream", "stop", "cancel", "errors"), ALL)
 CELLS: dict[str, dict[str, tuple[str, ...]]] = {
-    "openai": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
+    "openai": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
     "completions": {**BASIC, "schema": ALL, "count": ALL},
-    "responses": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
-    "anthropic": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
-    "ollama": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
-    "llmws": {**BASIC, "images": ALL, "count": ALL},
+    "responses": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
+    "anthropic": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
+    "ollama": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
+    "llmws": {**BASIC, "images": SEEING, "count": ALL},
     "execute": {**BASIC, "count": ALL},
-    "websocket": {**BASIC, "tools": ALL, "schema": ALL, "images": ALL, "count": ALL},
+    "websocket": {**BASIC, "tools": ALL, "schema": ALL, "images": SEEING, "count": ALL},
 }
 TITLES = {
     "openai": "OpenAI chat", "completions": "OpenAI completions", "responses": "OpenAI responses",

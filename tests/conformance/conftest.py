@@ -20,7 +20,7 @@ from llmctl.models.checkpoint import inspect
 from llmctl.slots.state import Launch
 from tests.conftest import REPO, RunningSlot, free_port
 
-MODELS = {"torch": "tiny-qwen2", "llamacpp": "tiny-qwen2-gguf", "mlx": "tiny-qwen2"}
+MODELS = {"torch": "tiny-qwen2", "llamacpp": "tiny-qwen2-gguf", "mlx": "tiny-qwen2", "openvino": "tiny-qwen2-gguf"}
 CONTEXT = 1024
 SlotOf = Callable[..., RunningSlot]
 
