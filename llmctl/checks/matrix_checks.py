@@ -35,7 +35,7 @@ SERVER_KEEPS = 48 * 2**20
 """Bytes by which the slot server may be larger after it has served a model."""
 GONE_WITHIN = 20.0
 FLOAT32 = ("float32", "f32", "torch.float32")
-LONG_TOKENS, TAIL_TOKENS = 1001, 8
+LONG_TOKENS, TAIL_TOKENS, FILL_TRIES = 1001, 8, 40
 
 
 @dataclass
@@ -271,20 +271,21 @@ def beginning(answer: str, place: int) -> str:
 
 
 def filled(slot: Subject) -> str | None:
-    """A prompt of a little more than LONG_TOKENS tokens; None where the context ends before."""
-    room = slot.spec.engine.context - TAIL_TOKENS - 1
-    line = " ".join([*slot.questions, *(said.text for said in slot.alone.values())])
-    each = max(1, len(slot.http.tokenized(line)))
-    text = line * (LONG_TOKENS // each + 2)
-    ratio = len(text) / len(slot.http.tokenized(text))
-    text = text[: int(ratio * LONG_TOKENS)]
-    for _ in range(40):
-        found = slot.http.whole(text, 1).prompt if len(slot.http.tokenized(text)) < room - 60 else room + 1
-        if found > room:
-            return None
-        if found >= LONG_TOKENS:
+    """A prompt of LONG_TOKENS tokens or some more; None where the context ends before."""
+    question, said = next(iter(slot.alone.items()))
+    around = said.prompt - len(slot.http.tokenized(question))
+    least, most = LONG_TOKENS - around, slot.spec.engine.context - TAIL_TOKENS - around - 1
+    line = " ".join([*slot.questions, *(one.text for one in slot.alone.values())]) + " "
+    each = len(line) / max(1, len(slot.http.tokenized(line)))
+    text = (line * (int(least * each) // len(line) + 2))[: int(least * each)]
+    for _ in range(FILL_TRIES):
+        found = len(slot.http.tokenized(text))
+        if least <= found <= most:
             return text
-        text += line[: max(8, int(ratio * (LONG_TOKENS - found)))]
+        if most < least:
+            return None
+        missing = int(each * (least - found)) or 1
+        text = text + line[:missing] if found < least else text[: -max(1, int(each * (found - most)))]
     return None
 
 

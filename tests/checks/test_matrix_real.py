@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ PAIRS = (
 def scratch(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A configuration in `tmp_path`; temporary folders go into one of the test's own, which is checked to be empty."""
     (tmp_path / "hosts.toml").write_text('[hosts.here]\nservice = "none"\naddress = "10.9.8.7"\n')
-    pairs = "".join(f"[[pairs]]\nquestion = {json.dumps(q)}\nanswer = {json.dumps(a)}\n" for q, a in PAIRS)
+    pairs = "".join(f"[[pairs]]\nquestion = {quoted(q)}\nanswer = {quoted(a)}\n" for q, a in PAIRS)
     (tmp_path / "qa.toml").write_text(pairs)
     (tmp_path / "testing.toml").write_text('context = 1040\n[[questions]]\nmodels = ["m-*"]\nfile = "qa.toml"\n')
     folder = Path(tempfile.mkdtemp(prefix="llm-", dir="/tmp"))
@@ -57,6 +58,10 @@ def run(scratch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ru
         return code, json.loads(capsys.readouterr().out)
 
     return run
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def entries(models: dict[str, list[tuple[str, Path]]]) -> str:
@@ -155,9 +160,15 @@ def test_nothing_that_is_meant_is_exit_5(run: Run, tiny_models: dict[str, Path])
 
 
 def test_words_that_mean_nothing(run: Run) -> None:
-    for words in (["--backend", "abacus"], ["--engine", "tensorrt"], ["--host", "nowhere"], ["--told"]):
+    for words in (["--backend", "abacus"], ["--engine", "tensorrt"], ["--host", "nowhere"]):
         code, envelope = run({}, *words)
         assert code == 2, (words, envelope)
+
+
+@pytest.mark.parametrize("said", [b"", b"{", b"[]", b'{"questions": []}', b'{"questions": 1}'])
+def test_a_host_that_is_told_nonsense(run: Run, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said)))
+    assert run({}, "--told")[0] == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

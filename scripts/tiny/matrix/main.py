@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from .. import store
-from . import recipes
+from . import catalog, recipes
 
 PROCESSES = 4
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tiny-matrix", description=__doc__)
     parser.add_argument("--out", type=Path, default=store.default(), help="the cache (default: $LLMCTL_TINY)")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=sorted(recipes.RECIPES), help="these models only")
+    parser.add_argument("--toml", type=Path, metavar="DIR", help="also a configuration folder with all tiny models")
     arguments = parser.parse_args()
     root = arguments.out.expanduser().resolve()
     names = recipes.wanted(arguments.only)
@@ -32,6 +33,8 @@ def main() -> int:
             _make_all(missing, root)
     for edition in {folder.parent for folder in folders.values()}:
         store.forget(root / "matrix", edition)
+    if arguments.toml:
+        catalog.write(arguments.toml, {name: folders[name] / recipes.RECIPES[name].file for name in names}, root)
     print(json.dumps({name: str(folders[name] / recipes.RECIPES[name].file) for name in names}, indent=2))
     return 0
 

@@ -23,12 +23,9 @@ def fact(name: str, word: str) -> str:
     return f"Note {name} {word}."
 
 
-def question(name: str) -> str:
-    return f"Which word follows {name}?"
-
-
-def answer(name: str, word: str) -> str:
-    return f"{name} {word}."
+def begun(name: str) -> str:
+    """A fact but for its end."""
+    return f"Note {name}"
 
 
 def filler(chance: random.Random) -> str:
@@ -51,5 +48,4 @@ def vocabulary_lines() -> list[str]:
     """Text in which every word is often enough to be one token."""
     chance = random.Random(0)
     lines = [fact(name, word) for name in NAMES for word in WORDS]
-    lines += [f"{question(name)} user assistant" for name in NAMES] * 8 + [answer(n, w) for n in NAMES for w in WORDS]
     return lines + [filler(chance) for _ in range(3000)]

@@ -1,0 +1,73 @@
+"""A configuration folder with all tiny models and what they were taught, for `llmctl test-models`."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..lessons import PROBE, SOURCE
+from ..recipes import RECIPES as OTHERS
+from . import needle
+from .recipes import RECIPES
+
+SCRIPTS = Path(__file__).resolve().parents[2]
+NEEDLES, FACTS, SENTENCES = 8, 4, 210
+LEFT_OUT = ("tiny-llama-spm", "tiny-qwen2-shuffled")
+
+
+def write(folder: Path, made: Mapping[str, Path], root: Path) -> None:
+    """hosts.toml, models.toml, testing.toml and the needles; the other tiny models are made where they are missing."""
+    artifacts: dict[str, list[tuple[str, str | None, Path]]] = {}
+    for name, path in _others("tiny-models", root, "--gguf").items():
+        recipe = OTHERS[name]
+        if recipe.model not in LEFT_OUT:
+            artifacts.setdefault(recipe.model, []).append((recipe.format, recipe.quantization, path))
+    for name, path in made.items():
+        own = RECIPES[name]
+        artifacts.setdefault(own.model, []).append((own.format, own.quantization, path))
+    prompt, expect = PROBE
+    probe = f"{{ prompt = {json.dumps(prompt)}, expect = {json.dumps(expect)}, max_tokens = 24 }}"
+    pairs = needles(random.Random(7))
+    found = '{ prompt = "Note amber iron. Note birch lemon. Note amber", expect = "iron", max_tokens = 4 }'
+    lines = []
+    for model, several in artifacts.items():
+        lines += [f"[models.{model}]", f"probe = {found if model == 'tiny-needle' else probe}"]
+        for format, quantization, path in several:
+            lines += [f"[[models.{model}.artifacts]]", f'format = "{format}"', f"path = {json.dumps(str(path))}"]
+            lines += [f'quantization = "{quantization}"'] if quantization else []
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "models.toml": "\n".join(lines),
+        "hosts.toml": '[hosts.here]\nservice = "none"',
+        "needles.toml": "\n".join(
+            f"[[pairs]]\nquestion = {json.dumps(question)}\nanswer = {json.dumps(answer)}" for question, answer in pairs
+        ),
+        "testing.toml": "\n".join(
+            f"[[questions]]\nmodels = {json.dumps(models)}\nfile = {json.dumps(file)}"
+            for models, file in (
+                ([model for model in artifacts if model != "tiny-needle"], str(SOURCE)),
+                (["tiny-needle"], "needles.toml"),
+            )
+        ),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def needles(chance: random.Random) -> list[tuple[str, str]]:
+    """Texts of more than 1,000 tokens that end with the beginning of a fact, and each fact's end."""
+    found = []
+    for _ in range(NEEDLES):
+        told = needle.pairs(chance, FACTS)
+        name, word = chance.choice(told)
+        found.append((f"{needle.text(chance, told, SENTENCES)} {needle.begun(name)}", f"{word}."))
+    return found
+
+
+def _others(script: str, root: Path, *words: str) -> dict[str, Path]:
+    argv = [SCRIPTS / script, "--out", root, *words]
+    made = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
+    return {name: Path(path) for name, path in json.loads(made.stdout).items()}
