@@ -23,6 +23,11 @@ LOAD_PATH = "causal-lm"
 
 def check(spec: EngineSpec) -> None:
     """Unsupported, by name, before any weights are read."""
+    if spec.cache_bits is not None:
+        raise Unsupported(
+            f"{spec.model}: the torch engine keeps keys and values in the model's own type",
+            hint="take cache_bits out of this model's entry",
+        )
     if torch_embed.embeds(spec):
         torch_embed.check(spec)
     elif way(spec, read_checkpoint(spec)) == LOAD_PATH:
@@ -32,6 +37,8 @@ def check(spec: EngineSpec) -> None:
         raise Unsupported(f"{spec.model}: the torch engine applies adapters to models of text that generate")
     if spec.draft is not None:
         raise Unsupported(f"{spec.model}: the torch engine takes drafts for models of text that generate")
+    if spec.cache_bytes is not None:
+        raise Unsupported(f"{spec.model}: the torch engine bounds the cache of models of text that generate")
 
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:

@@ -17,7 +17,7 @@ from llmctl.engines.torch_graphs import Graphs
 from llmctl.engines.torch_logits import TorchLogits
 from llmctl.engines.torch_lora import Adapters
 from llmctl.engines.torch_prefixes import LEAST, Prefixes, Text, spent
-from llmctl.errors import RequestError
+from llmctl.errors import DoesNotFit, RequestError
 
 
 class TorchEngine:
@@ -39,6 +39,14 @@ class TorchEngine:
     def limit(self, most: int | None) -> None:
         """Bound the bytes of keys and values; None: those of all sequences that may run at once, each full."""
         rows, tokens = doubled(1, self.identity.parallel, 1), doubled(LEAST_TOKENS, self.identity.context, 1)
+        least = self._cache.token_bytes * min(LEAST_TOKENS, self.identity.context)
+        if most is not None and most < least:
+            raise DoesNotFit(
+                f"{self.identity.model}: {least:,} bytes hold {LEAST_TOKENS} tokens' keys and values, and {most:,} are "
+                "allowed",
+                hint="raise cache_bytes in this model's entry",
+                details={"needed": least, "budget": most},
+            )
         self._cache.most = self._cache.token_bytes * rows * tokens if most is None else most
 
     def open(self, *, adapter: str | None = None, seen: Any = None) -> int:

@@ -164,8 +164,13 @@ def test_f14_memory_that_runs_out_at_load_says_so(tiny_models, monkeypatch):
     assert caught.value.code == "out_of_memory"
 
 
-@pytest.mark.parametrize("fields", [{"adapters": {"french": "/nowhere"}}, {"draft": "ngram"}])
-def test_models_that_embed_take_neither_adapters_nor_drafts(embed_model, fields):
+@pytest.mark.parametrize("fields", [{"adapters": {"a": "/b"}}, {"draft": "ngram"}, {"cache_bytes": 10**9}])
+def test_models_that_embed_take_nothing_that_is_for_answers(embed_model, fields):
     path = next(path for name, path in sorted(embed_model.items()) if path.is_dir())
     with pytest.raises(Unsupported, match="models of text that generate"):
         load(path, **fields)
+
+
+def test_quantized_keys_and_values_are_refused(tiny_models):
+    with pytest.raises(Unsupported, match="in the model's own type"):
+        load(tiny_models["tiny-llama"], cache_bits=8)

@@ -7,6 +7,7 @@ from llmctl.engines import adapter
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.torch_cache import OutOfRoom, fitting
 from llmctl.engines.torch_prefixes import LEAST, Prefixes, Text, spent
+from llmctl.errors import DoesNotFit
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.models
@@ -199,11 +200,17 @@ def test_memory_is_flat_however_many_requests_end(engine):
 
 
 def test_the_limit_is_the_operators(tiny_models):
-    engine = loaded(tiny_models["tiny-llama"], cache_bytes=300_000)
+    engine = loaded(tiny_models["tiny-llama"], cache_bytes=1_200_000)
     seq = engine.open()
-    with pytest.raises(OutOfRoom, match="300000 bytes"):
-        engine.prefill(seq, text(250))
+    with pytest.raises(OutOfRoom, match="1200000 bytes"):
+        engine.prefill(seq, text(300))
     engine.prefill(seq, text(60))
+
+
+def test_a_limit_that_holds_no_prompt_is_refused_at_load(tiny_models):
+    with pytest.raises(DoesNotFit, match="256 tokens") as caught:
+        loaded(tiny_models["tiny-llama"], cache_bytes=300_000)
+    assert caught.value.details["budget"] == 300_000 < caught.value.details["needed"]
 
 
 @pytest.mark.parametrize(
