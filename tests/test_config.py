@@ -65,6 +65,12 @@ def test_a_deploy_tells_the_host_where_images_may_come_from(tmp_path: Path) -> N
     assert (there.image_folder, there.image_urls) == (Path("~/p").expanduser(), ("a.example",))
 
 
+def test_a_deploy_tells_the_host_to_keep_spares(tmp_path: Path) -> None:
+    far = '[hosts.far]\ntransport = "ssh"\naddress = "far.example"\nspare = true\n'
+    text = hosts_toml(config.load(folder(tmp_path, far)).host("far"), "cpu", ["torch"], "none")
+    assert config.load(folder(tmp_path, text)).host().spare
+
+
 def test_without_a_configuration_the_local_host_works() -> None:
     assert config.load(None) == Config()
     assert config.load(None).host() == Host("local")

@@ -175,3 +175,12 @@ def test_a_draft_and_adapters_are_files_in_use(known: Catalog, host: Host, tmp_p
         uses.refuse("small", tmp_path / "small", used)
     with pytest.raises(Refused, match="port 8101 uses polite"):
         uses.refuse("polite", tmp_path / "models" / "adapters" / "polite", used)
+
+
+def test_a_spare_is_kept_where_the_host_or_the_operator_says_so(known: Catalog, host: Host) -> None:
+    def kept(on: Host, spare: bool | None) -> int:
+        return resolve(known, on, Wish("big", spare=spare)).spare_bytes
+
+    keeping = replace(host, spare=True)
+    assert kept(host, None) == kept(host, False) == kept(keeping, False) == 0
+    assert kept(host, True) == kept(keeping, None) == fit.PROCESS["torch"]

@@ -38,6 +38,7 @@ def hosts_toml(host: Host, backend: str, engines: Iterable[str], service: str) -
         "labels": list(host.labels) or None,
         "image_folder": str(host.image_folder) if host.image_folder else None,
         "image_urls": list(host.image_urls) or None,
+        "spare": host.spare or None,
     }
     rows = "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items() if value is not None)
     return f"# Written by `llmctl deploy`; what is changed here is lost.\n\n[hosts.{json.dumps(host.name)}]\n{rows}"
