@@ -117,7 +117,7 @@ def test_what_is_not_finite_is_not_reused(engine):
 
 
 def test_f14_kept_texts_go_first_in_when_room_is_wanted(engine):
-    engine.limit(3 * 64 * engine._cache.token_bytes)
+    engine._cache.most = 3 * 64 * engine._cache.token_bytes
     for first in (0, 100, 200):
         ended(engine, text(50, first))
     running = engine.open()
@@ -130,7 +130,7 @@ def test_f14_kept_texts_go_first_in_when_room_is_wanted(engine):
 
 
 def test_f14_over_the_limit_one_request_ends_and_the_others_go_on(engine):
-    engine.limit(2 * 128 * engine._cache.token_bytes)
+    engine._cache.most = 2 * 128 * engine._cache.token_bytes
     events = []
     batch = BatchEngine(engine, events.append)
     for id, first, size in (("a", 0, 30), ("big", 100, 250), ("b", 200, 40), ("c", 300, 50)):
@@ -144,7 +144,7 @@ def test_f14_over_the_limit_one_request_ends_and_the_others_go_on(engine):
 
 
 def test_f14_a_pass_over_the_limit_leaves_every_sequence_as_it_was(engine):
-    engine.limit(2 * 64 * engine._cache.token_bytes)
+    engine._cache.most = 2 * 64 * engine._cache.token_bytes
     one, other = engine.open(), engine.open()
     engine.forward({one: text(60), other: text(20, 100)})
     with pytest.raises(OutOfRoom) as caught:
@@ -200,9 +200,9 @@ def test_memory_is_flat_however_many_requests_end(engine):
 
 
 def test_the_limit_is_the_operators(tiny_models):
-    engine = loaded(tiny_models["tiny-llama"], cache_bytes=1_200_000)
+    engine = loaded(tiny_models["tiny-llama"], cache_bytes=600_000)
     seq = engine.open()
-    with pytest.raises(OutOfRoom, match="1200000 bytes"):
+    with pytest.raises(OutOfRoom, match="600000 bytes"):
         engine.prefill(seq, text(300))
     engine.prefill(seq, text(60))
 
