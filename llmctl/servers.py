@@ -42,7 +42,8 @@ def _same(*names: str, **others: str) -> Mapping[str, str]:
 class Kind:
     """What is known of one server program. `carries` maps FIELDS to the name in its requests ("": the same; dots go
     into objects). `ready` is the path that answers 200 once the model is loaded. `default_model` is a name that means
-    the model it was started with. `fills` is True where a request without max_tokens would get a few tokens only."""
+    the model it was started with. `fills` is True where a request without max_tokens would get a few tokens only,
+    `lists_disk` where its list of models is of what it could load, and proves nothing."""
 
     carries: Mapping[str, str]
     ready: str
@@ -50,6 +51,7 @@ class Kind:
     parallel: int = 16
     default_model: str | None = None
     fills: bool = False
+    lists_disk: bool = False
 
 
 _CORE = (
@@ -80,11 +82,15 @@ KINDS: Mapping[str, Kind] = {
             *_CORE, "top_k", "min_p", "repetition_penalty", "logit_bias",
             thinking="chat_template_kwargs.enable_thinking", reasoning_effort="chat_template_kwargs.reasoning_effort",
         ),
-        "/health", default_model="default_model", fills=True,
+        "/health", default_model="default_model", fills=True, lists_disk=True,
     ),
     "ollama": Kind(_same(*_CORE, "json_object", "json_schema", "reasoning_effort"), "/api/version", ("embed",)),
     "transformers": Kind(
-        _same(*(name for name in _CORE if name != "completions")), "/health", parallel=4, fills=True,
+        _same(
+            "temperature", "top_p", "seed", "stop", "max_tokens", "completions", "tools", "logit_bias",
+            thinking="chat_template_kwargs.enable_thinking",
+        ),
+        "/health", parallel=4, fills=True, lists_disk=True,
     ),
     "other": Kind(_same(*_OPENAI), "/v1/models"),
 }  # fmt: skip
@@ -125,13 +131,14 @@ class Server:
     def traits(self) -> Kind:
         return KINDS[self.kind]
 
-    def name(self, id: str) -> str:
-        """The model name to put into its requests, when llmctl calls the model `id`."""
+    def name(self, id: str, path: str = "") -> str:
+        """The model name to put into its requests, when llmctl calls the model `id` and its files lie at `path`."""
         if self.served:
             return self.served
         if self.command and "id" in holes(self.command):
             return id
-        return self.traits.default_model or self.model or id
+        started_by = path if "path" in holes(self.command) and self.traits.lists_disk else None
+        return self.traits.default_model or self.model or started_by or id
 
     def carries(self) -> dict[str, str]:
         """FIELDS that it takes, with their names in its requests."""

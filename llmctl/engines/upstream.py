@@ -89,7 +89,7 @@ class Upstream:
 
     def __init__(self, spec: EngineSpec, server: Server, emit: Emit) -> None:
         self.spec, self.server, self.emit = spec, server, emit
-        self.name = server.name(spec.model)
+        self.name = server.name(spec.model, spec.path)
         self.steps = 0
         self.child: upstream_child.Child | None = None
         self._heard = time.monotonic()

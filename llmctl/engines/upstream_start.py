@@ -40,9 +40,9 @@ def _place(server: Server) -> str:
 def identified(link: Link, spec: EngineSpec, server: Server) -> Identity:
     """Who the server is; LoadFailed with both names when it serves another model than was asked for."""
     rows = _models(link, spec.model)
-    name = server.name(spec.model)
+    name = server.name(spec.model, spec.path)
     mine = next((row for row in rows if row.get("id") == name), None)
-    if rows and mine is None and name != server.traits.default_model:
+    if rows and mine is None and not server.traits.lists_disk:
         have = ", ".join(str(row.get("id")) for row in rows[:5])
         raise LoadFailed(
             f"{spec.model}: asked for {name}, the server {_place(server)} serves {have}",

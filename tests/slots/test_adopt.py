@@ -281,6 +281,21 @@ def read(tmp_path: Path, text: str) -> Server:
     return server
 
 
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        (Server("vllm", ("vllm", "{model}", "{port}"), model="org/m"), "org/m"),
+        (Server("vllm", ("vllm", "{model}", "{port}", "{id}"), model="org/m"), "m"),
+        (Server("vllm", ("vllm", "{path}", "{port}")), "m"),
+        (Server("mlx_lm", ("mlx_lm.server", "{path}", "{port}")), "default_model"),
+        (Server("transformers", ("transformers", "serve", "{path}", "{port}")), "/models/m"),
+        (Server("other", url="http://127.0.0.1:1", served="x", model="y"), "x"),
+    ],
+)
+def test_the_name_that_a_server_knows_its_model_by(server: Server, name: str) -> None:
+    assert server.name("m", "/models/m") == name
+
+
 def test_a_server_is_read_with_all_it_says(tmp_path: Path) -> None:
     assert read(tmp_path, GOOD).name("m") == "org/m"
     rich = read(
