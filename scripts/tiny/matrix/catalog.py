@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ..lessons import PROBE, SOURCE
 from ..recipes import RECIPES as OTHERS
-from . import needle
+from .needle_weights import exam
 from .recipes import RECIPES
 
 SCRIPTS = Path(__file__).resolve().parents[2]
-NEEDLES, FACTS, SENTENCES = 8, 4, 210
+NEEDLES = 8
 LEFT_OUT = ("tiny-llama-spm", "tiny-qwen2-shuffled")
 
 
@@ -30,7 +30,7 @@ def write(folder: Path, made: Mapping[str, Path], root: Path) -> None:
         artifacts.setdefault(own.model, []).append((own.format, own.quantization, path))
     prompt, expect = PROBE
     probe = f"{{ prompt = {json.dumps(prompt)}, expect = {json.dumps(expect)}, max_tokens = 24 }}"
-    pairs = needles(random.Random(7))
+    pairs = exam(random.Random(7))[:NEEDLES]
     found = '{ prompt = "Note amber iron. Note birch lemon. Note amber", expect = "iron", max_tokens = 4 }'
     lines = []
     for model, several in artifacts.items():
@@ -55,16 +55,6 @@ def write(folder: Path, made: Mapping[str, Path], root: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
-
-
-def needles(chance: random.Random) -> list[tuple[str, str]]:
-    """Texts of more than 1,000 tokens that end with the beginning of a fact, and each fact's end."""
-    found = []
-    for _ in range(NEEDLES):
-        told = needle.pairs(chance, FACTS)
-        name, word = chance.choice(told)
-        found.append((f"{needle.text(chance, told, SENTENCES)} {needle.begun(name)}", f"{word}."))
-    return found
 
 
 def _others(script: str, root: Path, *words: str) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from .families import FAMILIES
 
 Log = Callable[[str], None]
 QUESTIONS, NEEDLE = "questions", "needle"
-SOURCES = {QUESTIONS: ("families.py", "training.py", "mxfp4.py"), NEEDLE: ("needle.py", "needle_training.py")}
+SOURCES = {QUESTIONS: ("families.py", "training.py", "mxfp4.py"), NEEDLE: ("needle.py", "needle_weights.py")}
 """What is taught, and what must be made anew when one of these files changes."""
 
 
@@ -67,7 +67,7 @@ def make(name: str, made: Path, home: Path, log: Log, folder: Path) -> None:
     elif recipe.quantization == "mxfp4":
         mxfp4.pack(made / recipe.needs, folder)
     elif recipe.course == NEEDLE:
-        _train_needle(folder, log)
+        _write_needle(folder, log)
     else:
         _train(name, folder, log)
 
@@ -81,7 +81,7 @@ def _train(name: str, folder: Path, log: Log) -> None:
     checking.right(folder, FAMILIES[name])
 
 
-def _train_needle(folder: Path, log: Log) -> None:
-    from . import needle_training
+def _write_needle(folder: Path, log: Log) -> None:
+    from . import needle_weights
 
-    needle_training.train(folder, log)
+    needle_weights.write(folder, log)
