@@ -75,7 +75,7 @@ HostNames = Annotated[
     typer.Argument(metavar="[HOST]...", help="Names, globs or @label. Default: all.", autocompletion=hosts),
 ]
 
-Engine = Annotated[str, typer.Option(help="auto, llamacpp, torch or mlx.")]
+Engine = Annotated[str, typer.Option(help="auto, llamacpp, openvino, torch or mlx.")]
 Quantization = Annotated[str | None, typer.Option(help="Which artifact, where there are several: q4_k_m, 4bit, bf16.")]
 Context = Annotated[int | None, typer.Option(min=1, help="Tokens of one conversation.")]
 Parallel = Annotated[int | None, typer.Option(min=1, help="Conversations at once.")]
