@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmctl.domain import Chunk, GenerateRequest, Sampling, Usage
+from llmctl.domain import Chunk, EngineSpec, GenerateRequest, Identity, Sampling, SlotSpec, Usage
+from llmctl.errors import LoadFailed, RequestError
+from llmctl.runner.prober import probe
 from tests.engines.asked import loaded
 
 
@@ -28,3 +31,19 @@ def test_a_fresh_request_computes_its_whole_prompt(tiny_models: dict[str, Path],
     assert asked("b", False).cached > 0
     assert asked("c", True).cached == 0
     made.close()
+
+
+def test_the_probe_asks_for_that() -> None:
+    asked: list[GenerateRequest] = []
+
+    class Engine:
+        spec = SlotSpec(EngineSpec("x", "m", "/", "gguf"))
+        identity = Identity("m", "x", "x", 100, 100, 1)
+
+        def begin(self, request: GenerateRequest) -> None:
+            asked.append(request)
+            raise RequestError("no")
+
+    with pytest.raises(LoadFailed, match="failed its probe: no"):
+        asyncio.run(probe(Engine(), 5.0))  # type: ignore[arg-type]
+    assert asked[0].fresh

@@ -2,7 +2,8 @@
 
 The slot is the real one; its engines are stand-ins that take random (virtual) time for everything, so that every
 order of events comes up. What must hold: nothing hangs, at most two engines live at once and one when all is quiet,
-nothing is reserved that no engine holds, and the slot serves again afterwards.
+nothing is reserved that no engine holds, a spare is wanted while there is a model to come back to, and the slot serves
+again afterwards.
 """
 
 from __future__ import annotations
@@ -152,12 +153,15 @@ async def schedule(seed: int, home: Path) -> Counter[str]:
     def release(key: str | None) -> None:
         reserved.pop(key or "", None)
 
-    effects = Effects(spawn, reserve, release, lambda key, size, held: release(held), lambda message: None)  # type: ignore[arg-type]
+    spares: list[SlotSpec | None] = [None]
+    settle, note = lambda key, size, held: release(held), lambda message: None
+    effects = Effects(spawn, reserve, release, settle, note, spares.append)  # type: ignore[arg-type]
     slot = Slot(SlotFolder(home, 8101), effects, Metrics(), keep=False)
     slot.start()
 
     def spec(name: str) -> SlotSpec:
-        return SlotSpec(EngineSpec("x", name, "/", "x"), idle_unload=chance.choice([None, 3.0]))
+        idle = chance.choice([None, 3.0])
+        return SlotSpec(EngineSpec("x", name, "/", "x"), idle_unload=idle, spare_bytes=int(name != "b"))
 
     async def request(n: int) -> None:
         try:
@@ -203,6 +207,11 @@ async def schedule(seed: int, home: Path) -> Counter[str]:
     await asyncio.sleep(60)
     assert len(StandIn.live) <= 1 and (slot.operations.current is None or slot.operations.current.own)
     assert len(reserved) <= len(StandIn.live) + (slot.operations.current is not None), (reserved, slot.state)
+    if slot.operations.current is None:
+        held = slot.state in (domain.CRASH_LOOP, domain.DISABLED) or slot.desired.spec is None
+        spare = None if held or not slot.desired.spec.spare_bytes else slot.desired.spec  # type: ignore[union-attr]
+        assert spares[-1] == spare, (slot.state, slot.desired)
+        outcome[f"at rest: {slot.state}"] += 1
     with contextlib.suppress(LlmctlError):
         await slot.enable(owner="t", on_event=lambda event: None)
     before = outcome["served"]
