@@ -64,7 +64,7 @@ def slots(ctx: typer.Context) -> Answer:
 
 @app.command()
 def share(ctx: typer.Context) -> Answer:
-    """Whether this host can compute a share of the model that stdin names (see `slots.spread`)."""
+    """Whether this host can compute a share of the model that stdin names."""
     from llmctl.slots import spread
 
     session: Session = ctx.obj

@@ -36,6 +36,9 @@ class Group(Protocol):
     def check(self, spec: EngineSpec) -> None:
         """Unsupported when the model cannot be cut into len(spec.spread) shares."""
 
+    def settled(self, spec: EngineSpec) -> EngineSpec:
+        """What one host decides for all of them."""
+
     def join(self, rank: int, places: Sequence[Place], held: Held) -> None:
         """Become one of a group, of which `held` is this one's place. LoadFailed when it does not come about."""
 
@@ -56,7 +59,7 @@ def check(spec: EngineSpec) -> None:
 
 def load(spec: EngineSpec, progress: Progress, emit: Emit) -> Engine:
     """Load this host's share, have the others load theirs, and batch over all of them."""
-    members = of(spec.spread)
+    spec, members = group(spec.engine).settled(spec), of(spec.spread)
     crew = Crew(spec, members, partial(words, spec, members), emit)
     held = Held(members[0].address)
     places = [held.place, *crew.places()]

@@ -14,6 +14,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmctl.domain import EngineSpec
@@ -48,20 +49,28 @@ def plan(spec: EngineSpec, config: Any) -> Mapping[str, str]:
     return known
 
 
+def settled(spec: EngineSpec) -> EngineSpec:
+    """`spec` with the device and the dtype that this host would choose: all must add up the same kind of number."""
+    device = torch_load.pick_device(spec.device)
+    return replace(spec, device=device, dtype=torch_load.pick_dtype(spec.dtype, read_checkpoint(spec).dtype, device))
+
+
 def join(rank: int, places: Sequence[Place], held: Held) -> None:
     """Meet at the first host's port; what is summed goes over the addresses of `places` only."""
+    import torch
     import torch.distributed as dist
 
     (address, port), own = places[0], places[rank][0]
     wait = datetime.timedelta(seconds=TIMEOUT)
     if name := interface(own):
-        os.environ["GLOO_SOCKET_IFNAME"] = name
+        os.environ |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
     try:
         listening = held.socket.detach() if rank == 0 else None
         store = dist.TCPStore(  # type: ignore[attr-defined]
             address, port, len(places), rank == 0, wait, master_listen_fd=listening
         )
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=len(places), timeout=wait)
+        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backends, store=store, rank=rank, world_size=len(places), timeout=wait)
     except Exception as error:
         raise LoadFailed(f"the hosts do not meet at {address}:{port}: {error}") from error
     finally:

@@ -317,7 +317,8 @@ class EngineProcess(asyncio.Protocol):
             self._hear_out(self._transport.get_extra_info("socket").fileno())
             self._transport.abort()
         why = f"ended: {self._dying.message}" if self._dying else describe_end(status)
-        error = RequestError(f"the engine {why} while it answered", status=500, code="engine_died")
+        said = f"ended while it answered: {self._dying.message}" if self._dying else f"{why} while it answered"
+        error = RequestError(f"the engine {said}", status=500, code="engine_died")
         for stream in list(self.streams.values()):
             stream.fail(error)
         self.streams.clear()
