@@ -22,6 +22,7 @@ from pathlib import Path
 from llmctl.jobs import tree
 
 GRACE = 2.0
+ENDING = threading.Lock()
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +53,10 @@ def environment(inherited: dict[str, str]) -> dict[str, str]:
 def reap(pid: int) -> int:
     """Wait for the server, and meanwhile for those that its descendants left to us; as in Popen.returncode."""
     while True:
-        ended, status = os.wait()
+        try:
+            ended, status = os.wait()
+        except ChildProcessError:  # the watching thread was faster: it ends us when all is done
+            threading.Event().wait()
         if ended == pid:
             return os.waitstatus_to_exitcode(status)
 
@@ -68,11 +72,14 @@ def watch(lifeline: int, folder: str, pid: int) -> None:
 
 
 def end(folder: str, pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-    tree.end_children()
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Only one thread does it; the other one ends with the process."""
+    with ENDING:
+        if sys.platform != "linux":  # where nothing below us is found by /proc; never run by this project
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        tree.end_children()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

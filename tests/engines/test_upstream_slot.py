@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,14 @@ def test_variables_of_an_entry_reach_the_server_and_nothing_of_ours(slots: Slots
     pid = next(p for p in _below(slot.engine_pid() or 0) if "odd_server.py" in _words(p)[1])
     told = dict(row.split("=", 1) for row in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in row)
     assert told["PYTHONPATH"] == "/theirs" and told["MINE"] == "1"
+
+
+def test_f02_the_keeper_leaves_the_ending_to_its_thread_when_that_was_faster() -> None:
+    code = (
+        "import os, threading; from llmctl.engines import upstream_keeper as keeper\n"
+        "threading.Timer(1.0, os._exit, (7,)).start(); keeper.reap(1)"  # no child is left to wait for
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
 
 
 def test_the_memory_of_a_slot_is_that_of_all_its_processes(slots: Slots) -> None:
