@@ -22,9 +22,8 @@ from . import needle
 END = "<|im_end|>"
 HIDDEN, HEAD, THETA = 256, 128, 1e6
 PAIRS = HEAD // 2
-NAME, BEFORE, WORD, FOUND, DOT, STEADY = 0, 32, 64, 104, 144, 160
-"""Where in the residual stream is: a name, the name before, a word, the word found, a full stop, what keeps norms."""
-STEADY_DIMS = 64
+NAME, BEFORE, WORD, FOUND, DOT, STEADY, CHATTER = 0, 32, 64, 104, 144, 160, 224
+"""Where in the residual stream is: a name, the name before, a word, the word found, a full stop, a norm, noise."""
 PEAK, FAST = 15.0, 24
 """Logits that each of the fastest pairs adds at distance one."""
 MATCH = 40.0
@@ -71,12 +70,17 @@ def exam(chance: random.Random) -> list[tuple[str, str]]:
 
 def _fill(model: Any, tokenizer: Any) -> None:
     """All weights: zero, but for these."""
+    import torch
+
     for name, weight in model.named_parameters():
         weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
     one, words = _ids(tokenizer, needle.NAMES), _ids(tokenizer, needle.WORDS)
     (dot,), end = _ids(tokenizer, (".",), ""), tokenizer.convert_tokens_to_ids(END)
     embed, says = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    embed[:, STEADY : STEADY + STEADY_DIMS] = 2.0  # a norm of 1, whatever else a token has
+    embed[:, STEADY:CHATTER] = 2.0  # a norm of 1, whatever else a token has
+    torch.manual_seed(0)
+    embed[:, CHATTER:].uniform_(-0.5, 0.5)  # so that it says something wherever it has nothing to say
+    says[:, CHATTER:].uniform_(-0.2, 0.2)
     embed[dot, DOT] = 1.0
     for place, id in enumerate(one):
         embed[id, NAME + place] = 1.0
