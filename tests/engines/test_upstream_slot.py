@@ -107,10 +107,11 @@ def test_a_slot_serves_what_the_server_says(slots: Slots, attached: odd_server.S
     counted = dict(line.split() for line in get(slot.port, "/metrics")[2].splitlines() if line[:1] != "#")
     assert float(counted["llmctl_prompt_tokens_total"]) >= 14 and float(counted["llmctl_generated_tokens_total"]) >= 16
     assert get(slot.port, "/health")[2]["verdict"] == "ok"
+    hangs_up(slot, attached)
 
 
-def test_a_client_that_hangs_up_is_gone_for_the_server_too(slots: Slots, attached: odd_server.Server) -> None:
-    slot = slots(spec(Server(kind="vllm", url=attached.url)))
+def hangs_up(slot: RunningSlot, attached: odd_server.Server) -> None:
+    """A client that goes away is gone for the server too."""
     before = attached.gone
     connection = http.client.HTTPConnection("127.0.0.1", slot.port, timeout=30)
     body = {"messages": [{"role": "user", "content": "for ever"}], "stream": True}
@@ -159,11 +160,12 @@ def test_f02_nothing_of_a_server_outlives_its_slot(slots: Slots, tmp_path: Path,
         assert answers(slot)
 
 
-def test_variables_of_an_entry_reach_the_server_and_nothing_of_ours(slots: Slots, tmp_path: Path) -> None:
-    slot = slots(spec(odd(env={"PYTHONPATH": "/theirs", "MINE": "1"})))
+def test_variables_of_an_entry_reach_the_server_and_its_memory_is_counted(slots: Slots) -> None:
+    slot = slots(spec(odd("--ballast", "300000000", env={"PYTHONPATH": "/theirs", "MINE": "1"})))
     pid = next(p for p in _below(slot.engine_pid() or 0) if "odd_server.py" in _words(p)[1])
     told = dict(row.split("=", 1) for row in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in row)
     assert told["PYTHONPATH"] == "/theirs" and told["MINE"] == "1"
+    assert 300_000_000 < slot.status().memory_bytes < 500_000_000  # that of all its processes
 
 
 def test_f02_the_keeper_leaves_the_ending_to_its_thread_when_that_was_faster() -> None:
@@ -172,11 +174,6 @@ def test_f02_the_keeper_leaves_the_ending_to_its_thread_when_that_was_faster() -
         "threading.Timer(1.0, os._exit, (7,)).start(); keeper.reap(1)"  # no child is left to wait for
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
-
-
-def test_the_memory_of_a_slot_is_that_of_all_its_processes(slots: Slots) -> None:
-    slot = slots(spec(odd("--ballast", "300000000")))
-    assert 300_000_000 < slot.status().memory_bytes < 500_000_000
 
 
 def test_f03_a_server_that_ignores_sigterm_is_ended_all_the_same(slots: Slots, tmp_path: Path) -> None:
@@ -268,7 +265,7 @@ def test_a_slot_server_that_re_executes_ends_what_sleeps(slots: Slots) -> None:
     assert answers(slot)
 
 
-def test_an_idle_server_sleeps_and_wakes_with_its_process(slots: Slots) -> None:
+def test_f01_an_idle_server_sleeps_and_wakes_with_its_process_and_anew_when_it_died_asleep(slots: Slots) -> None:
     slot = slots(sleeper())
     port, engine = port_of(slot), worker_of(slot)
     eventually(lambda: asleep(slot, port))
@@ -278,14 +275,9 @@ def test_an_idle_server_sleeps_and_wakes_with_its_process(slots: Slots) -> None:
     assert not get(port, "/is_sleeping")[2]["is_sleeping"] and Ledger(slot.home).reserved() > 0
     eventually(lambda: asleep(slot, port))  # and again
     assert answers(slot) and [one["path"] for one in seen(slot)["seen"]].count("/sleep?level=1") == 2
-
-
-def test_f01_a_server_that_dies_asleep_is_started_anew(slots: Slots) -> None:
-    slot = slots(sleeper())
-    port = port_of(slot)
     eventually(lambda: asleep(slot, port))
     os.kill(get(port, "/seen")[2]["pid"], signal.SIGKILL)
-    assert answers(slot) and slot.state() == "ready"
+    assert answers(slot) and worker_of(slot) != engine
 
 
 def test_a_swap_and_an_unload_end_what_sleeps(slots: Slots) -> None:
