@@ -18,7 +18,7 @@ from llmctl.engines.llamacpp import model_file
 from llmctl.engines.llamacpp_vision import projector
 from llmctl.engines.openvino_check import LLAMACPP, checked
 from llmctl.engines.openvino_form import discard, find_or_make
-from llmctl.engines.openvino_graph import SETTINGS, Compiled, compiled
+from llmctl.engines.openvino_graph import SETTINGS, Compiled, compiled, read
 from llmctl.engines.openvino_pages import let_go
 from llmctl.engines.openvino_steps import OpenVinoEngine
 from llmctl.engines.openvino_vocabulary import load_vocabulary
@@ -105,25 +105,39 @@ def blocks(spec: EngineSpec, context: int, made: Compiled) -> int:
 
 def _compiled(spec: EngineSpec, path: Path, progress: Progress) -> Compiled:
     """The model of `path` compiled; a form that cannot be read any more is made anew, once."""
-    for last in (False, True):
-        xml = find_or_make(path, _library(), progress)
-        progress("compile", 0, 0)
+    xml = find_or_make(path, _library(), progress)
+    progress("compile", 0, 0)
+    try:
         try:
-            return compiled(xml, dtype(spec), threads(spec), spec.cache_bits)
-        except Exception as error:
-            if last or "llocat" in str(error):
-                raise _failed(spec, error) from error
+            model = read(xml)
+        except MemoryError:
+            raise
+        except Exception:
             discard(xml)
-    raise AssertionError
+            model = read(find_or_make(path, _library(), progress))
+        return compiled(model, xml, dtype(spec), threads(spec), spec.cache_bits)
+    except LlmctlError:
+        raise
+    except Exception as error:
+        raise _failed(spec, error) from error
 
 
-def _failed(spec: EngineSpec, error: Exception) -> LoadFailed:
-    """Its last line says what went wrong; the lines before it where."""
+def _failed(spec: EngineSpec, error: Exception) -> LlmctlError:
+    """Its last line says what went wrong, the lines before it where; what came of too little memory says that."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    details = {"log": lines[-20:]}
+    if isinstance(error, MemoryError) or "alloc" in str(error):
+        full = LoadFailed(
+            f"{spec.model}: out of memory: {lines[-1][:300]}",
+            hint="load it with a shorter context, fewer requests at once, or a smaller cache",
+            details=details,
+        )
+        full.code = "out_of_memory"
+        return full
     return LoadFailed(
         f"{spec.model}: OpenVINO: {lines[-1][:300]}",
         hint="verify its files with `llmctl models verify`",
-        details={"log": lines[-20:]},
+        details=details,
     )
 
 

@@ -29,13 +29,19 @@ class Compiled:
     vocab: int
 
 
-def compiled(xml: Path, dtype: str, threads: int, cache_bits: int | None) -> Compiled:
-    """Read and compile the model at `xml`; raises what OpenVINO raises."""
+def read(xml: Path) -> Any:
+    """The model at `xml`, over paged attention; raises what OpenVINO raises, when it is not what was written."""
     import openvino
 
-    core = openvino.Core()
-    model = core.read_model(str(xml))
+    model = openvino.Core().read_model(str(xml))
     page(model)
+    return model
+
+
+def compiled(model: Any, xml: Path, dtype: str, threads: int, cache_bits: int | None) -> Compiled:
+    """Compile what `read` gave; raises what OpenVINO raises."""
+    import openvino
+
     cache = f"u{cache_bits}" if cache_bits else SETTINGS[dtype]
     settings = {
         "INFERENCE_PRECISION_HINT": SETTINGS[dtype],
@@ -45,7 +51,7 @@ def compiled(xml: Path, dtype: str, threads: int, cache_bits: int | None) -> Com
     }
     if dtype == EXACT:
         settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # else activations become int8 before compressed weights
-    made = core.compile_model(model, "CPU", settings)
+    made = openvino.Core().compile_model(model, "CPU", settings)
     caches = [port for port in made.inputs if port.get_any_name().startswith(CACHES)]
     values = next(port for port in caches if port.get_any_name().startswith(VALUES))
     block_bytes = sum(port.get_element_type().size * prod(block_shape(port)) for port in caches)

@@ -11,9 +11,10 @@ from llmctl.engines.openvino_blocks import Held, Pool
 from llmctl.engines.openvino_graph import CACHES, WANTED, Compiled, block_shape
 from llmctl.errors import RequestError
 
-# A pass should take no longer: a cancel waits for it, and so do the running sequences.
-CHUNK_SECONDS = 0.5
-SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 32, 128, 512
+# A pass should take no longer: a cancel waits for it, and so do the running sequences. Each reads all weights, so very
+# short ones cost more than they save.
+CHUNK_SECONDS = 1.0
+SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 128, 256, 512
 
 
 class OpenVinoEngine:

@@ -1,7 +1,10 @@
 """The openvino engine on the trained models: torch's logits, one text however it is batched, typed errors."""
 
+import json
 import random
 import shutil
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -11,6 +14,7 @@ from llmctl.engines import openvino, openvino_check
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.drafts import Ngrams
 from llmctl.errors import BadCheckpoint, RequestError, Unsupported
+from tests.conftest import REPO
 from tests.engines.test_equality import GREEDY, NEW, answers, prompts, request
 from tests.engines.test_llamacpp import questions
 
@@ -198,6 +202,31 @@ def test_f14_openvino_a_full_cache_ends_the_request_that_overflows_it(tiny_model
     assert found["a"][0] == alone
     assert found["b"]["code"] == "out_of_memory" and "cache" in found["b"]["message"]
     assert run(batch, request("c", work["p90"], max_tokens=60))["c"][1].completion == 60, "its blocks were lost"
+
+
+AT_LOAD = """
+import json, resource, sys
+from llmctl.engines import openvino
+from llmctl.errors import LlmctlError
+from tests.engines.test_openvino import spec_of
+openvino.load_steps(spec_of(sys.argv[1]), lambda *_: None).close()  # the libraries are there, the form is made
+size = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, size + 2**28))
+try:
+    openvino.load_steps(spec_of(sys.argv[1], parallel=10**6), lambda *_: None)
+except LlmctlError as error:
+    print(json.dumps([error.code, error.message, error.hint]))
+openvino.load_steps(spec_of(sys.argv[1]), lambda *_: None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS bounds nothing elsewhere")
+def test_f14_openvino_too_large_a_cache_is_a_typed_error_and_the_form_stays(tiny_models):
+    argv = [sys.executable, "-c", AT_LOAD, str(tiny_models["tiny-qwen2-gguf"])]
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    code, message, hint = json.loads(done.stdout)
+    assert code == "out_of_memory" and message.startswith("m: out of memory: ") and "a shorter context" in hint
 
 
 def test_openvino_a_cache_too_small_for_a_block_is_refused(tiny_models):
