@@ -1,87 +1,123 @@
 """`python -m llmctl.native.probe FOLDER`: exits 0 when the libraries there load, are laid out as the engine knows them,
-and multiply right in the types that models have. Run in a process of its own: a wrong instruction kills it.
+and compute a small model in the types that weights have. Run in a process of its own: a wrong instruction kills it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import random
+import struct
 import sys
-from ctypes import POINTER, Structure, c_bool, c_float, c_int, c_int64, c_size_t, c_void_p
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 from llmctl.engines.llamacpp_library import Library, check_layout
 from llmctl.native.builds import LIBRARY
 
-F32, TYPES = 0, (0, 1, 2, 8, 12, 14, 30)  # f32, f16, q4_0, q8_0, q4_K, q6_K, bf16: of `enum ggml_type`
-ROWS, WIDTH, TOKENS = 64, 512, 5
-MEMORY = 16 * 2**20
-CLOSE = 0.02
-
-
-class Init(Structure):
-    """`struct ggml_init_params`."""
-
-    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
-
-
-FUNCTIONS: dict[str, dict[str, tuple[Any, list[Any]]]] = {
-    "libggml-base.so": {
-        "ggml_init": (c_void_p, [Init]),
-        "ggml_free": (None, [c_void_p]),
-        "ggml_new_tensor_2d": (c_void_p, [c_void_p, c_int, c_int64, c_int64]),
-        "ggml_get_data": (c_void_p, [c_void_p]),
-        "ggml_mul_mat": (c_void_p, [c_void_p, c_void_p, c_void_p]),
-        "ggml_new_graph": (c_void_p, [c_void_p]),
-        "ggml_build_forward_expand": (None, [c_void_p, c_void_p]),
-        "ggml_quantize_chunk": (
-            c_size_t, [c_int, POINTER(c_float), c_void_p, c_int64, c_int64, c_int64, POINTER(c_float)],
-        ),
-    },
-    "libggml-cpu.so": {"ggml_graph_compute_with_ctx": (c_int, [c_void_p, c_void_p, c_int])},
+BASE = "libggml-base.so"
+F32, U32, TEXT = 0, 4, 8
+TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q4_0": 2, "q8_0": 8, "q4_K": 12, "q6_K": 14}  # of `enum ggml_type`
+OFF = {"f32": 0.0, "f16": 0.01, "bf16": 0.05, "q4_0": 0.5, "q8_0": 0.05, "q4_K": 0.5, "q6_K": 0.1}
+"""How far logits may be from those of float32, as a share of these."""
+WIDTH, HEADS, VOCAB, TOKENS, ALIGNED = 256, 4, 64, 40, 32
+KEYS = {
+    "block_count": 1, "context_length": 256, "embedding_length": WIDTH, "feed_forward_length": WIDTH,
+    "attention.head_count": HEADS, "attention.head_count_kv": HEADS, "vocab_size": VOCAB,
 }  # fmt: skip
+MATRICES = {
+    "token_embd": VOCAB, "output": VOCAB, "blk.0.attn_q": WIDTH, "blk.0.attn_k": WIDTH, "blk.0.attn_v": WIDTH,
+    "blk.0.attn_output": WIDTH, "blk.0.ffn_gate": WIDTH, "blk.0.ffn_up": WIDTH, "blk.0.ffn_down": WIDTH,
+}  # fmt: skip
+NORMS = ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")
 
 
-class Ggml:
-    """The functions above, of the libraries in one folder."""
+def gguf(path: Path, type: int, quantize: Any) -> None:
+    """Write a llama of one layer with random weights of this type (GGUF version 3)."""
+    rng = random.Random(7)
+    keys = [_text("general.architecture") + _value(TEXT, _text("llama"))]
+    keys += [_text(f"llama.{key}") + _value(U32, struct.pack("<I", value)) for key, value in KEYS.items()]
+    keys.append(_text("llama.attention.layer_norm_rms_epsilon") + _value(6, struct.pack("<f", 1e-5)))
+    keys.append(_text("tokenizer.ggml.model") + _value(TEXT, _text("no_vocab")))
+    tensors, data = [], b""
+    for name, rows in {**MATRICES, **dict.fromkeys(NORMS, 0)}.items():
+        values = [rng.gauss(0, 0.1) for _ in range(WIDTH * rows)] if rows else [1.0] * WIDTH
+        kind = type if rows else F32
+        shape = (WIDTH, rows) if rows else (WIDTH,)
+        tensors.append(_text(f"{name}.weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data)))
+        packed = quantize(kind, values, rows or 1)
+        data += packed + bytes(-len(packed) % ALIGNED)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join([*keys, *tensors])
+    path.write_bytes(head + bytes(-len(head) % ALIGNED) + data)
 
-    def __init__(self, folder: Path) -> None:
-        for name, functions in FUNCTIONS.items():
-            library = ctypes.CDLL(str(folder / name))
-            for function, (result, arguments) in functions.items():
-                found = getattr(library, function)
-                found.restype, found.argtypes = result, arguments
-                setattr(self, function, found)
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)  # tells type checkers that there are attributes they cannot see
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
 
-    def product(self, type: int) -> list[float]:
-        """A matrix of this type × one of float32: all ones in both, so that each element is WIDTH."""
-        context = self.ggml_init(Init(MEMORY, None, False))
-        weights = self.ggml_new_tensor_2d(context, type, WIDTH, ROWS)
-        ones = (c_float * (WIDTH * ROWS))(*[1.0] * (WIDTH * ROWS))
-        self.ggml_quantize_chunk(type, ones, self.ggml_get_data(weights), 0, ROWS, WIDTH, None)
-        tokens = self.ggml_new_tensor_2d(context, F32, WIDTH, TOKENS)
-        ctypes.memmove(self.ggml_get_data(tokens), ones, 4 * WIDTH * TOKENS)
-        result, graph = self.ggml_mul_mat(context, weights, tokens), self.ggml_new_graph(context)
-        self.ggml_build_forward_expand(graph, result)
-        if self.ggml_graph_compute_with_ctx(context, graph, 2):
-            raise SystemExit(f"ggml could not multiply in type {type}")
-        found = list((c_float * (ROWS * TOKENS)).from_address(self.ggml_get_data(result)))
-        self.ggml_free(context)
-        return found
+
+def _value(kind: int, packed: bytes) -> bytes:
+    return struct.pack("<I", kind) + packed
+
+
+def quantizer(base: Path) -> Any:
+    """quantize(type, values, rows) → bytes, by ggml itself."""
+    chunk = ctypes.CDLL(str(base)).ggml_quantize_chunk
+    chunk.restype = c_size_t
+    chunk.argtypes = [c_int, POINTER(c_float), c_void_p, c_int64, c_int64, c_int64, POINTER(c_float)]
+
+    def quantize(type: int, values: Sequence[float], rows: int) -> bytes:
+        floats = (c_float * len(values))(*values)
+        out = ctypes.create_string_buffer(4 * len(values))
+        size = ctypes.sizeof(floats)
+        if type == F32:
+            ctypes.memmove(out, floats, size)
+        else:
+            size = chunk(type, floats, out, 0, rows, len(values) // rows, None)
+        return out.raw[:size]
+
+    return quantize
+
+
+def logits(library: Library, path: Path) -> list[float]:
+    """Those behind the last of TOKENS tokens, computed in one batch and then one by one."""
+    params = library.model_default_params()
+    params.n_gpu_layers = 0
+    model = library.model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise SystemExit(f"{path.name} does not load: {' '.join(library.log)}")
+    context = library.init_from_model(model, library.context_default_params())
+    batch = library.batch_init(TOKENS, 0, 1)
+    for start, size in ((0, TOKENS - 2), (TOKENS - 2, 1), (TOKENS - 1, 1)):
+        for i in range(size):
+            batch.token[i], batch.pos[i] = (start + i) % VOCAB, start + i
+            batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, i == size - 1
+        batch.n_tokens = size
+        if library.decode(context, batch):
+            raise SystemExit(f"{path.name} cannot be computed")
+    found = list(library.get_logits(context)[:VOCAB])
+    library.batch_free(batch)
+    library.free(context)
+    library.model_free(model)
+    return found
 
 
 def main(folder: Path) -> None:
     """SystemExit with what is wrong."""
     library = Library(str(folder / LIBRARY))
     check_layout(library.context_default_params(), library.model_default_params())
-    ggml = Ggml(folder)
-    for type in TYPES:
-        wrong = [x for x in ggml.product(type) if not abs(x - WIDTH) <= CLOSE * WIDTH]
-        if wrong:
-            raise SystemExit(f"ggml multiplies wrongly in type {type}: {wrong[0]}, not {WIDTH}")
+    quantize, right = quantizer(folder / BASE), [0.0]
+    with tempfile.TemporaryDirectory() as temp:
+        for name, type in TYPES.items():
+            path = Path(temp) / f"{name}.gguf"
+            gguf(path, type, quantize)
+            found = logits(library, path)
+            right = right if len(right) > 1 else found
+            off, size = max(abs(a - b) for a, b in zip(found, right, strict=True)), max(map(abs, right))
+            if not off <= OFF[name] * size:
+                raise SystemExit(f"{name} is computed wrongly: {off:.3f} off, of {size:.3f}")
+            print(f"{name}: {off / size:.4f}")
 
 
 if __name__ == "__main__":
