@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .. import lessons
 from ..lessons import PROBE, SOURCE
 from ..recipes import RECIPES as OTHERS
+from ..vision.sentences import TEXTS
 from .needle_weights import exam
 from .recipes import RECIPES
 
@@ -28,9 +30,9 @@ def write(folder: Path, made: Mapping[str, Path], root: Path) -> None:
     for name, path in made.items():
         own = RECIPES[name]
         artifacts.setdefault(own.model, []).append((own.format, own.quantization, path))
+    artifacts["tiny-vision"] = _vision(folder, root)
     prompt, expect = PROBE
     probe = f"{{ prompt = {json.dumps(prompt)}, expect = {json.dumps(expect)}, max_tokens = 24 }}"
-    pairs = exam(random.Random(7))[:NEEDLES]
     found = '{ prompt = "Note amber iron. Note birch lemon. Note amber", expect = "iron", max_tokens = 4 }'
     lines = []
     for model, several in artifacts.items():
@@ -38,23 +40,38 @@ def write(folder: Path, made: Mapping[str, Path], root: Path) -> None:
         for format, quantization, path in several:
             lines += [f"[[models.{model}.artifacts]]", f'format = "{format}"', f"path = {json.dumps(str(path))}"]
             lines += [f'quantization = "{quantization}"'] if quantization else []
-    folder.mkdir(parents=True, exist_ok=True)
+    own_questions = {"tiny-needle": "needles.toml", "tiny-vision": "vision.toml"}
     texts = {
         "models.toml": "\n".join(lines),
         "hosts.toml": '[hosts.here]\nservice = "none"',
-        "needles.toml": "\n".join(
-            f"[[pairs]]\nquestion = {json.dumps(question)}\nanswer = {json.dumps(answer)}" for question, answer in pairs
-        ),
+        "needles.toml": _pairs(exam(random.Random(7))[:NEEDLES]),
+        "vision.toml": _pairs(lessons.read().pairs[:TEXTS]),
         "testing.toml": "\n".join(
-            f"[[questions]]\nmodels = {json.dumps(models)}\nfile = {json.dumps(file)}"
-            for models, file in (
-                ([model for model in artifacts if model != "tiny-needle"], str(SOURCE)),
-                (["tiny-needle"], "needles.toml"),
-            )
+            f"[[questions]]\nmodels = [{json.dumps(model)}]\nfile = {json.dumps(own_questions.get(model, str(SOURCE)))}"
+            for model in artifacts
         ),
     }
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _vision(folder: Path, root: Path) -> list[tuple[str, str | None, Path]]:
+    """The model that sees; its GGUF file and its projector lie side by side, as a pull leaves them."""
+    made = _others("tiny-vision", root)
+    together = folder / "tiny-vision"
+    together.mkdir(parents=True, exist_ok=True)
+    for name, file in (("tiny-vision-gguf", "model.gguf"), ("tiny-vision-mmproj", "mmproj.gguf")):
+        (together / file).unlink(missing_ok=True)
+        (together / file).symlink_to(made[name])
+    return [("safetensors", None, made["tiny-vision"]), ("gguf", "f16", together / "model.gguf")]
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"[[pairs]]\nquestion = {_text(question)}\nanswer = {_text(answer)}" for question, answer in pairs)
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _others(script: str, root: Path, *words: str) -> dict[str, Path]:
