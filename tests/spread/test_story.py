@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 
 from tests.conftest import eventually
 from tests.spread.conftest import ANSWER, PORT, SPREAD, Fleet, Load
+from tests.testbed.sshd import SshHost
 
 pytestmark = [pytest.mark.root, pytest.mark.models, pytest.mark.slow]
 SLOT = f"h1:{PORT}"
@@ -57,6 +59,12 @@ def error_of(lines: list[str]) -> dict[str, Any]:
     return dict(json.loads(last.removeprefix("data: "))["error"])
 
 
+def listening(fleet: Fleet, host: SshHost) -> list[str]:
+    """The addresses at which something on this host can be reached."""
+    said = subprocess.run([*fleet.apart.inside(host), "ss", "-tlnH"], capture_output=True, text=True, check=True)
+    return [line.split()[3].rpartition(":")[0] for line in said.stdout.splitlines()]
+
+
 def back(fleet: Fleet, alone: str) -> None:
     """The slot comes back by itself, and says what it always said."""
     eventually(lambda: fleet.slot().state == "ready", within=BACK, every=0.5)
@@ -69,6 +77,8 @@ def test_torch_on_two_hosts_says_what_one_host_says_and_the_swap_loses_nothing(f
         together(fleet, "torch")
         assert fleet.ask() == alone
     assert not load.failed
+    for host in (fleet.h1, fleet.h2):
+        assert set(listening(fleet, host)) <= {"127.0.0.1", host.address}
     (share,) = fleet.says("status")["shares"]
     assert (share["host"], share["slot"], share["model"]) == ("h2", SLOT, "tiny-llama") and share["bytes"] > 0
 
