@@ -88,6 +88,22 @@ def test_prompts_and_running_sequences_in_one_call_are_as_alone(steps, alone, mo
     assert list(best) == [int(alone(texts[seq]).argmax()) for seq in feed] and all(finite)
 
 
+def test_a_call_is_in_the_order_of_the_slots_or_llamacpp_reads_the_weights_once_for_each(steps, monkeypatch):
+    seqs = [steps.open() for _ in range(8)]
+    steps.forward({seq: text(seq, 10) for seq in seqs})
+    random.Random(4).shuffle(seqs)
+    order, fill = [], steps._context._fill
+
+    def filled(work):
+        extra, batch = fill(work), steps._context._batch
+        order.extend(batch.seq_id[i][0] for i in range(batch.n_tokens))
+        return extra
+
+    monkeypatch.setattr(steps._context, "_fill", filled)
+    steps.forward({seq: [1] for seq in seqs})
+    assert order == list(range(8))
+
+
 def test_a_row_for_every_token_of_those_that_are_drafted(steps, alone):
     first, second, third = steps.open(), steps.open(), steps.open()
     ids = text(1, 30)
