@@ -26,6 +26,15 @@ QUESTION = "What is a slot?"
 ANSWER = "A port"
 SPREAD = ("--spread", "h1,h2")
 
+PROFILE = f"""\
+[[slots]]
+port = {PORT}
+host = "h1"
+model = "tiny-llama"
+engine = "torch"
+spread = ["h1", "h2"]
+"""
+
 
 @dataclass
 class Fleet:
@@ -184,6 +193,8 @@ def fleet(tiny_models: dict[str, Path]) -> Iterator[Fleet]:
         for host in (h1, h2):
             made.configure(host, models)
         (folder / "hosts.toml").write_text("\n".join(host.entry() for host in (h1, h2)))
+        (folder / "profiles").mkdir()
+        (folder / "profiles" / "both.toml").write_text(PROFILE)
         (folder / "home" / "known_hosts").write_text("".join(host.known() for host in (h1, h2)))
         yield made
 

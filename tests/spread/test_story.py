@@ -83,6 +83,13 @@ def test_torch_on_two_hosts_says_what_one_host_says_and_the_swap_loses_nothing(f
     assert (share["host"], share["slot"], share["model"]) == ("h2", SLOT, "tiny-llama") and share["bytes"] > 0
 
 
+def test_a_profile_that_says_the_same_hosts_changes_nothing(fleet: Fleet, alone: str) -> None:
+    together(fleet, "torch")
+    assert [step["action"] for step in fleet.says("profile", "diff", "both")["steps"]] == ["keep"]
+    (slot,) = fleet.says("profile", "save", "seen", "--host", "h1", "--dry-run")["text"].split("[[slots]]")[1:]
+    assert 'spread = ["h1", "h2"]' in slot
+
+
 def test_f09_a_network_that_is_cut_ends_the_answer_with_an_error_and_the_slot_comes_back(
     fleet: Fleet, alone: str
 ) -> None:
