@@ -90,7 +90,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _issues(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What failed or was skipped, and why."""
     found = [
-        f"- {row['status']}: {row['model']} ({told(row)}) on {row['engine']}: {row['why']}"
+        f"- {row['status']}: {row['model']} ({told(row)}) on {row['engine']}: {' '.join(row['why'].split())}"
         for row in rows
         if row["status"] != "pass"
     ]
