@@ -172,7 +172,7 @@ def arrays(caches: Caches) -> list[Any]:
 
 def size(caches: Caches) -> int:
     """Bytes."""
-    return sum(array.nbytes for array in arrays(caches))
+    return sum(cache.nbytes for cache in caches if not cache.empty())
 
 
 def token_bytes(caches: Caches) -> int:

@@ -39,21 +39,20 @@ class Prefixes:
             self._kept = [old for old in self._kept if old.adapter != adapter or not _begins(new.tokens, old.tokens)]
         self._kept = [*self._kept, new][-MOST:]
 
-    def find(self, adapter: str | None, prompt: Sequence[int]) -> tuple[Kept, int] | None:
+    def find(self, adapter: str | None, prompt: Sequence[int]) -> tuple[Kept | None, int]:
         """The kept sequence that shares most of the prompt's beginning, and how many tokens that is: fewer than all.
 
         Of one that cannot be cut, all or nothing is shared.
         """
-        best: tuple[Kept, int] | None = None
+        best, most = None, 0
         for kept in self._kept:
             shared = common(kept.tokens, prompt) if kept.adapter == adapter else 0
-            whole = shared == len(kept.tokens)
-            if shared > (best[1] if best else 0) and (whole or mlx_caches.trimmable(kept.caches)):
-                best = kept, shared
+            if shared > most and (shared == len(kept.tokens) or mlx_caches.trimmable(kept.caches)):
+                best, most = kept, shared
         if best:
-            self._kept.remove(best[0])
-            self._kept.append(best[0])
-        return best
+            self._kept.remove(best)
+            self._kept.append(best)
+        return best, most
 
     def shrink(self, bytes: int) -> None:
         """Give up sequences until the rest needs no more than this."""

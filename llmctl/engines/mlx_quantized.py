@@ -133,6 +133,13 @@ class BatchQuantizedKVCache:
     def is_trimmable(self) -> bool:
         return True
 
+    def empty(self) -> bool:
+        return self.keys is None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(array.nbytes) for array in (*(self.keys or ()), *(self.values or ())))
+
     @property
     def state(self) -> tuple[Any, ...]:
         return self.keys, self.values, self.offset, self.left_padding

@@ -17,6 +17,8 @@ from llmctl.errors import LlmctlError, RequestError
 
 STEP = 256
 """mlx-lm makes room for this many tokens at a time."""
+LEAST = 16
+"""Fewer tokens are computed sooner than taken over."""
 
 
 @dataclass
@@ -80,15 +82,20 @@ class MlxEngine:
     def reuse(self, seq: int, prompt: Sequence[int]) -> int:
         """Take over the longest beginning of the prompt that an ended or a running sequence of this adapter has."""
         line = self._lines[seq]
-        found = self._prefixes.find(line.adapter, prompt)
-        shared = found[1] if found else 0
-        for other, running in self._lines.items():
-            more = common(running.tokens, prompt) if running.adapter == line.adapter and other != seq else 0
-            if more > shared and running.shared and self._sharable(other, more):
-                return self._take_over(seq, self._batches.copy(other), running.tokens, more)
-        if found is None:
+        kept, shared = self._prefixes.find(line.adapter, prompt)
+        running = {
+            common(other.tokens, prompt): key
+            for key, other in self._lines.items()
+            if key != seq and other.adapter == line.adapter and other.shared
+        }
+        most = max(running, default=0)
+        if most > max(shared, LEAST - 1):
+            other = running[most]
+            if self._takes_over(seq, self._batches.copy(other), self._lines[other].tokens, most):
+                return most
+        if kept is None or shared < LEAST:
             return 0
-        return self._take_over(seq, mlx_caches.copies(found[0].caches), found[0].tokens, shared)
+        return shared if self._takes_over(seq, mlx_caches.copies(kept.caches), kept.tokens, shared) else 0
 
     def forward(self, feed: Mapping[int, Sequence[int]], every: Collection[int] = ()) -> Logits:
         """Sequences of one adapter in one pass, if they can be joined; rows as the protocol has them."""
@@ -152,18 +159,15 @@ class MlxEngine:
         self._batches.add(self._next, caches)
         return self._next
 
-    def _sharable(self, seq: int, tokens: int) -> bool:
-        """Whether a running sequence can be copied and cut to so many tokens."""
-        group = self._batches.group(seq)
-        whole = tokens == len(self._lines[seq].tokens)
-        return (whole or mlx_caches.trimmable(group.caches)) and mlx_caches.finite(group.caches)
-
-    def _take_over(self, seq: int, caches: Caches, tokens: Sequence[int], shared: int) -> int:
+    def _takes_over(self, seq: int, caches: Caches, tokens: Sequence[int], shared: int) -> bool:
+        """Make these caches of `tokens`, cut to what is shared, the sequence's; False if that cannot be."""
+        if (shared < len(tokens) and not mlx_caches.trimmable(caches)) or not mlx_caches.finite(caches):
+            return False
         if shared < len(tokens):
             mlx_caches.cut(caches, [len(tokens) - shared])
         self._batches.add(seq, caches)
         self._lines[seq].tokens = list(tokens[:shared])
-        return shared
+        return True
 
     def _parts(self, feed: Collection[int]) -> list[list[int]]:
         """The sequences that are computed together."""

@@ -42,13 +42,14 @@ MODELS = {
     ),
     "qwen2 with late windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}),
 }  # fmt: skip
+RECURRENT = {"mamba": ("mamba", {"state_size": 8})}
 
 
 def checkpoint(folder, tiny_models, name, **saved):
     """A random checkpoint with a tokenizer of as many tokens."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    model_type, fields = MODELS[name]
+    model_type, fields = (MODELS | RECURRENT)[name]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**{**SHAPE, **fields}))
     for parameter in model.parameters():  # norms and sinks too
@@ -90,6 +91,25 @@ def test_it_computes_what_transformers_computes(tiny_models, tmp_path, name):
 def test_experts_in_one_tensor(tiny_models, tmp_path, name):
     model = checkpoint(tmp_path, tiny_models, name, save_original_format=False)
     agree(load(tmp_path), model)
+
+
+@pytest.mark.models
+def test_a_recurrent_model_is_computed_one_by_one(tiny_models, tmp_path):
+    """Its state can be copied but not joined with padding, nor cut; only a whole beginning is reused."""
+    model = checkpoint(tmp_path, tiny_models, "mamba")
+    engine = load(tmp_path)
+    assert (engine.identity.load_path, hasattr(engine, "rewind")) == ("one-by-one", False)
+    agree(engine, model)
+    one = engine.open()
+    ids = [(7919 * i + 11) % SHAPE["vocab_size"] for i in range(TOKENS)]
+    engine.prefill(one, ids)
+    engine.free(one)
+    assert engine.reuse(engine.open(), ids[:30]) == 0
+    again = engine.open()
+    assert engine.reuse(again, [*ids, 5]) == TOKENS
+    with torch.inference_mode():
+        expected = model(torch.tensor([[*ids, 5]])).logits[0, -1].numpy()
+    assert abs(engine.prefill(again, [5]).row(0) - expected).max() < 2e-4 * abs(expected).max()
 
 
 def test_layers_in_no_pattern_are_refused():
