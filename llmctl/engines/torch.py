@@ -66,7 +66,6 @@ def way(spec: EngineSpec, checkpoint: Checkpoint) -> str:
 def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None = None) -> TorchEngine:
     """The StepEngine alone; `tokenizer` in place of the checkpoint's own."""
     checkpoint = read_checkpoint(spec)
-    torch_load.model_class(spec, checkpoint)  # what is wrong with its configuration is not said of its tokenizer
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     loaded = torch_load.load_model(spec, checkpoint, progress)
     model, config = loaded.model, loaded.config

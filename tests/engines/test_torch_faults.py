@@ -7,6 +7,7 @@ import pytest
 
 from llmctl.domain import EngineSpec
 from llmctl.engines import adapter, torch_checks
+from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
 torch = pytest.importorskip("torch")
@@ -125,11 +126,9 @@ def test_shards_and_harmless_weights_load(tiny_models, tmp_path):
     more = {"model.rotary_emb.inv_freq": torch.ones(16), "multi_modal_projector.weight": torch.ones(4, 4)}
     weights(lambda found: {**found, **more})(path)
     sharded(path)
-    file = path / "tokenizer.json"
-    tokenizer = json.loads(file.read_text())
-    pad = {**tokenizer["added_tokens"][0], "id": 1024, "content": "<|another pad|>", "special": True}
-    tokenizer["added_tokens"].append(pad)
-    file.write_text(json.dumps(tokenizer))
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<|another pad|>"}))
+    assert load_tokenizer(path).vocab == 1025
     assert load(path).identity.vocab == 1024
 
 
