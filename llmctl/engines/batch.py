@@ -230,13 +230,11 @@ class BatchEngine:
     def _advance(self, running: Running, draft: Several[int], rows: Rows, row: int) -> None:
         """The next tokens of a sequence: what it chooses, for as long as the draft says the same."""
         agreed = 0
-        while self._choose(running, rows, row + agreed) and agreed < len(draft):
+        running.job.drafted += len(draft)
+        while self._choose(running, rows, row + agreed, draft[agreed : agreed + 1]) and agreed < len(draft):
             if running.sequence.last != draft[agreed]:
                 break
             agreed += 1
-        if draft:
-            running.job.drafted += len(draft)
-            running.job.agreed += agreed
         if running not in self._running:
             return
         self._drafts.judge(running, len(draft), agreed)
@@ -246,15 +244,18 @@ class BatchEngine:
             except Exception as error:
                 self._fail(running.job, error)
 
-    def _choose(self, running: Running, rows: Rows, row: int) -> bool:
-        """Choose, check and send the next token of a sequence from its row; whether it goes on."""
+    def _choose(self, running: Running, rows: Rows, row: int, draft: Several[int] = ()) -> bool:
+        """Choose, check and send the next token of a sequence from its row; whether it goes on. `draft` is what was
+        proposed for it."""
         if running not in self._running:  # its request has failed
             return False
         try:
             if running.sequence.budget == 0:
                 chunk: Chunk | None = running.sequence.end(LENGTH)
             else:
-                chunk = running.sequence.accept(rows.choose(running.sequence.sampler, row))
+                choice = rows.choose(running.sequence.sampler, row)
+                running.job.agreed += choice.token in draft
+                chunk = running.sequence.accept(choice)
         except Exception as error:
             self._fail(running.job, error)
             return False
