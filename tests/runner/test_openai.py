@@ -205,7 +205,8 @@ def test_what_a_model_can_is_told_and_still_known_while_it_sleeps(slot: FakeSlot
     assert alpha | {"created": 0} == {
         "id": "alpha", "object": "model", "created": 0, "owned_by": "llmctl", "root": "alpha", "aliases": ["first"],
         "context_length": 512, "max_model_len": 512, "engine": "torch", "architecture": "llama", "dtype": "",
-        "adapters": [], "capabilities": ["tools", "logprobs"], "modalities": {"input": ["text", "image"], "output": ["text"]},
+        "adapters": [], "capabilities": ["tools", "logprobs"],
+        "modalities": {"input": ["text", "image"], "output": ["text"]},
     }  # fmt: skip
     assert first["aliases"] == ["alpha"] and first["root"] == "alpha"
     slot.service.loaded = None
