@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from llmctl.domain import IMAGE, TEXT, Emit, Engine, EngineSpec, Identity, Progress, StepEngine, Tokenizer
-from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_memory, mlx_vision, torch_checks
+from llmctl.engines import mlx_adapters, mlx_caches, mlx_load, mlx_memory, mlx_vision
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_ahead, read_checkpoint
+from llmctl.engines.checkpoint_checks import speaks, whole
 from llmctl.engines.drafts import drafter
 from llmctl.engines.mlx_proof import prove, running
 from llmctl.engines.mlx_steps import MlxEngine, RewindingEngine, Room
@@ -31,8 +32,9 @@ def check(spec: EngineSpec) -> None:
     """Unsupported, by name, when mlx-lm has no module for the model type; no weights are read."""
     checkpoint = read_checkpoint(spec)
     if mlx_vision.takes_images(checkpoint):
-        if spec.adapters:
-            raise Unsupported(f"{spec.model}: the mlx engine applies adapters to models of text only")
+        asked = {"adapters": spec.adapters, "draft": spec.draft, "cache_bits": spec.cache_bits}
+        if wrong := [name for name, value in asked.items() if value]:
+            raise Unsupported(f"{spec.model}: the mlx engine has {' and '.join(wrong)} for models of text only")
         return
     try:
         from mlx_lm.utils import MODEL_REMAPPING
@@ -73,13 +75,13 @@ def load_steps(
     if mlx_vision.takes_images(checkpoint):
         return seeing(spec, checkpoint, progress)
     mlx_load.sane(spec, checkpoint)
-    torch_checks.whole(spec, checkpoint)
+    whole(spec, checkpoint)
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     read_ahead(checkpoint.weights, progress)
     model, found = mlx_load.whole(spec, lambda: mlx_load.read_model(spec, checkpoint))
     config = {**found, **(found.get("text_config") or {})}
     progress("weights", checkpoint.bytes, checkpoint.bytes)
-    torch_checks.speaks(spec, tokenizer, config.get("vocab_size") or tokenizer.vocab)
+    speaks(spec, tokenizer, config.get("vocab_size") or tokenizer.vocab)
     return engine(spec, checkpoint, model, config, tokenizer, rewinds=rewinds)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmctl.engines.torch_lora import CONFIG, PREFIX, WEIGHTS, read_settings
+from llmctl.engines.lora import CONFIG, PREFIX, WEIGHTS, read_settings
 from llmctl.errors import BadCheckpoint, LlmctlError, Unsupported
 
 MLX_WEIGHTS = "adapters.safetensors"

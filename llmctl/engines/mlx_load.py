@@ -9,9 +9,8 @@ from typing import Any
 from llmctl.domain import EngineSpec
 from llmctl.engines import mlx_models
 from llmctl.engines.checkpoint import Checkpoint
+from llmctl.engines.checkpoint_checks import VERIFY, read_config
 from llmctl.engines.jobs import as_error
-from llmctl.engines.torch_checks import VERIFY
-from llmctl.engines.torch_load import read_config
 from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -39,6 +38,8 @@ def read_model(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Mapping[s
 
     changes: dict[str, Any] = {"model_type": model_type(checkpoint)}
     changes |= filled({**checkpoint.config, **changes})
+    if isinstance(text := {**checkpoint.config, **changes}.get("text_config"), Mapping):
+        changes["text_config"] = {**text, **filled(text)}
     model, config = load_model(
         checkpoint.path,
         lazy=True,

@@ -7,9 +7,10 @@ of any length join and leave between two steps and batch 1 is as fast as `genera
 from __future__ import annotations
 
 from llmctl.domain import DECIDE, Emit, Engine, EngineSpec, Identity, Progress, Tokenizer
-from llmctl.engines import torch_checks, torch_embed, torch_load, torch_lora, torch_vision, torch_vision_load
+from llmctl.engines import torch_embed, torch_load, torch_lora, torch_vision, torch_vision_load
 from llmctl.engines.batch import BatchEngine
 from llmctl.engines.checkpoint import Checkpoint, read_checkpoint
+from llmctl.engines.checkpoint_checks import speaks
 from llmctl.engines.drafts import drafter
 from llmctl.engines.talk import Talk, words
 from llmctl.engines.tasks import POOLED
@@ -69,7 +70,7 @@ def load_steps(spec: EngineSpec, progress: Progress, tokenizer: Tokenizer | None
     tokenizer = tokenizer or load_tokenizer(checkpoint.path, allow_code=spec.allow_code, talk=Talk.of(spec))
     loaded = torch_load.load_model(spec, checkpoint, progress)
     model, config = loaded.model, loaded.config
-    torch_checks.speaks(spec, tokenizer, config.vocab_size)
+    speaks(spec, tokenizer, config.vocab_size)
     adapters = torch_lora.attach(spec, model)
     identity = Identity(
         model=spec.model,

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.domain import EngineSpec, Tokenizer
-from llmctl.engines.checkpoint import Checkpoint
+from llmctl.domain import EngineSpec
+from llmctl.engines.checkpoint_checks import VERIFY
 from llmctl.errors import LoadFailed
 
-VERIFY = "verify its files with `llmctl models verify`"
 OTHER_FILES = "its config.json and its weights are not of the same model; pull it again"
-INDEX = "model.safetensors.index.json"
-
-
-def whole(spec: EngineSpec, checkpoint: Checkpoint) -> None:
-    """LoadFailed when a file that the index names is not there."""
-    try:
-        named = json.loads((checkpoint.path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        absent = sorted({str(name) for name in named} - {file.name for file in checkpoint.weights})
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadFailed(f"{spec.model}: {INDEX} cannot be read: {error}", hint=VERIFY) from error
-    if absent:
-        raise LoadFailed(f"{spec.model}: {absent[0]} is missing", hint=VERIFY)
 
 
 def accounted(spec: EngineSpec, report: Mapping[str, Any], config: Any, spare: str) -> None:
@@ -60,13 +44,3 @@ def residency(spec: EngineSpec, model: Any, device: str) -> dict[str, int]:
                 raise LoadFailed(f"{spec.model}: {name} is on {here}, not on {wanted}")
             found[str(here)] = found.get(str(here), 0) + tensor.numel() * tensor.element_size()
     return found
-
-
-def speaks(spec: EngineSpec, tokenizer: Tokenizer, vocab: int) -> None:
-    """LoadFailed for a tokenizer with words that the model has no weights for; unused special tokens are common."""
-    beyond = [id for id in range(vocab, tokenizer.vocab) if id not in tokenizer.specials]
-    if beyond:
-        raise LoadFailed(
-            f"{spec.model}: its tokenizer has {tokenizer.vocab} tokens, the model {vocab}",
-            hint="the tokenizer is another model's; pull it again",
-        )

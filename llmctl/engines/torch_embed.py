@@ -16,6 +16,7 @@ from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import RERANK, Emit, Engine, EngineSpec, Identity, Progress
 from llmctl.engines import torch_load
 from llmctl.engines.checkpoint import Checkpoint, read_checkpoint
+from llmctl.engines.checkpoint_checks import read_config
 from llmctl.engines.embedding import sigmoid, sized
 from llmctl.engines.tasks import TaskEngine, Work, checked, fits
 from llmctl.engines.tokenizer import CheckpointTokenizer, load_tokenizer
@@ -90,7 +91,7 @@ def model_class(spec: EngineSpec, checkpoint: Checkpoint, wanted: Recipe) -> tup
         return auto, AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=True)
     name = checkpoint.architecture
     known = name in CONFIG_MAPPING
-    config = torch_load.read_config(spec, checkpoint, CONFIG_MAPPING[name], name) if known else None
+    config = read_config(spec, checkpoint, CONFIG_MAPPING[name], name) if known else None
     if (
         config is None
         or config.is_encoder_decoder

@@ -10,6 +10,7 @@ from typing import Any
 from llmctl.domain import EngineSpec, Progress
 from llmctl.engines import torch_attention, torch_checks
 from llmctl.engines.checkpoint import Checkpoint, read_ahead
+from llmctl.engines.checkpoint_checks import VERIFY, read_config, whole
 from llmctl.engines.jobs import as_error
 from llmctl.engines.torch_linear import quicken
 from llmctl.errors import LoadFailed, Unsupported
@@ -39,15 +40,6 @@ def model_class(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any]:
     if why:
         raise Unsupported(f"{spec.model}: architecture {name!r} {why}; the torch engine does not support that")
     return found, config
-
-
-def read_config(spec: EngineSpec, checkpoint: Checkpoint, kind: Any, model_type: str) -> Any:
-    """The checkpoint's configuration as transformers' class `kind`; Unsupported when it makes no sense."""
-    try:
-        return kind.from_dict({**checkpoint.config, "model_type": model_type})
-    except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise Unsupported(f"{spec.model}: its config.json cannot be used: {why}"[:500]) from error
 
 
 def unfit(found: Any, config: Any) -> str | None:
@@ -114,7 +106,7 @@ def read_model(
     device = pick_device(spec.device)
     dtype = checkpoint.dtype if quantized(checkpoint) else pick_dtype(spec.dtype, checkpoint.dtype, device)
     straight = device != "cpu" and find_spec("accelerate") is not None  # no copy in host memory on the way
-    torch_checks.whole(spec, checkpoint)
+    whole(spec, checkpoint)
     read_ahead(checkpoint.weights, progress)
     try:
         model, report = found.from_pretrained(
@@ -136,7 +128,7 @@ def read_model(
     except Exception as error:
         if (typed := as_error(error)).code == "out_of_memory":
             raise typed from error
-        raise LoadFailed(f"{spec.model}: {error}", hint=torch_checks.VERIFY) from error
+        raise LoadFailed(f"{spec.model}: {error}", hint=VERIFY) from error
     residency = torch_checks.residency(spec, model, device)
     progress("weights", checkpoint.bytes, checkpoint.bytes)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

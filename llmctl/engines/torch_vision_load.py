@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmctl.domain import EngineSpec
-from llmctl.engines import torch_load
 from llmctl.engines.checkpoint import Checkpoint
+from llmctl.engines.checkpoint_checks import read_config
 from llmctl.errors import Unsupported
 
 
@@ -30,7 +30,7 @@ def model_class(spec: EngineSpec, checkpoint: Checkpoint) -> tuple[Any, Any] | N
     model_type = types.get(name.lower())
     if model_type is None or model_type not in CONFIG_MAPPING:
         return None
-    config = torch_load.read_config(spec, checkpoint, CONFIG_MAPPING[model_type], model_type)
+    config = read_config(spec, checkpoint, CONFIG_MAPPING[model_type], model_type)
     quantization = checkpoint.config.get("quantization_config") or checkpoint.config.get("quantization")
     if config.is_encoder_decoder or (quantization is not None and "quant_method" not in quantization):
         why = "is an encoder-decoder" if config.is_encoder_decoder else "is quantized for MLX"

@@ -45,7 +45,7 @@ def _compare(what: str, model: Any, whole: Any, pieces: Any) -> None:
 
     if not whole.max().isfinite():
         raise nonfinite()
-    difference = float((torch.from_numpy(pieces) - whole).square().mean().sqrt() / whole.std())
+    difference = float((torch.from_numpy(pieces) - whole).square().mean().sqrt()) / (float(whole.std()) or 1.0)
     if not difference < (EXACT if model.dtype == torch.float32 else HALF):
         raise Unsupported(f"{what} does not compute the same from its cache (difference {difference:.2g})")
 

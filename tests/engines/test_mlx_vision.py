@@ -6,9 +6,13 @@ import subprocess
 
 import pytest
 
+from llmctl.domain import Chunk, EngineSpec, GenerateRequest, Sampling
+from llmctl.engines import mlx, mlx_vision
+from llmctl.errors import Unsupported
 from tests.conformance.conftest import own_python
 from tests.conftest import REPO
 from tests.drawn import drawn
+from tests.engines.asked import loaded
 
 pytestmark = pytest.mark.models
 WHAT = "What is in the picture?"
@@ -33,3 +37,23 @@ def test_sequences_with_images_are_computed_with_others_as_alone(vision_model):
         assert all(word in found["alone"][answer] for word in words), found["alone"]
     assert found["largest"] == 4
     assert found["kept"] == 1  # what an image stands for is not in the tokens: only the text's is kept
+
+
+def test_an_image_text_checkpoint_answers_text_without_mlx_vlm(vision_model, monkeypatch):
+    """Its rotary base stands where mlx-lm does not look."""
+    monkeypatch.setattr(mlx_vision, "takes_images", lambda checkpoint: False)
+    events = []
+    engine = loaded("mlx", vision_model["tiny-vision"], events.append, context=256)
+    chat = ({"role": "user", "content": "What is a slot?"},)
+    engine.submit(GenerateRequest("a", messages=chat, sampling=Sampling(temperature=0), max_tokens=24))
+    while engine.step():
+        pass
+    assert "".join(e.text for e in events if isinstance(e, Chunk)) == "A port on a host that holds at most one model."
+
+
+@pytest.mark.parametrize("field", [{"adapters": {"a": "/a"}}, {"draft": "ngram"}, {"cache_bits": 8}])
+def test_what_images_do_not_go_with_is_refused(vision_model, monkeypatch, field):
+    monkeypatch.setattr(mlx_vision, "takes_images", lambda checkpoint: True)
+    spec = EngineSpec("mlx", "m", str(vision_model["tiny-vision"]), "safetensors", **field)
+    with pytest.raises(Unsupported, match=next(iter(field))):
+        mlx.check(spec)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from llmctl.domain import EngineSpec
-from llmctl.engines import adapter, torch_checks
+from llmctl.engines import adapter, checkpoint_checks, torch_checks
 from llmctl.engines.tokenizer import load_tokenizer
 from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
@@ -55,7 +55,7 @@ def sharded(path):
         save_file(half, path / name, metadata={"format": "pt"})
     (path / "model.safetensors").unlink()
     where = {key: name for name, half in zip(names, halves, strict=True) for key in half}
-    (path / torch_checks.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (path / checkpoint_checks.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": where}))
 
 
 def without_a_shard(path):
@@ -65,7 +65,7 @@ def without_a_shard(path):
 
 def with_a_torn_index(path):
     sharded(path)
-    (path / torch_checks.INDEX).write_text('{"weight_map": 5}')
+    (path / checkpoint_checks.INDEX).write_text('{"weight_map": 5}')
 
 
 def poisoned(name):

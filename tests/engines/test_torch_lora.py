@@ -9,7 +9,7 @@ import pytest
 from llmctl.domain import Chunk, EngineSpec, GenerateRequest, Sampling
 from llmctl.engines import adapter
 from llmctl.engines.batch import BatchEngine
-from llmctl.engines.torch_lora import CONFIG, OTHER_WAYS, WEIGHTS
+from llmctl.engines.lora import CONFIG, OTHER_WAYS, WEIGHTS
 from llmctl.errors import LoadFailed, RequestError, Unsupported
 
 torch = pytest.importorskip("torch")
