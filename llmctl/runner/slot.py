@@ -149,6 +149,8 @@ class Slot:
             "tokens_per_second": engine.tokens_per_second() if engine else 0.0, "active": self.traffic.active(),
             "queued": len(self.traffic.line), "operation": operation.verb if operation else None,
             "spread": [member["host"] for member in spec.engine.spread] if spec else [],
+            "load_path": engine.identity.load_path if engine and engine.identity else None,
+            "residency": engine.identity.residency if engine and engine.identity else {},
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────

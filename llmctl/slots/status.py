@@ -6,7 +6,7 @@ Hosts run this for other hosts, many at once on few cores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class SlotStatus:
-    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `spare` is starting
-    or ready, None where the slot has none."""
+    """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
+    `residency` are those of its identity; `spare` is starting or ready, None where the slot has none."""
 
     host: str
     port: int
@@ -41,6 +41,8 @@ class SlotStatus:
     spread: tuple[str, ...] = ()
     spare: str | None = None
     spare_pid: int | None = None
+    load_path: str | None = None
+    residency: Mapping[str, int] = field(default_factory=dict)
 
 
 def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:

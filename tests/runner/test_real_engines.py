@@ -77,6 +77,7 @@ def test_a_trained_model_answers_right_over_http(
 
 def test_a_shuffled_twin_fails_the_probe_and_the_right_one_goes_on(slots: Slots, tiny_models: dict[str, Path]) -> None:
     slot = slots(real("torch", "tiny-qwen2", tiny_models["tiny-qwen2"]))
+    assert list(slot.status().residency) == ["cpu"] and slot.status().load_path == "causal-lm"
     with pytest.raises(LlmctlError, match="failed its probe") as caught:
         slot.change("swap", real("torch", "twin", tiny_models["tiny-qwen2-shuffled"]))
     assert caught.value.details["rolled_back_to"] == "tiny-qwen2"
