@@ -40,15 +40,13 @@ def answer(words: Sequence[str], as_host: str | None = None) -> Answer:
 
 def here(ports: Sequence[str], host: str, home: Path) -> Answer:
     """The slots of this machine, or those of `ports`."""
-    from llmctl.slots.admission import Ledger
-    from llmctl.slots.status import status
+    from llmctl.slots.status import shares, status
 
     wanted = [int(port) for port in ports if port.isascii() and port.isdigit()]
     if len(wanted) < len(ports):
         raise UsageError(f"{' '.join(ports)[:140]!r} are not all ports", hint="type 8101 or HOST:8101")
     slots = status(home, wanted or None, host)
-    shares = [] if wanted else [asdict(share) for share in Ledger(home).ranks()]
-    return Answer({"slots": [asdict(slot) for slot in slots], "shares": shares})
+    return Answer({"slots": [asdict(slot) for slot in slots], "shares": [] if wanted else shares(home)})
 
 
 def row(host: str, found: Any) -> dict[str, Any]:

@@ -6,12 +6,13 @@ Hosts run this for other hosts, many at once on few cores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmctl import paths
 from llmctl.errors import LlmctlError, UnknownName, Unreachable
+from llmctl.files import read_json
 from llmctl.slots import control
 
 TIMEOUT = 5.0
@@ -52,6 +53,15 @@ def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") 
         if port not in known:
             raise UnknownName(f"port {port} is no slot here", hint=f"llmctl load {port} MODEL", port=port)
     return [_status(home, port, host) for port in (ports or known)]
+
+
+def shares(home: Path) -> list[dict[str, Any]]:
+    """The shares that this host computes of models in slots of others (`admission.RankEntry`)."""
+    if not any("model" in entry for entry in (read_json(home / "ledger.json") or {}).values()):
+        return []  # as on most hosts: what follows imports more
+    from llmctl.slots.admission import Ledger
+
+    return [asdict(share) for share in Ledger(home).ranks()]
 
 
 def row(host: str, said: Mapping[str, Any]) -> SlotStatus:

@@ -100,7 +100,7 @@ def test_fit_tells_bytes_engine_and_room(run: Run, imported: str) -> None:
     assert row["weights"] == 300 * 64 * 2 + 2 * 32 * 64 * 2 and row["kv"] == 2 * (2 * 2 * 32) * 2 * 1024
     assert (row["budget"], row["reserved"], row["largest_context"], row["longest"]) == (10 * GB, 0, 2048, 2048)
     assert row["free"] > 0 and row["short"] == 0
-    assert set(row["why_not"]) == {"llamacpp", "mlx", "scripted"} and row["why"]
+    assert set(row["why_not"]) == {"llamacpp", "mlx", "openvino", "upstream", "scripted"} and row["why"]
 
 
 def test_fit_counts_what_slots_have_reserved(run: Run, home: Path, imported: str) -> None:

@@ -23,14 +23,13 @@ from tests.conftest import REPO, RunningSlot, free_port
 MODELS = {"torch": "tiny-qwen2", "llamacpp": "tiny-qwen2-gguf", "mlx": "tiny-qwen2", "openvino": "tiny-qwen2-gguf"}
 CONTEXT = 1024
 SlotOf = Callable[..., RunningSlot]
+PROBE = Probe("What is a slot?", "A port", 24)
 
 
-def spec_of(engine: str, path: Path) -> SlotSpec:
+def spec_of(engine: str, path: Path, probe: Probe = PROBE) -> SlotSpec:
     found = inspect(path)
     spec = EngineSpec(engine, "tiny", str(path), found.format, context=CONTEXT, parallel=4)
-    return SlotSpec(
-        spec, probe=Probe("What is a slot?", "A port", 24), needed_bytes=fit.estimate(found, CONTEXT, 4, engine).total
-    )
+    return SlotSpec(spec, probe=probe, needed_bytes=fit.estimate(found, CONTEXT, 4, engine).total)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def open_slot(clients_home: Path) -> Iterator[Callable[..., RunningSlot]]:
 @pytest.fixture(scope="session")
 def talking_slot(open_slot: Callable[..., RunningSlot], tiny_models: dict[str, Path]) -> RunningSlot:
     """A model that answers right."""
-    return open_slot(spec_of("torch", "tiny", tiny_models["tiny-qwen2"], Probe("What is a slot?", "A port", 24)))
+    return open_slot(spec_of("torch", tiny_models["tiny-qwen2"]))
 
 
 @pytest.fixture(scope="session")
@@ -81,19 +81,19 @@ def endless_slot(
     """A model that never says its end, and the key that its slot wants."""
     key = keys.show(clients_home)["client"]
     path = without_end(tiny_models["tiny-qwen2"], clients_home / "endless")
-    return open_slot(spec_of("torch", "tiny", path, Probe("What is a slot?", "A port", 24)), require_key=True), key
+    return open_slot(spec_of("torch", path), require_key=True), key
 
 
 @pytest.fixture(scope="session")
 def embedding_slot(open_slot: Callable[..., RunningSlot], embed_model: dict[str, Path]) -> RunningSlot:
     """A model that embeds."""
-    return open_slot(spec_of("torch", "tiny", embed_model["tiny-embed"], Probe()))
+    return open_slot(spec_of("torch", embed_model["tiny-embed"], Probe()))
 
 
 @pytest.fixture(scope="session")
 def seeing_slot(open_slot: Callable[..., RunningSlot], vision_model: dict[str, Path]) -> RunningSlot:
     """A model that says what is in a picture."""
-    return open_slot(spec_of("torch", "tiny", vision_model["tiny-vision"], Probe("What is a slot?", "A port", 24)))
+    return open_slot(spec_of("torch", vision_model["tiny-vision"]))
 
 
 @pytest.fixture(scope="session")

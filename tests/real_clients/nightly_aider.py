@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from llmctl.domain import Probe
 from tests.clients import get
 from tests.conformance.conftest import spec_of
 from tests.conftest import RunningSlot
@@ -28,7 +27,7 @@ def test_a_message_reaches_the_slot_and_its_answer_is_shown(
     tiny_models: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    spec = spec_of("torch", "tiny", tiny_models["tiny-qwen2"], Probe("What is a slot?", "A port", 24))
+    spec = spec_of("torch", tiny_models["tiny-qwen2"])
     slot = open_slot(replace(spec, engine=replace(spec.engine, context=LARGEST)))
     (tmp_path / "hello.py").write_text("def hello():\n    return 1\n")
     (tmp_path / ".aider" / "caches").mkdir(parents=True)  # else it asks the internet for the prices of models
