@@ -73,8 +73,9 @@ class Metrics:
         self._rate.add(tokens)
 
     def used(self, usage: Usage, told: int) -> None:
-        """A request has ended; `told` is what an engine that counts a prompt before it computes it had said of it."""
-        self._prompt_tokens.inc(max(0, usage.prompt - told))
+        """A request has ended; `told` are its prompt's tokens as its engine counted them at the start, 0 for an engine
+        that counts them at the end."""
+        self._prompt_tokens.inc(0 if told else usage.prompt)
         self._cached.inc(usage.cached)
         self._drafted.labels("accepted").inc(usage.agreed)
         self._drafted.labels("rejected").inc(usage.drafted - usage.agreed)

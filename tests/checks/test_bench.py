@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def test_profiles_are_started_and_ended_in_turn(slots: Slots, script: Callable[.
     verbs.profile(slot.home, slot.port, stop=False)
     with pytest.raises(Refused, match="runs already"):
         verbs.profile(slot.home, slot.port, stop=False)
+    time.sleep(0.3)  # for some samples
     found = verbs.profile(slot.home, slot.port, stop=True)
     assert found["idle"] > 0.5 and Path(found["path"]).stat().st_mode & 0o077 == 0
     for _ in range(6):

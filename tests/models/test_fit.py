@@ -86,7 +86,7 @@ def test_sliding_layers_of_mlx_hold_their_window_where_the_family_rotates():
     assert kv_bytes(slid, 4096, 3, "mlx") == 2 * 3 * (full + windows)
     assert kv_bytes(slid, 4096, 3, "mlx", backend="metal") == 2 * 3 * (full + 12 * 256 * (512 - 1 + 512))
     assert kv_bytes(slid, 300, 3, "mlx") == 2 * 3 * 24 * 256 * 512
-    assert kv_bytes(replace(slid, architecture="mistral"), 4096, 3, "mlx") == 2 * 3 * 2 * full
+    assert kv_bytes(replace(slid, architecture="mistral"), 4096, 3, "mlx") == 2 * 3 * 2 * windows
     assert kv_bytes(slid, 4096, 4, "torch") == 2 * 4 * 2 * full
 
 
