@@ -36,8 +36,8 @@ class Point:
         return f"{self.streams} × ({self.prompt} + {self.new})"
 
 
-SHORT = (Point(1, 128, 64, 5), Point(8, 128, 64, 5), Point(16, 128, 64, 5), Point(64, 128, 32, 3))
-LONG = (Point(1, 2000, 16, 5), Point(8, 2000, 16, 3))
+SHORT = (Point(1, 128, 64, 5), Point(8, 128, 64, 5), Point(16, 128, 64, 5), Point(64, 128, 16, 3))
+LONG = (Point(1, 2000, 16, 5), Point(8, 2000, 8, 3))
 SMALL = (Point(1, 16, 8, 3), Point(8, 16, 8, 3))  # mlx on a CPU: two tokens a second
 
 _numbers = itertools.count(1)
@@ -80,7 +80,7 @@ def beside(
     checkpoint = testbed.tiny("--random-05b")["random-0.5b"]
     for streams, group in itertools.groupby(points, key=lambda p: 8 if p.streams <= 8 else p.streams):
         group = list(group)
-        context = max(p.prompt + p.new for p in group) * 9 // 8
+        context = max(256, *((p.prompt + p.new) * 9 // 8 for p in group))  # a probe wants its place
         with _ours(engine, path, context, streams, native) as ours, peer(path, context, streams) as theirs:
             name = f"{engine}{' native' if native else ''} ÷ {theirs.name}"
             if streams == 8:

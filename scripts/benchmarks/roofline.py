@@ -38,7 +38,7 @@ def _quantized(folder: Path, source: Path) -> dict[str, Path]:
     made = {}
     for quantization in ("q8_0", "q4_0"):
         _, data = convert.ours(convert.Case("gguf", quantization, "", ()), environment)
-        made[quantization] = Path(data["path"])
+        (made[quantization],) = Path(data["path"]).glob("*.gguf")
     return made
 
 

@@ -379,7 +379,7 @@ def test_pooled_vectors_are_the_references_also_over_pieces(generating, tiny_mod
 
 def test_an_answer_goes_on_while_vectors_are_made(generating):
     request = GenerateRequest(
-        "g", prompt="What is a slot?", sampling=Sampling(temperature=0), max_tokens=12, ignore_eos=True
+        "g", prompt="What is a slot?", sampling=Sampling(temperature=0), max_tokens=12, ignore_eos=True, fresh=True
     )
     generating.events.clear()
     generating.engine.submit(request)
