@@ -72,8 +72,10 @@ def page(kept: dict[str, dict[str, object]]) -> str:
         "",
         "Made by `scripts/bench`; do not edit. Each figure is a median with the lowest and highest run. What is",
         "compared runs alternately, in one session, under the same client load, on a shared two-core machine without",
-        "an accelerator: read the ratios, not the absolute figures.",
+        "an accelerator: read the ratios, not the absolute figures. Rows without a goal are told for their own sake.",
     ]
+    if "cuda" not in kept:
+        lines += ["", "No CUDA GPU was there: `python -m scripts.benchmarks.cuda` would measure the torch engine on one."]
     for name, part in kept.items():
         lines += ["", f"## {name}", "", f"{part['date']} · {part['machine']}", ""]
         lines += ["| what | goal | seen | range | runs | met |", "|---|---|---|---|---|---|"]
