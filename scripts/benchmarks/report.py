@@ -75,7 +75,7 @@ def page(kept: dict[str, dict[str, object]]) -> str:
         "an accelerator: read the ratios, not the absolute figures. Rows without a goal are told for their own sake.",
     ]
     if "cuda" not in kept:
-        lines += ["", "No CUDA GPU was there: `python -m scripts.benchmarks.cuda` would measure the torch engine on one."]
+        lines += ["", "No CUDA GPU was there; `python -m scripts.benchmarks.cuda` is for the torch engine on one."]
     for name, part in kept.items():
         lines += ["", f"## {name}", "", f"{part['date']} · {part['machine']}", ""]
         lines += ["| what | goal | seen | range | runs | met |", "|---|---|---|---|---|---|"]
