@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmctl.domain import GenerateRequest, Identity, Logits, Tokenizer
-from llmctl.engines import tasks
+from llmctl.engines import pace, tasks
 from llmctl.engines.llamacpp_context import MOST, OF_A_PICTURE, Context, DecodeFailed, Slot, Work
 from llmctl.engines.llamacpp_library import Library
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.llamacpp_vision import Image, Seen, Vision
 from llmctl.errors import RequestError
 
-# A chunk of prompts should take no longer: a cancel waits for it, and so do running sequences, where there are any.
-# Each chunk costs another pass over the weights: at 60 tokens, half a second of a 0.5B model, a tenth of all there is.
-BESIDE_RUNNING, ALONE = 1.0, 2.0
 SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 32, 64, 1024
 WORTH_A_COPY = 32
 """Tokens that another slot has to hold more than a free one: a copy of it moves all its keys and values."""
@@ -109,8 +106,10 @@ class LlamaEngine:
             for seq, length in held.items():
                 self.rewind(seq, length)
             raise
-        seconds = ALONE if all(len(tokens) > 1 for tokens in feed.values()) else BESIDE_RUNNING
-        self._pace(sum(map(len, feed.values())), time.monotonic() - start, seconds)
+        self.prefill_chunk = pace.chunk(
+            self.prefill_chunk, sum(map(len, feed.values())), time.monotonic() - start,
+            alone=all(len(tokens) > 1 for tokens in feed.values()), smallest=SMALLEST_CHUNK, largest=LARGEST_CHUNK,
+        )  # fmt: skip
         return Rows(rows)
 
     def rewind(self, seq: int, length: int) -> None:
@@ -244,11 +243,6 @@ class LlamaEngine:
     def _use(self, adapter: str | None) -> None:
         if self._beside.adapters:
             self._context.use(None if adapter is None else self._beside.adapters[adapter])
-
-    def _pace(self, tokens: int, took: float, seconds: float) -> None:
-        """Size the next chunk to take `seconds`, by how long this one took."""
-        if tokens >= SMALLEST_CHUNK:
-            self.prefill_chunk = min(max(int(tokens / took * seconds), SMALLEST_CHUNK), LARGEST_CHUNK)
 
     # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────────
 

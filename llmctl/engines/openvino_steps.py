@@ -7,14 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llmctl.domain import Identity, Logits, Tokenizer
+from llmctl.engines import pace
 from llmctl.engines.openvino_blocks import Held, Pool
 from llmctl.engines.openvino_graph import CACHES, WANTED, Compiled, block_shape
 from llmctl.errors import RequestError
 
-# A pass should take no longer: a cancel waits for it, and so do the running sequences. Each reads all weights, so very
-# short ones cost more than they save.
-CHUNK_SECONDS = 1.0
-SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 128, 256, 512
+SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 128, 512, 1024
 
 
 class OpenVinoEngine:
@@ -55,7 +53,10 @@ class OpenVinoEngine:
             raise
         for seq in feed:
             self._pool.computed(self._open[seq])
-        self._adapt(sum(map(len, feed.values())), time.monotonic() - start)
+        self.prefill_chunk = pace.chunk(
+            self.prefill_chunk, sum(map(len, feed.values())), time.monotonic() - start,
+            alone=all(len(tokens) > 1 for tokens in feed.values()), smallest=SMALLEST_CHUNK, largest=LARGEST_CHUNK,
+        )  # fmt: skip
         return Rows(self._request.get_output_tensor(0).data)
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:
@@ -116,10 +117,6 @@ class OpenVinoEngine:
         for name, array in inputs.items():
             self._request.set_tensor(name, openvino.Tensor(array))
         self._request.infer()
-
-    def _adapt(self, tokens: int, seconds: float) -> None:
-        if tokens >= SMALLEST_CHUNK:
-            self.prefill_chunk = min(max(int(tokens / seconds * CHUNK_SECONDS), SMALLEST_CHUNK), LARGEST_CHUNK)
 
 
 def _caches(compiled: Compiled, request: Any, blocks: int) -> list[Any]:

@@ -17,7 +17,7 @@ DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8"
 
 CELLS = 256  # llama.cpp and mlx-lm round a sequence's tokens up to a multiple of this, torch's cache starts with it
 # Prompt tokens at once, on a CPU and beyond.
-CHUNK = {"llamacpp": (256, 256), "torch": (256, 2048), "mlx": (64, 512), "openvino": (512, 512)}
+CHUNK = {"llamacpp": (256, 256), "torch": (256, 2048), "mlx": (64, 512), "openvino": (1024, 1024)}
 BLOCK = 32  # tokens of a block of OpenVINO's cache
 ROTATING = {"gemma3", "gemma3_text", "gpt_oss", "cohere2"}  # whose sliding layers mlx-lm keeps at their window
 UNIFORM = {"mistral", "mixtral", "phi3", "starcoder2"}  # whose every layer the mlx engine does, where they have one

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmctl.domain import EngineSpec
-from llmctl.engines import llamacpp
+from llmctl.engines import llamacpp, pace
 from llmctl.engines.llamacpp_context import DecodeFailed
 from tests.models.making import make_gguf
 
@@ -248,18 +248,10 @@ def test_more_sequences_than_slots(steps):
         steps.forward({steps.open(): [1]})
 
 
-def test_the_next_chunk_takes_no_longer_than_it_may(steps):
-    for took, seconds, chunk in ((10.0, 1.0, 32), (0.5, 1.0, 200), (0.5, 2.0, 400), (0.001, 1.0, 1024)):
-        steps._pace(100, took, seconds)
-        assert steps.prefill_chunk == chunk
-    steps._pace(4, 60.0, 1.0)  # too few to tell
-    assert steps.prefill_chunk == 1024
-
-
 def test_chunks_are_smaller_beside_running_sequences(steps, monkeypatch):
-    allowed = []
-    monkeypatch.setattr(steps, "_pace", lambda tokens, took, seconds: allowed.append(seconds))
+    alone = []
+    monkeypatch.setattr(pace, "chunk", lambda *measured, **known: alone.append(known["alone"]) or 64)
     first, second = steps.open(), steps.open()
     steps.forward({first: text(50, 40)})
     steps.forward({first: [1], second: text(51, 40)})
-    assert allowed == [2.0, 1.0]
+    assert alone == [True, False] and steps.prefill_chunk == 64
