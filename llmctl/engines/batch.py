@@ -178,7 +178,11 @@ class BatchEngine:
             except Exception as error:  # whatever it is, it ends this request and no other
                 self._fail(job, error)
                 continue
-            tokens = job.prompt[work.done :] if job.seen is not None else job.prompt[work.done : work.done + left]
+            tokens = job.prompt[work.done :]
+            if job.seen is None and len(tokens) > left:
+                if pieces:  # it would only begin, and engines compute pieces of like length best
+                    break
+                tokens = tokens[:left]
             pieces.append(Piece(work, work.handle, tokens))
             left -= len(tokens)
         return pieces
