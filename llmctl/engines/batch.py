@@ -163,12 +163,16 @@ class BatchEngine:
         self._pass(pieces, list(self._running))
 
     def _pieces(self) -> list[Piece]:
-        """At most `prefill_chunk` prompt tokens, of as many prompts as these make."""
+        """At most `prefill_chunk` prompt tokens: as many whole prompts as these make, or a piece of the first.
+
+        One that would only begin waits: engines compute pieces of like length best, and what it begins with may soon
+        be there to be reused.
+        """
         left, pieces = self._engine.prefill_chunk, []
         for work in list(self._prefills):
-            if left <= 0:
-                break
             job = work.job
+            if pieces and len(job.prompt) - work.done > left:
+                break
             try:
                 if work.handle is None:
                     work.handle = self._engine.open(adapter=job.request.adapter, seen=job.seen)
@@ -178,11 +182,7 @@ class BatchEngine:
             except Exception as error:  # whatever it is, it ends this request and no other
                 self._fail(job, error)
                 continue
-            tokens = job.prompt[work.done :]
-            if job.seen is None and len(tokens) > left:
-                if pieces:  # it would only begin, and engines compute pieces of like length best
-                    break
-                tokens = tokens[:left]
+            tokens = job.prompt[work.done :] if job.seen is not None else job.prompt[work.done : work.done + left]
             pieces.append(Piece(work, work.handle, tokens))
             left -= len(tokens)
         return pieces

@@ -305,6 +305,23 @@ def test_several_short_prompts_share_one_steps_chunk(kind):
     assert bench.toy.work == expected[kind]
 
 
+def test_a_prompt_that_would_only_begin_waits_for_the_next_pass(kind):
+    bench = Bench(chunk=16)
+    for id, prompt in (("a", "x" * 10), ("b", "y" * 10), ("c", "z" * 40)):
+        bench.ask(id, prompt, max_tokens=1)
+    bench.finish()
+    work = [tokens for work, tokens in bench.toy.work if work != "step"]
+    assert work == [10, 10, 16, 16, 8]
+
+
+def test_prompts_that_come_together_share_what_they_begin_with(kind):
+    bench = Bench(chunk=16)
+    for id in ("a", "b"):
+        bench.ask(id, "x" * 40 + id, max_tokens=1)
+    bench.finish()
+    assert bench.of(Chunk, "b")[-1].usage.cached == (0 if kind is ToyEngine else 40)
+
+
 def test_cancel_within_a_long_prefill_ends_at_once():
     bench = Bench(chunk=16)
     bench.ask(prompt="x" * 400)
