@@ -168,7 +168,8 @@ class BatchEngine:
         One that would only begin waits: engines compute pieces of like length best, and what it begins with may soon
         be there to be reused.
         """
-        left, pieces = self._engine.prefill_chunk, []
+        left = self._engine.prefill_chunk
+        pieces: list[Piece] = []
         for work in list(self._prefills):
             job = work.job
             if pieces and len(job.prompt) - work.done > left:
