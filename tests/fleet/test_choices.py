@@ -52,7 +52,8 @@ def test_every_choice_has_a_reason_for_it_and_against_each_other(name: str) -> N
     assert {backend.value, *backend.why_not} >= {"metal", "cuda"}
     if TAKEN[name][1]:
         engines = choices.engines(HOST, backend.value, facts)
-        assert {engine.value for engine in engines} | set(engines[0].why_not) == {"llamacpp", "torch", "mlx", "openvino"}
+        named = {engine.value for engine in engines} | set(engines[0].why_not)
+        assert named == {"llamacpp", "torch", "mlx", "openvino"}
         assert all(engine.why for engine in engines)
     assert all([*backend.why_not.values(), *service.why_not.values()])
 
