@@ -45,15 +45,7 @@ class Events:
                 raise upstream_errors.garbage("something that is no event stream")
 
     def _event(self, text: bytes) -> Mapping[str, Any] | None:
-        if text == b"[DONE]":
-            return None
-        try:
-            said = json.loads(text)
-        except (ValueError, RecursionError):
-            raise upstream_errors.garbage("an event that is not JSON") from None
-        if not isinstance(said, Mapping):
-            raise upstream_errors.garbage("an event that is no object")
-        return said
+        return None if text == b"[DONE]" else _object(text, "an event")
 
 
 class Sequence:
@@ -232,12 +224,16 @@ def _id(text: str) -> int:
 
 def whole(body: bytes) -> Mapping[str, Any]:
     """A JSON answer of a server that does not stream."""
+    return _object(body, "an answer")
+
+
+def _object(text: bytes, what: str) -> Mapping[str, Any]:
     try:
-        said = json.loads(body)
+        said = json.loads(text)
     except (ValueError, RecursionError):
-        raise upstream_errors.garbage("an answer that is not JSON") from None
+        raise upstream_errors.garbage(f"{what} that is not JSON") from None
     if not isinstance(said, Mapping):
-        raise upstream_errors.garbage("an answer that is no object")
+        raise upstream_errors.garbage(f"{what} that is no object")
     return said
 
 

@@ -119,9 +119,10 @@ class Meter:
             self._first = False
             self._metrics.first_token(time.monotonic() - self._began, self._prompt_tokens)
         self._metrics.generated(sum(chunk.tokens for chunk in chunks))
-        if usage := chunks[-1].usage:
+        usage = chunks[-1].usage
+        if usage:
             self._metrics.used(usage, self._prompt_tokens)
-        return chunks[-1].usage
+        return usage
 
 
 class Rate:
