@@ -51,8 +51,7 @@ class EngineProcess(asyncio.Protocol):
         self.started_at = self.progressed_at = time.monotonic()
         self.load_seconds = 0.0
         self.runs: dict[str, str] = {}
-        self._turned: asyncio.Future[Mapping[str, Any] | None] = loop.create_future()
-        self._profiled: asyncio.Future[Mapping[str, Any]] = loop.create_future()
+        self._answers: dict[str, asyncio.Future[Mapping[str, Any]]] = {}  # by the kind of frame that is waited for
         self._transport: asyncio.Transport | None = None
         self._reader = frames.Reader()
         self._steps: int | None = None
@@ -170,15 +169,11 @@ class EngineProcess(asyncio.Protocol):
             self.identity = build(Identity, head["identity"])
             self.load_seconds = time.monotonic() - self.started_at
             self._settle(self.identity)
-        elif kind == "profiled":
-            if not self._profiled.done():
-                self._profiled.set_result(head)
-        elif kind == "turned":
-            if not self._turned.done():
-                self._turned.set_result(head["error"])
         elif kind == "failed":
             self._dying = from_dict(head["error"])
             self._settle(self._dying)
+        elif (answer := self._answers.get(kind)) and not answer.done():
+            answer.set_result(head)
 
     def _deliver(self, event: Any) -> None:
         stream = self.streams.get(event.id)
@@ -267,29 +262,32 @@ class EngineProcess(asyncio.Protocol):
 
     async def turn(self, way: str) -> None:
         """Have it REST or WAKE, with no stream open; LlmctlError when it does not, or not within TURN seconds."""
-        self._turned = asyncio.get_running_loop().create_future()
-        self.send({"t": way})
-        await asyncio.wait((self._turned, self.gone), timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
-        if not self._turned.done():
+        turned = await self._answer({"t": way}, "turned", TURN)
+        if turned is None:
             why = f"the engine {self.gone.result()}" if self.gone.done() else f"not within {TURN:.0f} s"
             raise LoadFailed(f"{self.spec.model} did not {way}: {why}")
-        if error := self._turned.result():
-            raise from_dict(error)
+        if turned["error"]:
+            raise from_dict(turned["error"])
 
     async def profile(self, to: Path | None) -> Mapping[str, Any]:
         """Start a profile of its work, or end it and write it to the file `to`; what it saw.
 
         LlmctlError when it cannot, or does not answer within PROFILE seconds.
         """
-        self._profiled = asyncio.get_running_loop().create_future()
-        self.send({"t": "profile", "to": str(to) if to else None})
-        await asyncio.wait((self._profiled, self.gone), timeout=PROFILE, return_when=asyncio.FIRST_COMPLETED)
-        if not self._profiled.done():
+        found = await self._answer({"t": "profile", "to": str(to) if to else None}, "profiled", PROFILE)
+        if found is None:
             raise LlmctlError(f"{self.spec.model} did not answer within {PROFILE:.0f} s", hint="llmctl status")
-        if error := self._profiled.result().get("error"):
+        if error := found.get("error"):
             raise from_dict(error)
-        value: Mapping[str, Any] = self._profiled.result()["value"]
+        value: Mapping[str, Any] = found["value"]
         return value
+
+    async def _answer(self, frame: dict[str, Any], kind: str, within: float) -> Mapping[str, Any] | None:
+        """The frame of `kind` that answers this one; None when it ends, or does not come within so many seconds."""
+        answer = self._answers[kind] = asyncio.get_running_loop().create_future()
+        self.send(frame)
+        await asyncio.wait((answer, self.gone), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else None
 
     # ── its end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
