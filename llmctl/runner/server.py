@@ -142,7 +142,7 @@ class Server:
         async with self._quiet("upgrade", owner):
             await image.check()
             await self._drained()
-            await self.slot.end_rest()
+            await self.slot.resting.end()
             await self.spare.close()
         asyncio.get_running_loop().call_later(0.05, self._exec, image)
 

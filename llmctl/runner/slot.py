@@ -18,6 +18,7 @@ from llmctl.errors import LlmctlError, LoadFailed, Refused, RequestError
 from llmctl.runner.bring_up import Effects, OnEvent, bring_up
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.operations import FALL_ASLEEP, Operations
+from llmctl.runner.resting import Resting, rests
 from llmctl.runner.traffic import NO_MODEL, REMEMBER_NAMES, Record, Traffic, names, now
 from llmctl.slots.admission import OLD_FIRST
 from llmctl.slots.state import Desired, Disabled, SlotFolder
@@ -36,7 +37,7 @@ class Slot:
         self._crashes: list[float] = []
         self._unsettled: str | None = None  # why the engine is gone, noted during an operation
         self._housekeeper: asyncio.Task[None] | None = None
-        self._resting: EngineProcess | None = None  # asleep with its process alive (domain.REST)
+        self.resting = Resting(effects.release, effects.note)
 
     # ── state ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -238,7 +239,7 @@ class Slot:
 
         One that rests is ended too.
         """
-        await self.end_rest()
+        await self.resting.end()
         if engine is None:
             return 0
         await self._finished(engine)
@@ -248,12 +249,6 @@ class Slot:
         if cut:
             on_event({"event": "note", "message": f"{cut} answers were cut at the finish cap"})
         return cut
-
-    async def end_rest(self) -> None:
-        """End the engine that rests, if any; who wakes the slot then waits for a load."""
-        engine, self._resting = self._resting, None
-        if engine:
-            await engine.stop()
 
     async def _finished(self, engine: EngineProcess) -> None:
         """Wait for its last stream, no longer than the finish cap, and not for a wedged engine."""
@@ -327,7 +322,7 @@ class Slot:
         self._set(domain.STARTING, self.record.actual.why)
         try:
             reservation, _ = self.effects.reserve(spec, 0, "auto")
-            engine = await self._woken(reservation)
+            engine = await self.resting.wake(reservation)
             self._serving(engine or await self._bring_up(spec, reservation, lambda event: None))
         except LlmctlError as error:
             self.effects.note(f"{spec.model} did not come back: {error.message}")
@@ -379,34 +374,11 @@ class Slot:
 
     async def _fall_asleep(self) -> None:
         engine = self._take_off(domain.SLEEPING)
-        if engine and engine.identity and domain.REST in engine.identity.capabilities:
+        if engine and rests(engine):
             await self._finished(engine)
-            try:
-                await engine.turn(domain.REST)
-                self.effects.release(engine.reservation)
-                engine.reservation, self._resting = None, engine
+            if await self.resting.keep(engine):
                 return
-            except LlmctlError as error:
-                self.effects.note(f"{engine.spec.model} does not rest, so it is ended: {error.message}")
         await self._retire(engine, lambda event: None)
-
-    async def _woken(self, reservation: str | None) -> EngineProcess | None:
-        """The engine that rested, with its `reservation`; None when none did, or when it does not wake."""
-        engine, self._resting = self._resting, None
-        if engine is None or engine.gone.done():
-            return None
-        try:
-            await engine.turn(domain.WAKE)
-        except BaseException as error:
-            engine.kill()
-            await asyncio.shield(engine.gone)
-            if not isinstance(error, LlmctlError):
-                self.effects.release(reservation)
-                raise
-            self.effects.note(f"{engine.spec.model} does not wake, so it is started anew: {error.message}")
-            return None
-        engine.reservation = reservation
-        return engine
 
     def _is_disabled(self) -> Refused:
         disabled = self.desired.disabled
@@ -438,7 +410,7 @@ class Slot:
         if self._housekeeper:
             self._housekeeper.cancel()
         await self.operations.close()
-        await self.end_rest()
+        await self.resting.end()
         if self.current:
             engine, self.traffic.engine = self.current, None
             engine.cut(RequestError("the slot server is stopping", status=503, code="unavailable"))

@@ -69,7 +69,8 @@ def count(setting: Setting) -> Any:
     client = at(setting.url)
     counted = client.messages.count_tokens(model="tiny", messages=ASKED).input_tokens
     longer = client.messages.count_tokens(model="tiny", messages=ASKED, system="Answer briefly. " * 10).input_tokens
-    return [counted, longer, client.messages.create(**GREEDY).usage.input_tokens]
+    used = client.messages.create(**GREEDY).usage
+    return [counted, longer, used.input_tokens + (used.cache_read_input_tokens or 0)]
 
 
 @case
