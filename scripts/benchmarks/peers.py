@@ -38,7 +38,7 @@ class Point:
 
 SHORT = (Point(1, 128, 64, 5), Point(8, 128, 64, 5), Point(16, 128, 64, 5), Point(64, 128, 16, 3))
 LONG = (Point(1, 2000, 16, 5), Point(8, 2000, 8, 3))
-SMALL = (Point(1, 16, 8, 3), Point(8, 16, 8, 3))  # mlx on a CPU: two tokens a second
+SMALL = (Point(1, 16, 8, 5), Point(8, 16, 4, 5))  # mlx on a CPU: a token or two a second
 
 _numbers = itertools.count(1)
 
