@@ -56,7 +56,7 @@ def wheelhouse(
     with session.progress() as on_event:
         on_event({"event": "note", "message": f"fetches packages for {platforms.described(facts, version)}"})
         found = house.collect(wanted, version, facts, locks.cache() / "wheels")
-        found += [source.fetch(locks.cache() / "wheels")] if native else []
+        found += [source.SOURCE.fetch(locks.cache() / "wheels")] if native else []
         new = house.fill(folder, found)
     return Answer(
         {

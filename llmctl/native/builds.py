@@ -48,7 +48,7 @@ class Build:
     @property
     def current(self) -> bool:
         """For this CPU, of the source and by the recipe of this llmctl."""
-        return (self.cpu, self.source, self.recipe) == (machine.cpu(), source.SHA256, RECIPE)
+        return (self.cpu, self.source, self.recipe) == (machine.cpu(), source.SOURCE.sha256, RECIPE)
 
 
 def folder(home: Path) -> Path:
@@ -58,7 +58,7 @@ def folder(home: Path) -> Path:
 
 def wanted(compiler: machine.Compiler) -> Build:
     """What this host would build now."""
-    return Build(machine.cpu(), source.SHA256, RECIPE, compiler.version)
+    return Build(machine.cpu(), source.SOURCE.sha256, RECIPE, compiler.version)
 
 
 def tried(home: Path) -> Iterator[tuple[Path, Build]]:

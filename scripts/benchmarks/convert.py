@@ -47,7 +47,7 @@ def measure() -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="llm-", dir=source.parent) as temp:
         folder = Path(temp)
         copy = without_chat(source, folder / "half-b")
-        environment = prepare(folder, copy, source.parents[1] / "converters" / fetch.ARCHIVE)
+        environment = prepare(folder, copy, source.parents[1] / "converters" / fetch.SOURCE.archive)
         for case in _cases(copy, folder / "bare"):
             ratios, peaks = [], []
             for _ in range(PAIRS):
@@ -99,7 +99,7 @@ def prepare(folder: Path, source: Path, archive: Path) -> dict[str, str]:
     home = folder / "home"
     (home / "converters").mkdir(parents=True)
     if archive.exists():
-        os.link(archive, home / "converters" / fetch.ARCHIVE)
+        os.link(archive, home / "converters" / fetch.SOURCE.archive)
     tree = fetch.converter(home, Silent())
     return {
         **os.environ, "LLMCTL_CONFIG": str(folder), "LLMCTL_HOME": str(home), "LLAMA_CPP": str(tree),

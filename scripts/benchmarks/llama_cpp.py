@@ -16,13 +16,13 @@ SERVER = ("-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_TOOLS=ON")
 
 def built() -> Path:
     """The folder of its programs and libraries."""
-    folder = CACHE / f"llama.cpp-{source.SHA256[:8]}-{builds.RECIPE}"
+    folder = CACHE / f"llama.cpp-{source.SOURCE.sha256[:8]}-{builds.RECIPE}"
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        archive = source.fetch(CACHE)
+        archive = source.SOURCE.fetch(CACHE)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".") as temp:
             tree, out = Path(temp) / "source", Path(temp) / "build"
-            source.unpack(archive, tree)
+            source.SOURCE.unpack(archive, tree)
             subprocess.run(["cmake", "-S", tree, "-B", out, *builds.CMAKE, *SERVER], check=True)
             jobs = str(os.cpu_count() or 2)
             targets = [*builds.TARGETS, "llama-server"]

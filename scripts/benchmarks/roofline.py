@@ -34,7 +34,7 @@ def measure() -> Iterator[Row]:
 
 def _quantized(folder: Path, source: Path) -> dict[str, Path]:
     copy = convert.without_chat(source, folder / "half-b")
-    environment = convert.prepare(folder, copy, source.parents[1] / "converters" / fetch.ARCHIVE)
+    environment = convert.prepare(folder, copy, source.parents[1] / "converters" / fetch.SOURCE.archive)
     made = {}
     for quantization in ("q8_0", "q4_0"):
         _, data = convert.ours(convert.Case("gguf", quantization, "", ()), environment)

@@ -67,7 +67,10 @@ def test_pull_convert_gate_fit_load_ask(
     hub: Hub, home: Path, port: int, tmp_path: Path, tiny_models: dict[str, Path]
 ) -> None:
     (home / "converters").mkdir()
-    os.link(tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.ARCHIVE, home / "converters" / fetch.ARCHIVE)
+    os.link(
+        tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.SOURCE.archive,
+        home / "converters" / fetch.SOURCE.archive,
+    )
     llmctl = operator(hub, home, tmp_path)
     hint = llmctl("load", port, "traveller", code=1)["errors"][0]["hint"]
     assert hint == "llmctl pull traveller"

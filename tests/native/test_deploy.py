@@ -12,6 +12,7 @@ from llmctl.fleet.deploy import native
 from llmctl.fleet.deploy.choice import Order
 from llmctl.fleet.facts.choices import Chosen
 from llmctl.native import source
+from llmctl.sdist import Sdist
 
 HOST = Host("h1")
 THERE = {"native": {"due": True, "programs": [], "archive": False}}
@@ -44,16 +45,16 @@ def test_a_host_that_may_not_or_need_not_does_not(host, choice, there):
 
 
 def test_the_folder_that_was_brought_along_has_the_source_or_there_is_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "fetch", lambda folder: pytest.fail("something was fetched"))
+    monkeypatch.setattr(Sdist, "fetch", lambda self, folder: pytest.fail("something was fetched"))
     order = Order(wheelhouse=tmp_path)
     with pytest.raises(LlmctlError, match=r"has no xllamacpp-.*gz") as caught:
         native.brought(THERE, CHOICE, None, order, tmp_path)
     assert native.skipped(caught.value).startswith("no native build of llama.cpp, the wheel serves: ")
-    (tmp_path / source.ARCHIVE).write_bytes(b"another")
+    (tmp_path / source.SOURCE.archive).write_bytes(b"another")
     with pytest.raises(Refused, match="not c17ee116"):
         native.brought(THERE, CHOICE, None, order, tmp_path)
-    monkeypatch.setattr(source, "check", lambda path: None)
-    assert native.brought(THERE, CHOICE, None, order, tmp_path) == [tmp_path / source.ARCHIVE]
+    monkeypatch.setattr(Sdist, "check", lambda self, path: None)
+    assert native.brought(THERE, CHOICE, None, order, tmp_path) == [tmp_path / source.SOURCE.archive]
     there = {"native": {**THERE["native"], "archive": True}}
     assert native.brought(there, CHOICE, None, order, tmp_path) == []
 

@@ -15,6 +15,7 @@ from llmctl.errors import LlmctlError, Refused, Unsupported
 from llmctl.jobs.context import Silent
 from llmctl.native import build, builds, machine, source
 from llmctl.runner.engine_process import worker_environment
+from llmctl.sdist import Sdist
 
 COMPILER = machine.Compiler("/usr/bin/cc", "/usr/bin/c++", "c++ 1.0")
 XEON = "processor : 0\nmodel name : Xeon\ncpu MHz : {}\nflags : {}\n\nprocessor : 1\nmodel name : Xeon\nflags : sse\n"
@@ -22,7 +23,7 @@ XEON = "processor : 0\nmodel name : Xeon\ncpu MHz : {}\nflags : {}\n\nprocessor 
 
 def test_the_source_is_that_of_the_pinned_wheel():
     constraints = (Path(__file__).parents[2] / "constraints.txt").read_text()
-    assert f"{source.PROJECT}=={source.VERSION}" in constraints
+    assert f"{source.SOURCE.project}=={source.VERSION}" in constraints
 
 
 def test_a_cpu_is_what_it_can_do():
@@ -126,7 +127,7 @@ def archive(path, *members):
     """A source distribution with these members: (name, bytes), or (name, TarInfo type, target)."""
     with tarfile.open(path, "w:gz") as tar:
         for name, *what in members:
-            info = tarfile.TarInfo(source.INSIDE + name)
+            info = tarfile.TarInfo(source.SOURCE.inside + name)
             if isinstance(what[0], bytes) and len(what) == 1:
                 info.size = len(what[0])
                 tar.addfile(info, io.BytesIO(what[0]))
@@ -144,7 +145,7 @@ def test_an_archive_with_another_hash_is_not_unpacked(tmp_path, place):
     with pytest.raises(Refused, match="not c17ee116"):
         source.here(tmp_path)
     with pytest.raises(Refused, match="not c17ee116"):
-        source.fetch(path.parent)
+        source.SOURCE.fetch(path.parent)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_an_archive_with_another_hash_is_not_unpacked(tmp_path, place):
 def test_an_archive_with_a_way_out_is_refused(tmp_path, member):
     path = archive(tmp_path / "a.tar.gz", ("CMakeLists.txt", b"fine"), member)
     with pytest.raises(Refused, match="does not unpack"):
-        source.unpack(path, tmp_path / "in")
+        source.SOURCE.unpack(path, tmp_path / "in")
     assert not (tmp_path / "evil").exists()
 
 
@@ -164,7 +165,7 @@ def test_what_the_libraries_are_not_built_of_stays_packed(tmp_path):
     path = archive(
         tmp_path / "a.tar.gz", ("CMakeLists.txt", b"fine"), ("src/llama.cpp", b"code"), ("docs/x.md", b"long")
     )
-    source.unpack(path, tmp_path / "in")
+    source.SOURCE.unpack(path, tmp_path / "in")
     found = {str(p.relative_to(tmp_path / "in")) for p in (tmp_path / "in").rglob("*") if p.is_file()}
     assert found == {"CMakeLists.txt", "src/llama.cpp"}
 
@@ -190,7 +191,7 @@ def small(tmp_path, monkeypatch):
         archive(path, ("CMakeLists.txt", PROJECT), ("src/llama.c", code))
         return lambda **more: build.run({"home": str(tmp_path), "jobs": 1, **more}, Silent())
 
-    monkeypatch.setattr(source, "check", lambda path: None)
+    monkeypatch.setattr(Sdist, "check", lambda self, path: None)
     monkeypatch.setattr(os, "nice", lambda by: by)
     return put
 

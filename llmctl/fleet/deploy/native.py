@@ -40,11 +40,11 @@ def brought(there: Mapping[str, Any], choice: Choice, facts: Facts, order: Order
 def archive(order: Order, cache: Path) -> Path:
     """The source distribution; from nowhere but the folder that was brought along, where there is one."""
     if not order.wheelhouse:
-        return source.fetch(cache)
-    path = order.wheelhouse / source.ARCHIVE
+        return source.SOURCE.fetch(cache)
+    path = order.wheelhouse / source.SOURCE.archive
     if not path.is_file():
-        raise LlmctlError(f"{order.wheelhouse} has no {source.ARCHIVE}")
-    source.check(path)
+        raise LlmctlError(f"{order.wheelhouse} has no {source.SOURCE.archive}")
+    source.SOURCE.check(path)
     return path
 
 

@@ -18,7 +18,7 @@ Convert = Callable[..., Mapping[str, Any]]
 @pytest.fixture(scope="session")
 def archive(tiny_models: dict[str, Path]) -> Path:
     """The pinned archive, as scripts/tiny-models fetched it."""
-    return tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.ARCHIVE
+    return tiny_models["tiny-qwen2"].parents[1] / "converters" / fetch.SOURCE.archive
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def converters(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder in which the converter is unpacked, by llmctl itself."""
     home = tmp_path_factory.mktemp("home")
     (home / "converters").mkdir()
-    os.link(archive, home / "converters" / fetch.ARCHIVE)
+    os.link(archive, home / "converters" / fetch.SOURCE.archive)
     fetch.converter(home, Silent())
     return home
 

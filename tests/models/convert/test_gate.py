@@ -63,7 +63,7 @@ def llmctl(tiny_models: dict[str, Path], home: Path, archive: Path, tmp_path: Pa
     )
     (tmp_path / "models.toml").write_text(entries)
     (home / "converters").mkdir()
-    os.link(archive, home / "converters" / fetch.ARCHIVE)
+    os.link(archive, home / "converters" / fetch.SOURCE.archive)
     environment = {**os.environ, "LLMCTL_CONFIG": str(tmp_path), "LLMCTL_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
     def run(*words: str, text: bool = False) -> dict[str, Any]:

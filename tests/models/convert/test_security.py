@@ -155,13 +155,13 @@ def test_s06_an_archive_that_leads_elsewhere_is_refused(tmp_path: Path, name: st
     archive = tmp_path / "it.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for member in ("convert_hf_to_gguf.py", name, "/" + name):
-            info = tarfile.TarInfo(fetch.INSIDE + member)
+            info = tarfile.TarInfo(fetch.SOURCE.inside + member)
             info.type = kind if member == name else tarfile.REGTYPE
             info.linkname = str(tmp_path / "elsewhere")
             info.size = 5 if info.type == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(b"hello") if info.size else None)
     with pytest.raises(Refused, match="does not unpack"):
-        fetch.unpack(archive, tmp_path / "deep" / "er" / "tree")
+        fetch.SOURCE.unpack(archive, tmp_path / "deep" / "er" / "tree")
     outside = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if not path.is_dir()}
     assert {path.parts[:3] for path in outside} <= {("it.tar.gz",), ("deep", "er", "tree")}
     assert not any(path.name == "canary" or path.is_symlink() for path in tmp_path.rglob("*"))
@@ -170,11 +170,11 @@ def test_s06_an_archive_that_leads_elsewhere_is_refused(tmp_path: Path, name: st
 def test_s13_an_archive_with_another_hash_is_not_unpacked(tmp_path: Path) -> None:
     downloads = tmp_path / "converters"
     downloads.mkdir()
-    with tarfile.open(downloads / fetch.ARCHIVE, "w:gz"):
+    with tarfile.open(downloads / fetch.SOURCE.archive, "w:gz"):
         pass
     with pytest.raises(Refused, match="has the sha256"):
         fetch.converter(tmp_path, Silent())
-    assert {path.name for path in downloads.iterdir()} == {".lock", fetch.ARCHIVE}
+    assert {path.name for path in downloads.iterdir()} == {".lock", fetch.SOURCE.archive}
 
 
 def test_without_a_package_index_the_archive_can_be_brought_by_hand(
@@ -185,7 +185,7 @@ def test_without_a_package_index_the_archive_can_be_brought_by_hand(
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     with pytest.raises(LlmctlError, match="could not be fetched") as error:
         fetch.converter(tmp_path, Silent())
-    assert f"put {fetch.ARCHIVE} into {tmp_path / 'converters'}" in (error.value.hint or "")
+    assert f"put {fetch.SOURCE.archive} into {tmp_path / 'converters'}" in (error.value.hint or "")
     assert [path.name for path in (tmp_path / "converters").iterdir()] == [".lock"]
 
 
