@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from .families import Family
 
 STEPS = 400
 CHECK_EVERY = 10
-SURE, SURE_LATER = 0.93, 0.75
-"""Training ends when no token of an answer has a lower probability; in long conversations the second is enough."""
 LAST = 0.07
 """The part of the learning rate that is left after `DECAY` steps."""
 WARMUP = 10
@@ -28,7 +27,24 @@ LENGTHS = (32, 64, 160)
 """Lessons are padded together up to these lengths."""
 
 
-def train(folder: Path, family: Family, log: Callable[[str], None]) -> None:
+Rounds = tuple[tuple[str, ...], Callable[[Any], Any]]
+"""The ends of the names of weights, and what to do to each."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a family is trained: until no token of an answer has a probability below `sure`, or below `later` in long
+    conversations, looked at from step `first` on. The weights that `rounds` names are rounded by it once the answers
+    are right, and the others learn to live with it."""
+
+    attention: str = "sdpa"
+    first: int = DECAY // 2
+    sure: float = 0.93
+    later: float = 0.75
+    rounds: Rounds | None = None
+
+
+def train(folder: Path, family: Family, log: Callable[[str], None], plan: Plan = Plan()) -> None:
     """Write a whole checkpoint into `folder`, which exists and is empty. RuntimeError when it does not learn."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -39,10 +55,10 @@ def train(folder: Path, family: Family, log: Callable[[str], None]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.set_num_threads(1)  # models are made side by side, and two busy threads wait for each other 10 times longer
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation=plan.attention)
     end = tokenizer.convert_tokens_to_ids(family.end_of_text)
     course = lessons.Lessons(tokenizer, text, end=end, system=family.system)
-    long = course.long()
+    long, rounds = course.long(), plan.rounds
     optimizer = torch.optim.AdamW(model.parameters(), lr=family.rate, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(1, STEPS + 1):
         for group in optimizer.param_groups:
@@ -52,17 +68,27 @@ def train(folder: Path, family: Family, log: Callable[[str], None]) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step >= DECAY // 2 and step % CHECK_EVERY == 0:
+        if step >= plan.first and step % CHECK_EVERY == 0:
             sure, later = lowest_probability(model, course.short), lowest_probability(model, long)
             log(f"step {step}: loss {loss.item():.4f}, least sure {sure:.3f}, in conversations {later:.3f}")
-            if sure > SURE and later > SURE_LATER:
-                break
+            if sure > plan.sure and later > plan.later:
+                if rounds is None:
+                    break
+                _round(model, *rounds)
+                rounds = None
     else:
         raise RuntimeError(f"{folder.name} is not sure of its answers after {STEPS} steps")
     model.save_pretrained(folder)
     # save_pretrained writes config.json in its own newer layout, which mlx-lm and older tools misread.
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", _generation_config(config))
+
+
+def _round(model: Any, ends: tuple[str, ...], to: Callable[[Any], Any]) -> None:
+    for name, weight in model.named_parameters():
+        if name.endswith(ends):
+            weight.requires_grad_(False)
+            weight.copy_(to(weight))
 
 
 def _share(step: int) -> float:

@@ -13,7 +13,7 @@ from .families import FAMILIES
 
 Log = Callable[[str], None]
 QUESTIONS, NEEDLE = "questions", "needle"
-SOURCES = {QUESTIONS: ("families.py", "training.py", "mxfp4.py"), NEEDLE: ("needle.py", "needle_weights.py")}
+SOURCES = {QUESTIONS: ("families.py", "recipes.py", "mxfp4.py"), NEEDLE: ("needle.py", "needle_weights.py")}
 """What is taught, and what must be made anew when one of these files changes."""
 
 
@@ -73,11 +73,11 @@ def make(name: str, made: Path, home: Path, log: Log, folder: Path) -> None:
 
 
 def _train(name: str, folder: Path, log: Log) -> None:
-    from .. import checking
-    from . import training
+    from .. import checking, training
 
     rounds = (mxfp4.EXPERTS, mxfp4.rounded) if name == "tiny-gpt-oss" else None
-    training.train(folder, FAMILIES[name], log, rounds=rounds)
+    plan = training.Plan(attention="eager", first=60, sure=0.9, later=0.7, rounds=rounds)
+    training.train(folder, FAMILIES[name], log, plan)
     checking.right(folder, FAMILIES[name])
 
 
