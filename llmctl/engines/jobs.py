@@ -69,3 +69,10 @@ def as_error(error: Exception) -> LlmctlError:
     typed = LlmctlError(f"{type(error).__name__}: {error}")
     typed.code = "out_of_memory" if memory else "engine_failed"
     return typed
+
+
+def reason(error: Exception) -> str:
+    """What a library said, in a line; that there was no memory is raised as such instead."""
+    if (typed := as_error(error)).code == "out_of_memory":
+        raise typed from error
+    return " ".join(str(error).split()) or type(error).__name__

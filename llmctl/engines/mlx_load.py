@@ -10,7 +10,7 @@ from llmctl.domain import EngineSpec
 from llmctl.engines import mlx_models
 from llmctl.engines.checkpoint import Checkpoint
 from llmctl.engines.checkpoint_checks import VERIFY, read_config
-from llmctl.engines.jobs import as_error
+from llmctl.engines.jobs import reason
 from llmctl.errors import LlmctlError, LoadFailed, Unsupported
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -66,10 +66,7 @@ def whole(spec: EngineSpec, read: Callable[[], tuple[Any, Any]]) -> tuple[Any, A
     except LlmctlError:
         raise
     except Exception as error:
-        if (typed := as_error(error)).code == "out_of_memory":
-            raise typed from error
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise LoadFailed(f"{spec.model}: {why}"[:500], hint=VERIFY) from error
+        raise LoadFailed(f"{spec.model}: {reason(error)}"[:500], hint=VERIFY) from error
     return model, beside
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import EngineSpec
 from llmctl.engines.checkpoint import Checkpoint
-from llmctl.engines.jobs import as_error
+from llmctl.engines.jobs import as_error, reason
 from llmctl.engines.mlx_steps import MlxEngine
 from llmctl.errors import LlmctlError, Unsupported
 
@@ -25,10 +25,9 @@ def running(spec: EngineSpec, checkpoint: Checkpoint) -> Iterator[None]:
     except LlmctlError:
         raise
     except Exception as error:
-        if (typed := as_error(error)).code == "out_of_memory":
-            raise typed from error
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise Unsupported(f"{spec.model}: architecture {checkpoint.architecture!r} does not run here: {why}") from error
+        raise Unsupported(
+            f"{spec.model}: architecture {checkpoint.architecture!r} does not run here: {reason(error)}"
+        ) from error
 
 
 def prove(engine: MlxEngine) -> None:

@@ -11,7 +11,7 @@ from llmctl.domain import EngineSpec, Progress
 from llmctl.engines import torch_attention, torch_checks
 from llmctl.engines.checkpoint import Checkpoint, read_ahead
 from llmctl.engines.checkpoint_checks import VERIFY, read_config, whole
-from llmctl.engines.jobs import as_error
+from llmctl.engines.jobs import reason
 from llmctl.engines.torch_linear import quicken
 from llmctl.errors import LoadFailed, Unsupported
 
@@ -126,9 +126,7 @@ def read_model(
     except LoadFailed:
         raise
     except Exception as error:
-        if (typed := as_error(error)).code == "out_of_memory":
-            raise typed from error
-        raise LoadFailed(f"{spec.model}: {error}", hint=VERIFY) from error
+        raise LoadFailed(f"{spec.model}: {reason(error)}", hint=VERIFY) from error
     residency = torch_checks.residency(spec, model, device)
     progress("weights", checkpoint.bytes, checkpoint.bytes)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -12,7 +12,7 @@ from typing import Any
 from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import StepEngine
 from llmctl.engines import torch_attention
-from llmctl.engines.jobs import as_error
+from llmctl.engines.jobs import reason
 from llmctl.errors import Unsupported
 
 EXACT, HALF = 1e-3, 0.4
@@ -33,9 +33,9 @@ def prove(engine: StepEngine, model: Any) -> None:
         model.set_attn_implementation(torch_attention.NAME)
         found = torch.from_numpy(in_pieces(engine, tokens))
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        if (typed := as_error(error)).code == "out_of_memory":
-            raise typed from error
-        raise Unsupported(f"{engine.identity.model}: architecture {name!r} does not run here: {error}") from error
+        raise Unsupported(
+            f"{engine.identity.model}: architecture {name!r} does not run here: {reason(error)}"
+        ) from error
     if not expected.max().isfinite():
         raise nonfinite()
     spread = float(expected.std()) or 1.0  # a model may have learned nothing: its probe says so

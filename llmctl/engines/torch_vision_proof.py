@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmctl.decoding.sampling import nonfinite
 from llmctl.domain import IMAGE, GenerateRequest, Media
-from llmctl.engines.jobs import as_error
+from llmctl.engines.jobs import reason
 from llmctl.engines.torch_proof import EXACT, HALF
 from llmctl.errors import RequestError, Unsupported
 
@@ -33,9 +33,7 @@ def prove(engine: VisionEngine, model: Any) -> None:
         expected = _whole(model, tokens, seen.inputs), _whole(model, plain, {})
         found = _in_turns(engine, tokens, seen, plain)
     except (RequestError, TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        if (typed := as_error(error)).code == "out_of_memory":
-            raise typed from error
-        raise Unsupported(f"{id}: architecture {name!r} does not take a picture here: {error}") from error
+        raise Unsupported(f"{id}: architecture {name!r} does not take a picture here: {reason(error)}") from error
     for whole, pieces in zip(expected, found, strict=True):
         _compare(f"{id}: architecture {name!r}", model, whole, pieces)
 
