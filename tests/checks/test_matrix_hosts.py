@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmctl.__main__ import main
-from tests.testbed.sshd import SshHost, needs_sshd, ssh_hosts
+from tests.testbed.sshd import SshHost, introduce, needs_sshd, ssh_hosts
 
 pytestmark = [needs_sshd, pytest.mark.models]
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -40,8 +40,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
-    (tmp_path / "hosts.toml").write_text("".join(host.entry() for host in hosts))
-    (home / "known_hosts").write_text("".join(host.known() for host in hosts))
+    introduce(hosts, tmp_path, home)
     (tmp_path / "qa.toml").write_text('[[pairs]]\nquestion = "What is a model?"\nanswer = "A wrong answer."\n')
     said = 'context = 512\n[[questions]]\nmodels = ["m-*"]\nfile = "qa.toml"\n[hosts.h2]\nlargest = 1000\n'
     (tmp_path / "testing.toml").write_text(said)

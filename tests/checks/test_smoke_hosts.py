@@ -13,7 +13,7 @@ import pytest
 
 from llmctl.__main__ import main
 from tests.conftest import free_port
-from tests.testbed.sshd import SshHost, needs_sshd, ssh_hosts
+from tests.testbed.sshd import SshHost, introduce, needs_sshd, ssh_hosts
 
 pytestmark = needs_sshd
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -50,8 +50,7 @@ def run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
-    (tmp_path / "hosts.toml").write_text("".join(host.entry() for host in hosts))
-    (home / "known_hosts").write_text("".join(host.known() for host in hosts))
+    introduce(hosts, tmp_path, home)
     monkeypatch.setenv("LLMCTL_CONFIG", str(tmp_path))
 
     def run(*words: str) -> tuple[int, dict[str, Any]]:

@@ -19,7 +19,7 @@ import pytest
 from llmctl.slots import verbs
 from tests.conftest import REPO, eventually
 from tests.testbed.apart import Apart, apart
-from tests.testbed.sshd import SshHost
+from tests.testbed.sshd import SshHost, introduce
 
 PORT = 8101
 QUESTION = "What is a slot?"
@@ -192,10 +192,9 @@ def fleet(tiny_models: dict[str, Path]) -> Iterator[Fleet]:
         made = Fleet(found, folder, h1, h2)
         for host in (h1, h2):
             made.configure(host, models)
-        (folder / "hosts.toml").write_text("\n".join(host.entry() for host in (h1, h2)))
         (folder / "profiles").mkdir()
         (folder / "profiles" / "both.toml").write_text(PROFILE)
-        (folder / "home" / "known_hosts").write_text("".join(host.known() for host in (h1, h2)))
+        introduce((h1, h2), folder, folder / "home")
         yield made
 
 

@@ -142,6 +142,12 @@ def ssh_hosts(folder: Path, names: Sequence[str], lines: Sequence[str] = ()) -> 
         end_slots(host.home / ".llmctl" for host in hosts)
 
 
+def introduce(hosts: Sequence[SshHost], config: Path, home: Path) -> None:
+    """The operator's hosts.toml in `config`, and the hosts' keys, trusted, in the state folder."""
+    (config / "hosts.toml").write_text("\n".join(host.entry() for host in hosts))
+    (home / "known_hosts").write_text("".join(host.known() for host in hosts))
+
+
 def end_slots(homes: Iterator[Path]) -> None:
     """Kill the slot servers of these state folders."""
     wanted = {str(home) for home in homes}
