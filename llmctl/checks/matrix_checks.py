@@ -211,16 +211,6 @@ def tokens(slot: Subject) -> Verdict:
     return Verdict(PASS, f"{len(expected)} texts")
 
 
-def image(slot: Subject) -> Verdict:
-    """As smoke's check."""
-    return checks.image(slot)
-
-
-def numbers(slot: Subject) -> Verdict:
-    """As smoke's check."""
-    return checks.numbers(slot)
-
-
 def unload(slot: Subject) -> Verdict:
     """After it is unloaded its process is gone, with its memory, and the slot server is as large as before."""
     home, port = slot.server.folder.home, slot.server.folder.port
@@ -251,8 +241,8 @@ CHECKS: dict[str, Check] = {
     "stream": of_text(stream),
     "batch": of_text(batch),
     "long": of_text(long_context),
-    "image": of_text(image),
-    "numbers": numbers,
+    "image": of_text(checks.image),
+    "numbers": checks.numbers,
     "tokens": tokens,
     "rapid": of_text(rapid),
     "memory": of_text(memory),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmctl import backends
@@ -49,36 +49,35 @@ class Server:
         self.folder, self.process, self.model = folder, process, model
         self._log = log
 
+    def wait_up(self, within: float) -> None:
+        """Until it answers its control socket, with or without a model."""
+        self._until(lambda: bool(control.call(self.folder.control, "ping", timeout=5.0)), within, "did not answer")
+
     def wait_ready(self, within: float) -> None:
         """Until the model has answered its probe."""
+
+        def ready() -> bool:
+            row = control.call(self.folder.control, "status", timeout=5.0)
+            if row["state"] in DEAD or (row["state"] == EMPTY and row["why"]):
+                raise self.failed(f"{self.model} did not come up: {row['why']}")
+            return bool(row["state"] == READY)
+
+        self._until(ready, within, "was not ready")
+
+    def _until(self, reached: Callable[[], bool], within: float, late: str) -> None:
         end = time.monotonic() + within
         while time.monotonic() < end:
             if said := self._ended():
                 raise self.failed(f"the slot server of {self.model} {said}")
             with contextlib.suppress(Unreachable):
-                row = control.call(self.folder.control, "status", timeout=5.0)
-                if row["state"] == READY:
+                if reached():
                     return
-                if row["state"] in DEAD or (row["state"] == EMPTY and row["why"]):
-                    raise self.failed(f"{self.model} did not come up: {row['why']}")
             time.sleep(EVERY)
-        raise self.failed(f"{self.model} was not ready within {within:g} s")
+        raise self.failed(f"the slot server of {self.model} {late} within {within:g} s")
 
     def failed(self, message: str) -> LoadFailed:
         """The error with the last lines of the log."""
         return LoadFailed(message, details={"log": self.log()})
-
-    def wait_up(self, within: float) -> None:
-        """Until it answers its control socket, with or without a model."""
-        end = time.monotonic() + within
-        while time.monotonic() < end:
-            if said := self._ended():
-                raise self.failed(f"the slot server of {self.model} {said}")
-            with contextlib.suppress(Unreachable):
-                control.call(self.folder.control, "ping", timeout=5.0)
-                return
-            time.sleep(EVERY)
-        raise self.failed(f"the slot server of {self.model} did not answer within {within:g} s")
 
     def log(self) -> list[str]:
         """The last lines that it and its engine wrote."""
