@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -55,12 +56,16 @@ def main(names: list[str]) -> int:
     if unknown := set(names) - set(known):
         print(f"error: no benchmark {', '.join(unknown)}\nhint: --peers, {', '.join(known)}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # one that is ended ends its servers too
     for name in names or ALL:
-        rows = []
-        for row in known[name]():
-            print(row.line(), flush=True)
-            rows.append(row)
-        report.write(name, rows)
+        rows: list[Row] = []
+        try:
+            for row in known[name]():
+                print(row.line(), flush=True)
+                rows.append(row)
+        finally:
+            if rows:
+                report.write(name, rows)
     return 0
 
 
