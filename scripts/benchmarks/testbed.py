@@ -22,6 +22,7 @@ from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
 from llmctl.models import fit
 from llmctl.models.checkpoint import inspect
 from llmctl.slots import verbs
+from llmctl.slots.probe import LEAST_TOKENS
 from llmctl.slots.state import Launch
 
 REPO = Path(__file__).parents[2]
@@ -60,11 +61,11 @@ def scripted(folder: Path, model: str, *, parallel: int = 64, **play: Any) -> Sl
 
 
 def real(engine: str, model: str, path: Path, *, context: int = 1024, parallel: int = 8) -> SlotSpec:
-    """A real checkpoint's spec, with a probe that random weights can pass only by luck: identity and finiteness."""
+    """A real checkpoint's spec, with a probe so short that random weights pass it: they soon repeat one token."""
     found = inspect(path)
     spec = EngineSpec(engine, model, str(path), found.format, context=context, parallel=parallel)
     needed = fit.estimate(found, context, parallel, engine).total
-    return SlotSpec(spec, needed_bytes=needed, probe=Probe())
+    return SlotSpec(spec, needed_bytes=needed, probe=Probe(max_tokens=LEAST_TOKENS))
 
 
 def tiny(*arguments: str) -> dict[str, Path]:
