@@ -40,8 +40,8 @@ class Unit:
 @dataclass(frozen=True)
 class SlotSeen:
     """One port. `desired` is the model that should run, `model` the one that does; `crashes` those of the last ten
-    minutes; `last_good` is the model that served last when another is desired; `known_good` says that going back to it
-    is possible. `disabled` is why it is held down."""
+    minutes; `last_good` is the last that served, where that is another than the desired one. `disabled` is why it is held
+    down."""
 
     port: int
     desired: str | None
@@ -66,14 +66,8 @@ class SlotSeen:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> SlotSeen:
         unit, said = data.get("unit"), data.get("generation")
-        return build(
-            SlotSeen,
-            {
-                **data,
-                "unit": build(Unit, unit) if unit else None,
-                "generation": build(Generation, said) if said else None,
-            },
-        )
+        parts = {"unit": build(Unit, unit) if unit else None, "generation": build(Generation, said) if said else None}
+        return build(SlotSeen, {**data, **parts})
 
 
 @dataclass(frozen=True)

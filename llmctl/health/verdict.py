@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING
-from llmctl.health.seen import HostSeen, SlotSeen
+from llmctl.health.seen import HostSeen, Sensor, SlotSeen
 
 OK, DEGRADED, DOWN, UNKNOWN, SKIPPED = "ok", "degraded", "down", "unknown", "skipped"
 WORST_FIRST = (DOWN, UNKNOWN, DEGRADED, OK, SKIPPED)
@@ -73,38 +73,19 @@ def slot(host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules()) 
 
 
 def host(name: str, seen: HostSeen, now: float, release: str, rules: Rules = Rules()) -> Judged:
-    """Whether a machine is fit to go on; `now` is here, in the middle of the look, `release` is this llmctl's version."""
-    found = []
+    """Whether a machine is fit to go on; `now` is here, amid the look, `release` the version of this llmctl."""
+    found = [_heat(sensor, rules) for sensor in seen.sensors]
     if seen.disk_total and seen.disk_free < rules.disk:
-        found.append(
-            Finding(DEGRADED, f"{_gb(seen.disk_free)} of disk left", f"llmctl models gc --host {name}", "disk")
-        )
+        found.append(_odd(f"{_gb(seen.disk_free)} of disk left", f"llmctl models list --host {name}", "disk"))
     if seen.memory_total and seen.memory_free < rules.memory * seen.memory_total:
-        found.append(
-            Finding(DEGRADED, f"{_gb(seen.memory_free)} of memory left", f"llmctl status --host {name}", "memory")
-        )
-    for sensor in seen.sensors:
-        if sensor.throttled:
-            found.append(Finding(DEGRADED, f"{sensor.name} is throttled: {sensor.throttled}", "", "throttled"))
-        elif sensor.celsius is not None and sensor.limit is not None and sensor.celsius >= sensor.limit - rules.hot:
-            found.append(
-                Finding(DEGRADED, f"{sensor.name} has {sensor.celsius:.0f} °C of {sensor.limit:.0f}", "", "hot")
-            )
+        found.append(_odd(f"{_gb(seen.memory_free)} of memory left", f"llmctl status --host {name}", "memory"))
     if abs(seen.at - now) > rules.skew:
-        found.append(
-            Finding(
-                DEGRADED, f"its clock is {seen.at - now:+.0f} s off", f"ssh {name} timedatectl set-ntp true", "clock"
-            )
-        )
+        found.append(_odd(f"its clock is {seen.at - now:+.0f} s off", f"ssh {name} timedatectl set-ntp true", "clock"))
     if seen.version != release:
-        found.append(
-            Finding(DEGRADED, f"it runs llmctl {seen.version}, here is {release}", f"llmctl deploy {name}", "skew")
-        )
+        found.append(_odd(f"it runs llmctl {seen.version}, here is {release}", f"llmctl deploy {name}", "skew"))
     if seen.drift:
-        found.append(
-            Finding(DEGRADED, f"changed since its deploy: {', '.join(seen.drift)}", f"llmctl deploy {name}", "drift")
-        )
-    return _judged(found)
+        found.append(_odd(f"changed since its deploy: {', '.join(seen.drift)}", f"llmctl deploy {name}", "drift"))
+    return _judged([finding for finding in found if finding])
 
 
 def unknown(why: str, fix: str = "") -> Judged:
@@ -156,32 +137,33 @@ def _broken(where: str, seen: SlotSeen) -> list[Finding]:
 def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[Finding]:
     """What it answers in spite of."""
     found, said, unit = [], seen.generation, seen.unit
+    restart, logs, bench = (f"llmctl {verb} {where}" for verb in ("restart", "logs", "bench run"))
     if said and said.first and baseline.first and said.first > max(rules.slower * baseline.first, rules.floor):
-        found.append(
-            Finding(DEGRADED, f"first token after {said.first:.2f} s, usually {baseline.first:.2f} s",
-                    f"llmctl bench run {where}", "slow_first")
-        )  # fmt: skip
+        found.append(_odd(f"first token after {said.first:.2f} s, usually {baseline.first:.2f} s", bench, "slow_first"))
     if said and said.rate and baseline.rate and said.rate * rules.slower < baseline.rate:
-        found.append(
-            Finding(DEGRADED, f"{said.rate:.1f} tokens/s, usually {baseline.rate:.1f}", f"llmctl bench run {where}",
-                    "slow_rate")
-        )  # fmt: skip
+        found.append(_odd(f"{said.rate:.1f} tokens/s, usually {baseline.rate:.1f}", bench, "slow_rate"))
     if seen.queue_limit and seen.queued >= rules.queue * seen.queue_limit:
-        found.append(
-            Finding(DEGRADED, f"{seen.queued} of {seen.queue_limit} places of its queue are taken", "", "queue")
-        )
+        found.append(_odd(f"{seen.queued} of {seen.queue_limit} places of its queue are taken", "", "queue"))
     if seen.crashes and seen.state == READY:
-        found.append(
-            Finding(
-                DEGRADED, f"its engine ended {seen.crashes} times in ten minutes", f"llmctl logs {where}", "crashes"
-            )
-        )
+        found.append(_odd(f"its engine ended {seen.crashes} times in ten minutes", logs, "crashes"))
     if unit and unit.service != "none" and seen.server:
         if not unit.enabled:
-            found.append(Finding(DEGRADED, "its unit does not start at boot", f"llmctl restart {where}", "not_enabled"))
+            found.append(_odd("its unit does not start at boot", restart, "not_enabled"))
         if unit.active != "active":
-            found.append(Finding(DEGRADED, f"its unit is {unit.active}", f"llmctl restart {where}", "unit"))
+            found.append(_odd(f"its unit is {unit.active}", restart, "unit"))
     return found
+
+
+def _heat(sensor: Sensor, rules: Rules) -> Finding | None:
+    if sensor.throttled:
+        return _odd(f"{sensor.name} is throttled: {sensor.throttled}", "", "throttled")
+    if sensor.celsius is not None and sensor.limit is not None and sensor.celsius >= sensor.limit - rules.hot:
+        return _odd(f"{sensor.name} has {sensor.celsius:.0f} °C of {sensor.limit:.0f}", "", "hot")
+    return None
+
+
+def _odd(why: str, fix: str, code: str) -> Finding:
+    return Finding(DEGRADED, why, fix, code)
 
 
 def _judged(findings: Sequence[Finding]) -> Judged:
