@@ -17,7 +17,8 @@ from llmctl.errors import UsageError, VersionSkew
 
 FLAGS = ("--json", "--yes", "-y", "--debug")
 VALUES = ("--config-dir=", "--as-host=", "--for-version=")
-PLAIN = {"status": "llmctl.cli.status"}
+PLAIN = {"status": ("llmctl.cli.status", "--host"), "host watch": ("llmctl.cli.host_watch", "--every")}
+"""Each with its module and the only option that it takes."""
 NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys")
 
 
@@ -68,7 +69,7 @@ def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
     """The answer of a command line; an int when Typer has shown help or a completion itself."""
     check_version(common)
     if plain := plain_verb(common, words):
-        found: Answer = plain.answer(words[1:], as_host=value(common, "--as-host"))
+        found: Answer = plain.answer(words[len(command_of(words).split()) :], as_host=value(common, "--as-host"))
         return found
     from typer.exceptions import Abort, TyperException
 
@@ -90,10 +91,11 @@ def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
 def plain_verb(common: Sequence[str], words: Sequence[str]) -> Any:
     """The module of PLAIN that answers this line; None where it takes Typer."""
     shared = [word for word in common if not word.startswith(("--as-host=", "--for-version="))]
-    if shared != ["--json"] or not words or words[0] not in PLAIN:
+    module, known = PLAIN.get(command_of(words), ("", ""))
+    if shared != ["--json"] or not module:
         return None
-    options = [word for word in words[1:] if word.startswith("-") and not word.startswith("--host")]
-    return None if options else import_module(PLAIN[words[0]])
+    options = [word for word in words if word.startswith("-") and not word.startswith(known)]
+    return None if options else import_module(module)
 
 
 def check_version(common: Sequence[str]) -> None:

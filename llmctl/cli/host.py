@@ -92,6 +92,15 @@ def rank(
     os.execve(argv[0], argv, own_environment({**os.environ, **backend.environment(), "PYTHONUNBUFFERED": "1"}))
 
 
+@app.command()
+def watch(ctx: typer.Context, every: Annotated[str, typer.Option(metavar="SECONDS")] = "2") -> Answer:
+    """Tell of this host's slots in lines of JSON, one when something changed and one every ten seconds."""
+    from llmctl.cli import host_watch
+
+    session: Session = ctx.obj
+    return Answer(stream=host_watch.lines(session.home, session.called or "local", host_watch.seconds(every)))
+
+
 def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
     """The answer of `host plan`."""
     from llmctl.slots import wanted
