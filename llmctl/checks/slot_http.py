@@ -32,7 +32,8 @@ class Token:
 @dataclass(frozen=True)
 class Said:
     """One answer. `tokens` are there where log-probabilities were asked for; `count` is what the slot counted, `prompt`
-    the tokens of the prompt, and `cached` those of them that were not computed again."""
+    the tokens of the prompt, and `cached` those of them that were not computed again. `first` is seconds until text
+    came, of a stream."""
 
     model: str
     text: str
@@ -42,6 +43,12 @@ class Said:
     tokens: tuple[Token, ...] = ()
     prompt: int = 0
     cached: int = 0
+    first: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens/s from the first text on; None where that cannot be said."""
+        return (self.count - 1) / (self.seconds - self.first) if self.count > 1 and self.seconds > self.first else None
 
 
 @dataclass(frozen=True)
@@ -118,14 +125,16 @@ class SlotHttp:
     def streamed(self, prompt: str, max_tokens: int, **fields: Any) -> Said:
         """One answer as a stream, put together."""
         began = time.monotonic()
-        model, text, finish = "", "", None
-        with self._stream(prompt, max_tokens, fields) as found:
+        model, text, finish, first, count = "", "", None, 0.0, 0
+        with self._stream(prompt, max_tokens, {"stream_options": {"include_usage": True}, **fields}) as found:
             for event in found:
                 model = event.get("model") or model
+                count = (event.get("usage") or {}).get("completion_tokens") or count
                 for choice in event["choices"]:
                     text += self._piece(choice)
+                    first = first or (time.monotonic() - began if text else 0.0)
                     finish = choice["finish_reason"] or finish
-        return Said(model, text, finish, time.monotonic() - began)
+        return Said(model, text, finish, time.monotonic() - began, count, first=first)
 
     def timed(self, ids: Sequence[int], max_tokens: int) -> Timed:
         """One whole answer of `max_tokens` to a prompt of these tokens, as a stream."""
@@ -153,9 +162,13 @@ class SlotHttp:
         try:
             self.whole(prompt, 1)
         except LlmctlError as error:
-            if error.details.get("param") != "messages":
-                raise
-            self.chats = False
+            self.without_chat(error)
+
+    def without_chat(self, error: LlmctlError) -> None:
+        """Ask for plain completions from now on if that is what `error` means; else it is raised."""
+        if error.details.get("param") != "messages" or not self.chats:
+            raise error
+        self.chats = False
 
     # ── one request ─────────────────────────────────────────────────────────────────────────────────────────────────
 

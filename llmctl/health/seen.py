@@ -16,7 +16,8 @@ from llmctl.domain import build
 class Generation:
     """One short greedy answer: seconds to its first token, tokens/s from there on (None for a single token).
 
-    `why` tells what was wrong with it, empty when it was sane. `seconds` is all of it, also of one that failed.
+    `why` tells what was wrong with it, empty when it was sane. `seconds` is all of it, also of one that failed. `busy`:
+    no answer came because the engine answers others.
     """
 
     why: str = ""
@@ -25,6 +26,7 @@ class Generation:
     tokens: int = 0
     seconds: float = 0.0
     model: str | None = None
+    busy: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Sensor:
 class HostSeen:
     """One host. `manifest` is the moment of its last deploy (None: never deployed), `drift` names what differs from the
     release that it should run. `events` are what its slots and deploys noted since the cursor that was asked for;
-    `cursor` is where to go on."""
+    `cursor` is where to go on. `deploying` is who deploys to it now."""
 
     at: float
     version: str
@@ -102,6 +104,7 @@ class HostSeen:
     boot_id: str = ""
     events: tuple[Mapping[str, Any], ...] = ()
     cursor: str = ""
+    deploying: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -64,12 +64,17 @@ class Judged:
         return "; ".join(finding.why for finding in self.findings)
 
 
-def slot(host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules()) -> Judged:
-    """Whether one port is as it was declared, and as fast as it was."""
+def slot(
+    host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules(), deploying: str | None = None
+) -> Judged:
+    """Whether one port is as it was declared, and as fast as it was; `deploying` is who deploys to its host now."""
     if skipped := _left_alone(seen):
         return Judged(SKIPPED, (Finding(SKIPPED, skipped),))
     where = f"{host}:{seen.port}"
-    return _judged([*_broken(where, seen), *_weak(where, seen, baseline, rules)])
+    found = _judged([*_broken(where, seen), *_weak(where, seen, baseline, rules)])
+    if deploying and found.verdict == DOWN:
+        return Judged(SKIPPED, (Finding(SKIPPED, f"{deploying} deploys to its host"), *found.findings))
+    return found
 
 
 def host(name: str, seen: HostSeen, now: float, release: str, rules: Rules = Rules()) -> Judged:
@@ -126,7 +131,7 @@ def _broken(where: str, seen: SlotSeen) -> list[Finding]:
         return [Finding(DOWN, f"crash loop{why}", logs, "crash_loop")]
     if seen.state in (BACKOFF, STARTING) or (seen.state != READY and seen.state != SLEEPING):
         return [Finding(DOWN, f"{seen.state}{why}", logs, "not_ready")]
-    if seen.generation and seen.generation.why:
+    if seen.generation and seen.generation.why and not seen.generation.busy:
         code = "wedged" if seen.generation.first is None else "insane"
         return [Finding(DOWN, seen.generation.why, restart, code)]
     if seen.model != seen.desired:
@@ -138,6 +143,8 @@ def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[
     """What it answers in spite of."""
     found, said, unit = [], seen.generation, seen.unit
     restart, logs, bench = (f"llmctl {verb} {where}" for verb in ("restart", "logs", "bench run"))
+    if said and said.why and said.busy:
+        found.append(_odd(f"busy with {seen.active} others: {said.why}", "", "busy"))
     if said and said.first and baseline.first and said.first > max(rules.slower * baseline.first, rules.floor):
         found.append(_odd(f"first token after {said.first:.2f} s, usually {baseline.first:.2f} s", bench, "slow_first"))
     if said and said.rate and baseline.rate and said.rate * rules.slower < baseline.rate:
