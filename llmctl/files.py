@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,24 @@ def write_json(path: Path, data: Any) -> None:
         os.link(path, backup)
         os.replace(backup, path.with_suffix(".bak"))
     _put(temp, path)
+
+
+def append(path: Path, line: bytes) -> os.stat_result:
+    """Add a line to a file, in one write; a line that a crash cut short stays alone. What the file is then."""
+    before = b"" if _ends_a_line(path) else b"\n"
+    with open(path, "ab", buffering=0, opener=private) as file:
+        if file.write(before + line + b"\n") < len(before) + len(line) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return os.fstat(file.fileno())
+
+
+def _ends_a_line(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:
+        return True
 
 
 def write_text(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "llmctl"
 
 CORE = {
     "domain", "errors", "paths", "tables", "files", "processes", "logs", "strict_json", "catalog", "catalog_file",
-    "config", "servers", "server_file", "sdist", "spread", "testing",
+    "config", "servers", "server_file", "sdist", "spread", "testing", "events",
 }  # fmt: skip
 MAY_IMPORT = {
     "domain": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "tables": {"errors"},
     "files": {"errors"},
     "processes": set(),
+    "events": {"errors", "files", "paths"},
     "sdist": {"errors"},
     "spread": {"errors"},
     "strict_json": set(),
@@ -69,6 +70,7 @@ MAY_IMPORT = {
         "backends",
         "host",
         "environments",
+        "render.text",
         *CORE,
     },
     "watch": {"watch", "slots", "backends", "keys", "history", "health", *CORE},
