@@ -52,7 +52,7 @@ class Server:
         self.folder, self.lock = folder, lock
         self.launch = folder.read_desired().launch
         self.log = EngineLog(folder.log, echo=not keep)
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.launch.backend)
         self.ledger = Ledger(folder.home)
         self.backend = backends.get(self.launch.backend)
         self.spare = Spare(spare.Effects(self.warm, self.reserve_spare, self.ledger.release, self.note))

@@ -246,6 +246,7 @@ class Slot:
         error = RequestError("the model is being replaced and this answer took too long", status=503, code="cut")
         cut = engine.cut(error)
         await engine.stop()
+        self.metrics.cut(cut)
         if cut:
             on_event({"event": "note", "message": f"{cut} answers were cut at the finish cap"})
         return cut
