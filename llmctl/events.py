@@ -13,8 +13,9 @@ import json
 import os
 import secrets
 import time
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from llmctl.errors import LlmctlError
 from llmctl.files import append, locked
@@ -77,24 +78,23 @@ def since(home: Path, cursor: str, most: int = 2000) -> tuple[list[dict[str, Any
     return found, cursor
 
 
-def _opened(home: Path, stack: contextlib.ExitStack) -> list[BinaryIO]:
+def _opened(home: Path, stack: contextlib.ExitStack) -> list[BufferedReader]:
     """The files, the older first. It is opened last: what is put aside meanwhile is then seen twice, and not missed."""
-    files = []
+    files: list[BufferedReader] = []
     for name in (NAME, OLDER):
         with contextlib.suppress(OSError):
-            file = stack.enter_context(open(home / name, "rb"))
-            files.append(file)
+            files.append(stack.enter_context(BufferedReader(FileIO(home / name))))
     return files[::-1]
 
 
-def _mark(file: BinaryIO) -> str:
+def _mark(file: BufferedReader) -> str:
     """What tells this file from others, also where another's inode is used again: its first line; "" without one."""
     line = file.readline()
     file.seek(0)
     return hashlib.sha256(line).hexdigest()[:16] if line.endswith(b"\n") else ""
 
 
-def _read(file: BinaryIO, found: list[dict[str, Any]], most: int) -> int:
+def _read(file: BufferedReader, found: list[dict[str, Any]], most: int) -> int:
     """Add the events of its whole lines up to `most`; where the next one begins."""
     at = file.tell()
     while len(found) < most and (line := file.readline()).endswith(b"\n"):
