@@ -103,29 +103,30 @@ def own_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def asked(argv: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str] | None:
-    """What a short query said, both outputs in one; None when it cannot be started, or not within `timeout` seconds.
+    """What a short query said; None when it cannot be started, or not within `timeout` seconds.
 
     Returns in time whatever the program does: one that the kernel cannot end (a driver that hangs), and one whose
     children hold its output open, are left behind.
     """
     try:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             errors="replace", start_new_session=True, env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
     except OSError:
         return None
-    assert process.stdout
+    assert process.stdout and process.stderr
     try:
-        out, _ = process.communicate(timeout=timeout)
+        out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
         process.stdout.close()
+        process.stderr.close()
         return None
-    return subprocess.CompletedProcess(argv, process.returncode, out, "")
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
 @contextlib.contextmanager

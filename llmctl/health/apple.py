@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
-import sys
 
 from llmctl.health.seen import Sensor
 from llmctl.processes import asked
@@ -17,7 +17,7 @@ LEVELS = {"Moderate", "Heavy", "Trapping", "Sleeping"}
 
 def sensors() -> tuple[Sensor, ...]:
     """Whether the Mac slows itself down, and what it draws where that may be asked; none elsewhere."""
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return ()
     done = asked(["pmset", "-g", "therm"], TIMEOUT)
     found = pmset(done.stdout) if done else ()

@@ -33,8 +33,9 @@ def sensors() -> tuple[Sensor, ...]:
         done = asked([program, f"--query-gpu={query}", "--format=csv,noheader,nounits"], TIMEOUT)
         if done is None:
             return (Sensor("nvidia-smi", throttled=f"the driver did not answer within {TIMEOUT:.0f} s"),)
-        if "not a valid field" not in done.stdout:
-            return parse(done.stdout)
+        said = f"{done.stdout}\n{done.stderr}"
+        if "not a valid field" not in said:
+            return parse(said)
     return ()
 
 

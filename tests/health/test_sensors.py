@@ -263,7 +263,7 @@ def test_powermetrics(name: str, found: tuple[Sensor, ...]) -> None:
 
 
 def test_a_mac_is_asked_as_far_as_its_user_may(no_tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
     tool(no_tools, "pmset", f"cat {FIXTURES}/apple/therm-slowed.txt")
     tool(no_tools, "powermetrics", f"cat {FIXTURES}/apple/powermetrics-m3.txt")
     monkeypatch.setattr(os, "geteuid", lambda: 501)
