@@ -11,6 +11,7 @@ from llmctl.health.seen import Generation
 
 ODD = 8
 """Characters of an answer from which on it may not be one character over and over."""
+LEAST = 0.1
 
 
 def generation(http: SlotHttp, probe: Probe) -> Generation:
@@ -18,7 +19,7 @@ def generation(http: SlotHttp, probe: Probe) -> Generation:
     began, patience = time.monotonic(), http.timeout
 
     def left() -> float:
-        return max(0.1, patience - (time.monotonic() - began))
+        return max(LEAST, patience - (time.monotonic() - began))
 
     try:
         model, writes = http.models()[0], TEXT in http.modalities().get("output", (TEXT,))

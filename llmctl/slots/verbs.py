@@ -14,6 +14,7 @@ from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, STARTING, SlotSpec, build
 from llmctl.errors import LoadFailed, Refused, UnknownName, Unreachable
 from llmctl.processes import code, start_time
 from llmctl.slots import control
+from llmctl.slots.hung import end_hung
 from llmctl.slots.launch import ensure_server, held_down, under
 from llmctl.slots.state import Disabled, Launch, SlotFolder
 from llmctl.slots.status import SlotStatus as SlotStatus
@@ -83,8 +84,11 @@ def restart(
     """Start the model anew (new-first where memory allows), or with `reexec` this llmctl's slot server around it.
 
     A slot server that runs under another service manager than `service` comes under that one; its engine starts anew.
+    One that is there and answers nobody is killed first.
     """
     _must_exist(home, port)
+    if end_hung(home, port) and on_event:
+        on_event({"event": "note", "message": f"the slot server of port {port} did not answer: it was killed"})
     if service not in ("auto", _service(SlotFolder(home, port))):
         return _move(home, port, service)
     if reexec:
