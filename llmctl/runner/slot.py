@@ -152,6 +152,7 @@ class Slot:
             "spread": [member["host"] for member in spec.engine.spread] if spec else [],
             "load_path": engine.identity.load_path if engine and engine.identity else None,
             "residency": engine.identity.residency if engine and engine.identity else {},
+            "progress": self.traffic.progress,
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ TIMEOUT = 5.0
 @dataclass(frozen=True)
 class SlotStatus:
     """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
-    `residency` are those of its identity; `spare` is starting or ready, None where the slot has none."""
+    `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the slot has none."""
 
     host: str
     port: int
@@ -44,6 +44,7 @@ class SlotStatus:
     spare_pid: int | None = None
     load_path: str | None = None
     residency: Mapping[str, int] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
 
 
 def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
