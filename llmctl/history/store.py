@@ -195,7 +195,7 @@ class History:
         among = f"kind IN ({', '.join('?' * len(kinds))})"
         where, values = _where({"host = ?": host, "port = ?": port, "at >= ?": since, among: tuple(kinds) or None})
         rows = self._rows(f"SELECT {EVENT} FROM events{where} ORDER BY at DESC LIMIT ?", *values, most)
-        return [Event(*row[:8], details=_details(row[8])) for row in reversed(rows)]
+        return [Event(*(*row[:8], _details(row[8]))) for row in reversed(rows)]
 
     def uptime(self, host: str, port: int | None, since: float, until: float | None = None) -> float | None:
         """The share of the known time in which a slot answered, 0 to 1; None when nothing is known."""
@@ -260,7 +260,7 @@ def _row(host: str, event: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def _check(row: Sequence[Any]) -> Check:
-    return Check(*row[:10], codes=tuple(str(row[10]).split()))
+    return Check(*(*row[:10], tuple(str(row[10]).split())))
 
 
 def _details(text: str) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, LoadFailed, Refused, RequestError
 from llmctl.runner.bring_up import Effects, OnEvent, bring_up
 from llmctl.runner.engine_process import EngineProcess
+from llmctl.runner.happenings import Happenings
 from llmctl.runner.operations import FALL_ASLEEP, Operations
 from llmctl.runner.resting import Resting, rests
 from llmctl.runner.traffic import NO_MODEL, REMEMBER_NAMES, Record, Traffic, names, now
 from llmctl.slots.admission import OLD_FIRST
-from llmctl.slots.state import Desired, Disabled, SlotFolder
-from llmctl.slots.supervisor import GiveUp, after_crash, idle_due, is_wedged
+from llmctl.slots.state import Desired, Disabled, SlotFolder, last_good
+from llmctl.slots.supervisor import GiveUp, after_crash, idle_due, is_wedged, recent
 
 
 class Slot:
@@ -34,6 +35,7 @@ class Slot:
         self.limits = self.record.desired.launch.limits
         self.traffic = Traffic(self.record, metrics, self._wake)
         self.operations = Operations(folder.port, effects.note, self._after_operation)
+        self._happened = Happenings(self.operations, effects.happened)
         self._crashes: list[float] = []
         self._unsettled: str | None = None  # why the engine is gone, noted during an operation
         self._housekeeper: asyncio.Task[None] | None = None
@@ -116,6 +118,7 @@ class Slot:
             self._want(spec=None)
             self._set(domain.EMPTY)
             self.traffic.dismiss(self.traffic.unavailable(NO_MODEL[domain.EMPTY]))
+            self._happened.done(before.model if before else None, cut=cut)
             return self._result(before, "none", now() - began, cut)
 
     async def disable(self, disabled: Disabled, *, owner: str, on_event: OnEvent) -> dict[str, Any]:
@@ -126,6 +129,7 @@ class Slot:
             cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._set(domain.DISABLED, disabled.why)
             self.traffic.dismiss(self.traffic.unavailable(f"{NO_MODEL[domain.DISABLED]}: {disabled.why}"))
+            self._happened.done(self._model(), disabled.why, until=disabled.until)
             return self._result(self.desired.spec, "none", now() - began, cut)
 
     async def enable(self, *, owner: str, on_event: OnEvent) -> dict[str, Any]:
@@ -134,8 +138,10 @@ class Slot:
             self._want(disabled=None)
             if self.desired.spec is None:
                 self._set(domain.EMPTY)
+                self._happened.done(None)
                 return self._result(None, "none", 0.0, 0)
             if self.current:
+                self._happened.done(self._model())
                 return self._result(self.desired.spec, "none", 0.0, 0)
             return await self._replace(self.desired.spec, "auto", on_event)
 
@@ -153,6 +159,8 @@ class Slot:
             "load_path": engine.identity.load_path if engine and engine.identity else None,
             "residency": engine.identity.residency if engine and engine.identity else {},
             "progress": self.traffic.progress,
+            "crashes": recent(self._crashes, now()), "queue_limit": self.limits.queue,
+            "last_good": last_good(self.desired, self.record.actual),
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────
@@ -169,11 +177,14 @@ class Slot:
                 cut = await self._old_first(spec, reservation, before, on_event)
             else:
                 cut = await self._new_first(spec, reservation, on_event)
-        except LlmctlError:
+        except LlmctlError as error:
             self.metrics.swap("failed")
+            self._happened.failed(spec.model, error, order=order)
             raise
         self.metrics.swap("ok")
-        return self._result(before, order, now() - began, cut)
+        result = self._result(before, order, now() - began, cut)
+        self._happened.done(spec.model, **{key: result[key] for key in ("previous", "order", "seconds", "cut")})
+        return result
 
     async def _new_first(self, spec: SlotSpec, reservation: str, on_event: OnEvent) -> int:
         was = self.state
@@ -286,6 +297,7 @@ class Slot:
         """Go on with the engine that the program image before this one had."""
         engine.gone.add_done_callback(lambda _: self._ended(engine))
         self.traffic.serve_with(engine)
+        self._happened.adopted(engine.spec.model)
 
     def _ended(self, engine: EngineProcess) -> None:
         """An engine process is gone, whoever wanted it."""
@@ -295,6 +307,7 @@ class Slot:
             self.traffic.engine = None
             why = f"the engine {engine.gone.result()}"
             self.effects.note(why)
+            self._happened.ended("crash", engine.spec.model, why)
             self.metrics.restarted()
             self._crashed(why)
 
@@ -308,6 +321,7 @@ class Slot:
         decision = after_crash(self._crashes, now())
         if isinstance(decision, GiveUp):
             self._set(domain.CRASH_LOOP, f"{why}; {decision.crashes} crashes, given up")
+            self._happened.ended("crash-loop", self._model(), why)
             self.traffic.dismiss(self.traffic.unavailable(f"{NO_MODEL[domain.CRASH_LOOP]}: {why}"))
             self._keep_spare()
         else:
@@ -326,8 +340,10 @@ class Slot:
             reservation, _ = self.effects.reserve(spec, 0, "auto")
             engine = await self.resting.wake(reservation)
             self._serving(engine or await self._bring_up(spec, reservation, lambda event: None))
+            self._happened.done(spec.model, seconds=round(now() - self.traffic.waits_since, 3))
         except LlmctlError as error:
             self.effects.note(f"{spec.model} did not come back: {error.message}")
+            self._happened.failed(spec.model, error)
             self._crashed(error.message)
 
     def _wake(self) -> None:
@@ -376,6 +392,7 @@ class Slot:
 
     async def _fall_asleep(self) -> None:
         engine = self._take_off(domain.SLEEPING)
+        self._happened.done(self._model())
         if engine and rests(engine):
             await self._finished(engine)
             if await self.resting.keep(engine):
@@ -390,6 +407,9 @@ class Slot:
             hint=f"llmctl enable {self.port}",
             port=self.port,
         )
+
+    def _model(self) -> str | None:
+        return self.desired.spec.model if self.desired.spec else None
 
     def _desired_spec(self) -> SlotSpec:
         if self.desired.spec is None:

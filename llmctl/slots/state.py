@@ -81,6 +81,12 @@ class Actual:
     why: str | None = None
 
 
+def last_good(desired: Desired, actual: Actual) -> str | None:
+    """The model that served last, where that is not the one that should run."""
+    good, spec = actual.last_known_good, desired.spec
+    return good.model if good and good.model != (spec.model if spec else None) else None
+
+
 class SlotFolder:
     """The files of one port under `home/slots/<port>/` (0700)."""
 
