@@ -144,7 +144,7 @@ def _gave_up(done: Sequence[Healed], window: float | None, where: str) -> str:
 
 
 def _did(done: Sequence[Healed]) -> str:
-    """"restarted 3 times, its last good model loaded"."""
+    """ "restarted 3 times, its last good model loaded"."""
     restarts = sum(healed.action != LAST_GOOD for healed in done)
     said = [f"restarted {restarts} times" if restarts > 1 else "restarted"] if restarts else []
     return ", ".join(said + ["its last good model loaded"] * _by(LAST_GOOD, done))

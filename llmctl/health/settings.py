@@ -187,5 +187,3 @@ def _slots(
 def _known(table: Table, key: str, name: str, hosts: Collection[str] | None) -> None:
     if hosts is not None and name not in hosts:
         raise table.mistake(key, f"there is no host {name}", f"hosts: {', '.join(sorted(hosts))}")
-
-

@@ -63,7 +63,9 @@ def from_table(table: Table) -> Target:
     ways = [key for key in table.data if key.split("_")[0] in (COMMAND, WEBHOOK, APPRISE)]
     if len(ways) != 1:
         said = f"has {' and '.join(ways)}" if ways else "names none"
-        raise table.mistake(None, f"must have one way to tell, and {said}", "command, webhook, webhook_env, apprise_env")
+        raise table.mistake(
+            None, f"must have one way to tell, and {said}", "command, webhook, webhook_env, apprise_env"
+        )
     (way,) = ways
     kind = way.split("_")[0]
     if kind != WEBHOOK and (tokens := [key for key in table.data if key.startswith("token")]):

@@ -13,7 +13,6 @@ from llmctl.health.target import Secret
 from llmctl.health.verdict import Rules
 
 
-
 def read(folder: Path, text: str) -> Settings:
     (folder / "health.toml").write_text(text)
     return settings.read(folder, ["box", "studio"])
