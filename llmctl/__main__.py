@@ -17,9 +17,13 @@ from llmctl.errors import UsageError, VersionSkew
 
 FLAGS = ("--json", "--yes", "-y", "--debug")
 VALUES = ("--config-dir=", "--as-host=", "--for-version=")
-PLAIN = {"status": ("llmctl.cli.status", "--host"), "host watch": ("llmctl.cli.host_watch", "--every")}
+PLAIN = {
+    "status": ("llmctl.cli.status", "--host"),
+    "host watch": ("llmctl.cli.host_watch", "--every"),
+    "host metrics": ("llmctl.cli.host_metrics", "--timeout"),
+}
 """Each with its module and the only option that it takes."""
-NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys")
+NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

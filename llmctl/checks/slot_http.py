@@ -18,6 +18,8 @@ from llmctl.errors import LlmctlError, Unreachable
 
 SEED = 42
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+METRICS = 2**19
+"""Bytes of a page of metrics; a slot's has a hundredth of that."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class SlotHttp:
                 return [float(number) for number in json.loads(response.read())["data"][0]["embedding"]]
         with self._asked("POST", "/v1/rerank", {"query": text, "documents": [text]}) as response:
             return [float(json.loads(response.read())["results"][0]["relevance_score"])]
+
+    def metrics(self) -> str:
+        """What the slot counts, as Prometheus reads it; no more than METRICS bytes of it."""
+        with self._asked("GET", "/metrics", None) as response:
+            return response.read(METRICS).decode(errors="replace")
 
     def tokenized(self, text: str) -> list[int]:
         """The ids of a text, as of a prompt."""

@@ -101,6 +101,15 @@ def watch(ctx: typer.Context, every: Annotated[str, typer.Option(metavar="SECOND
     return Answer(stream=host_watch.lines(session.home, session.called or "local", host_watch.seconds(every)))
 
 
+@app.command()
+def metrics(ctx: typer.Context, timeout: Annotated[str, typer.Option(metavar="TIME")] = "2s") -> Answer:
+    """What this host and its slots count, for the exporter of another."""
+    from llmctl.cli import host_metrics
+
+    session: Session = ctx.obj
+    return host_metrics.told(session.home, session.called or "local", timeout)
+
+
 def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
     """The answer of `host plan`."""
     from llmctl.slots import wanted

@@ -18,6 +18,7 @@ from llmctl.render import (
     fleet,
     hosts,
     jobs,
+    metrics,
     models,
     native,
     profiles,
@@ -95,7 +96,7 @@ def _planned(data: Mapping[str, Any]) -> str:
     )
 
 
-FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token"))
+FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token", "metrics"))
 """What other hosts ask, and people hardly ever."""
 
 VIEWS: dict[str, View] = {
@@ -107,6 +108,7 @@ VIEWS: dict[str, View] = {
     **slots.VIEWS,
     **adopt.VIEWS,
     **models.VIEWS,
+    **metrics.VIEWS,
     **profiles.VIEWS,
     **jobs.VIEWS,
     **registry.VIEWS,

@@ -25,7 +25,7 @@ WHOLE = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 M = TypeVar("M", bound=MetricWrapperBase)
 
-disable_created_metrics()  # a second series for each counter, of no use to anybody
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, of no use to anybody
 
 
 class Metrics:
