@@ -23,6 +23,7 @@ from llmctl.cli import (
     init,
     jobs,
     keys,
+    metrics,
     models,
     native,
     profiles,
@@ -34,6 +35,7 @@ from llmctl.cli import (
     smoke,
     test_models,
     token,
+    top,
     trust,
     verify,
     wheelhouse,
@@ -66,7 +68,8 @@ def common(
 
 
 VERBS = (
-    init, slots, adopt, fleet, deploy, wheelhouse, smoke, test_models, ask, chat, client_config, serve, pull, convert,
+    init, slots, adopt, fleet, deploy, wheelhouse, smoke, top, test_models, ask, chat, client_config, serve, pull,
+    convert,
 )  # fmt: skip
 NOUNS = {
     "hosts": hosts,
@@ -77,6 +80,7 @@ NOUNS = {
     "native": native,
     "registry": registry,
     "keys": keys,
+    "metrics": metrics,
     "host": host,
 }
 for verbs in VERBS:

@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from llmctl import __version__, paths
+from llmctl import __version__, events, paths
 from llmctl.errors import LlmctlError
 from llmctl.slots import status
 
@@ -92,10 +91,6 @@ class _Events:
         self.home, self.cursor = home, ""
 
     def new(self) -> list[dict[str, Any]]:
-        try:
-            events = import_module("llmctl.events")
-        except ImportError:
-            return []
         first, found, more = not self.cursor, [], True
         while more:
             got, self.cursor = events.since(self.home, self.cursor, MANY)

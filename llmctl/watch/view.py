@@ -61,7 +61,7 @@ def heard(before: HostView, look: Any, now: float) -> HostView:
         slots = tuple(_slot(before.name, slot) for slot in look["slots"])
         events = tuple(_event(event) for event in look.get("events") or ())
         version, clock, load = str(look["version"]), float(look["at"]), look.get("load")
-        parts = {key: _part(look.get(key)) for key in ("memory", "disk")}
+        memory, disk = _part(look.get("memory")), _part(look.get("disk"))
         shares = tuple(dict(share) for share in look.get("shares") or ())
         load = None if load is None else float(load)
     except (LookupError, TypeError, AttributeError) as error:
@@ -71,7 +71,7 @@ def heard(before: HostView, look: Any, now: float) -> HostView:
     return in_state(
         replace(
             before, at=now, clock=clock, version=version, load=load, slots=slots, shares=shares,
-            events=(*before.events, *events)[-KEPT_EVENTS:], **parts,
+            events=(*before.events, *events)[-KEPT_EVENTS:], memory=memory, disk=disk,
         ),
         OK if same else SKEW, why, None if same else f"llmctl deploy {before.name}", now,
     )  # fmt: skip
