@@ -234,11 +234,14 @@ def _row(reach: Reach, target: Target) -> Mapping[str, Any]:
 
 
 def _kept(session: Session, answer: Answer, began: float, no_proof: bool, private: bool) -> Answer:
-    """The answer with the id under which it is found again."""
+    """The answer with the id under which it is found again. A history that cannot be written costs no result."""
     from llmctl.cli import bench_kept
 
-    found = bench_kept.keep(session, answer.data, answer.exit_code, began, proof=not no_proof, private=private)
-    return Answer({**answer.data, **found}, answer.exit_code, answer.errors)
+    found, unkept = bench_kept.keep(
+        session, answer.data, answer.exit_code, began, proof=not no_proof, private=private
+    )  # fmt: skip
+    data = {**answer.data, **found, "history": unkept.message if unkept else None}
+    return Answer(data, answer.exit_code, answer.errors)
 
 
 @app.command("list")
@@ -257,9 +260,10 @@ def list_kept(
         with contextlib.suppress(LlmctlError):  # what was measured may be gone from the catalog
             model = session.catalog.resolve(model).id
     rows = [
-        row for row in bench_kept.rows(session)
-        if row["at"] >= oldest and model in (None, row["model"]) and host in (None, row["host"])
-    ]  # fmt: skip
+        bench_kept.head(one)
+        for one in bench_kept.everything(session)
+        if one["at"] >= oldest and model in (None, one["model"]) and host in (None, one["host"])
+    ]
     return Answer({"results": rows})
 
 

@@ -86,6 +86,7 @@ def _notes(data: Mapping[str, Any]) -> list[str]:
         )
     notes += [f"no roofline: {first['roofline_why']}"] if first["roofline_why"] else []
     notes += [f"no energy: {first['energy_why']}"] if first["energy_why"] else []
+    notes += [f"not in the history: {data['history']}"] if data.get("history") else []
     if data["other"]:
         notes += _of_side([cell["other"] for cell in data["cells"]], "the other: ")
         if first["other"]["model"] not in ("", data["model"]):
