@@ -21,8 +21,9 @@ TIMEOUT = 5.0
 @dataclass(frozen=True)
 class SlotStatus:
     """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
-    `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the slot has none. `crashes` are
-    those of the last ten minutes, `last_good` is the model that served last, where that is not the desired one."""
+    `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the
+    slot has none. `crashes` are those of the last ten minutes, `last_good` is the model that served last, where that is
+    not the desired one."""
 
     host: str
     port: int
