@@ -16,6 +16,7 @@ from llmctl.domain import BACKOFF, DISABLED, SLEEPING, STARTING, STOPPING, SWAPP
 from llmctl.health.seen import SlotSeen
 from llmctl.health.settings import HealSettings, Settings
 from llmctl.health.verdict import DOWN, Judged
+from llmctl.history.records import Event
 from llmctl.render.text import duration
 
 RESTART, LAST_GOOD, START = "restart", "last-good", "start"
@@ -64,6 +65,11 @@ class Step:
     @property
     def does(self) -> bool:
         return self.action in DOES
+
+
+def earlier(events: Iterable[Event]) -> list[Healed]:
+    """What was done before, from the history's events of kind HEAL, whose `what` is the action."""
+    return [Healed(one.host, one.port, one.at, one.what) for one in events if one.port and one.what in DOES]
 
 
 def steps(patients: Iterable[Patient], earlier: Sequence[Healed], settings: Settings, now: float) -> list[Step]:
@@ -126,7 +132,7 @@ def _coming(one: Patient, patience: float) -> str | None:
 
 def _pause(tries: int, settings: HealSettings) -> float:
     """Seconds from the last try to the next."""
-    return min(settings.window, settings.backoff * 2 ** max(0, min(tries, 32) - 1))
+    return min(settings.window, settings.backoff * 2.0 ** max(0, min(tries, 32) - 1))
 
 
 def _again(

@@ -19,6 +19,7 @@ from llmctl.tables import Table
 
 COMMAND, WEBHOOK, APPRISE = "command", "webhook", "apprise"
 ALL = "all"
+WAYS = ("command", "webhook", "webhook_env", "webhook_file", "apprise_env", "apprise_file")
 TIMEOUT = 10.0
 _EXAMPLES = "command:/path/to/program, https://…, webhook:VARIABLE or apprise:VARIABLE"
 
@@ -56,16 +57,11 @@ class Target:
 
 def from_table(table: Table) -> Target:
     """One [[notify]] of health.toml."""
-    table.only(
-        "name", "timeout", "command", "webhook", "webhook_env", "webhook_file", "apprise_env", "apprise_file",
-        "token_env", "token_file",
-    )  # fmt: skip
-    ways = [key for key in table.data if key.split("_")[0] in (COMMAND, WEBHOOK, APPRISE)]
+    table.only("name", "timeout", *WAYS, "token_env", "token_file")
+    ways = [key for key in WAYS if key in table.data]
     if len(ways) != 1:
         said = f"has {' and '.join(ways)}" if ways else "names none"
-        raise table.mistake(
-            None, f"must have one way to tell, and {said}", "command, webhook, webhook_env, apprise_env"
-        )
+        raise table.mistake(None, f"must have one way to tell, and {said}", f"one of {', '.join(WAYS)}")
     (way,) = ways
     kind = way.split("_")[0]
     if kind != WEBHOOK and (tokens := [key for key in table.data if key.startswith("token")]):

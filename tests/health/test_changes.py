@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from llmctl.health import changes
-from llmctl.health.changes import PROBLEM, RECOVERY, Key, Message, Run, Standing, Was
+from llmctl.health import changes, standing
+from llmctl.health.changes import Key, Run, Was
+from llmctl.health.message import PROBLEM, RECOVERY, Message
 from llmctl.health.settings import MessageSettings
+from llmctl.health.standing import Standing
 from llmctl.health.verdict import DEGRADED, DOWN, OK, SKIPPED, UNKNOWN, Finding, Judged
 
 START, STEP = 1_000_000.0, 300.0
@@ -36,10 +38,10 @@ class Listener:
     def run(self, verdicts: dict[Key, Judged], **healing: Any) -> Message | None:
         self.at += STEP
         run = Run(self.at, verdicts, **healing)
-        observed = changes.observe(self.standings, run, self.settings)
-        message, after = changes.message(observed, run, self.settings)
+        observed = standing.observe(self.standings, run, self.settings)
+        message, after = standing.message(observed, run, self.settings)
         kept = json.loads(json.dumps(changes.to_rows(observed if self.deaf else after)))
-        self.standings = changes.standings_from(kept)
+        self.standings = standing.from_rows(kept)
         return None if self.deaf else message
 
     def lines(self, verdict: str, **healing: Any) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def quiet(*runs: dict[Key, Judged]) -> list[list[Key]]:
     for verdicts in runs:
         found.append(changes.new(before, verdicts))
         kept = json.loads(json.dumps(changes.to_rows(changes.seen(before, Run(START, verdicts)))))
-        before = changes.was_from(kept)
+        before = changes.from_rows(kept)
     return found
 
 
@@ -140,8 +142,8 @@ def test_thirty_slots_that_flap_each_at_its_own_time_are_each_told_once() -> Non
     for _ in range(100):
         verdicts = {("box", 8100 + n): judged(dice.choice((OK, DOWN))) for n in range(30)}
         # nobody is well for two runs after it was down: `steady` is two
-        for key, standing in ear.standings.items():
-            if standing.verdict == OK and standing.told:
+        for key, one in ear.standings.items():
+            if one.verdict == OK and one.told:
                 verdicts[key] = judged(DOWN)
         message = ear.run(verdicts)
         lines += len(message.slots) if message else 0

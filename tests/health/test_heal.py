@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from llmctl.health import verdict
-from llmctl.health.heal import GIVE_UP, LAST_GOOD, RESTART, START, WAIT, Healed, Patient, Step, steps
+from llmctl.health.heal import GIVE_UP, LAST_GOOD, RESTART, START, WAIT, Healed, Patient, Step, earlier, steps
 from llmctl.health.seen import Generation, SlotSeen, Unit
 from llmctl.health.settings import HealSettings, Part, Settings
 from llmctl.health.verdict import Baseline, Judged
+from llmctl.history.records import Event
 
 NOW = 1_000_000.0
 WEDGED = SlotSeen(8101, "alpha", "ready", model="alpha", server=True, generation=Generation(why="no token within 30 s"))
@@ -28,8 +29,8 @@ def did(action: str, ago: float, port: int = 8101, host: str = "box") -> Healed:
     return Healed(host, port, NOW - ago, action)
 
 
-def one(seen: Patient, *earlier: Healed, settings: Settings = Settings()) -> Step:
-    (step,) = steps([seen], earlier, settings, NOW)
+def one(seen: Patient, *before: Healed, settings: Settings | None = None) -> Step:
+    (step,) = steps([seen], before, settings or Settings(), NOW)
     return step
 
 
@@ -129,12 +130,12 @@ def test_a_slot_that_serves_its_last_good_model_by_healing_is_left_with_it() -> 
 
 
 def test_the_budget_of_an_hour_holds_over_incidents() -> None:
-    earlier = [did(RESTART, minutes * MINUTE) for minutes in (20, 30, 40, 50)]
+    before = [did(RESTART, minutes * MINUTE) for minutes in (20, 30, 40, 50)]
     fresh = patient(opened=NOW)
-    assert one(fresh, *earlier).action == GIVE_UP
-    assert "within 1h00m, and that is its budget" in one(fresh, *earlier).why
-    assert one(fresh, *earlier[:3]).action == RESTART
-    assert one(fresh, *(replace(healed, at=healed.at - 3600) for healed in earlier)).action == RESTART
+    assert one(fresh, *before).action == GIVE_UP
+    assert "within 1h00m, and that is its budget" in one(fresh, *before).why
+    assert one(fresh, *before[:3]).action == RESTART
+    assert one(fresh, *(replace(healed, at=healed.at - 3600) for healed in before)).action == RESTART
 
 
 def test_what_was_done_to_others_does_not_count() -> None:
@@ -178,3 +179,11 @@ def test_those_that_only_wait_take_no_place_of_the_run() -> None:
 def test_healing_that_is_switched_off_for_a_slot_leaves_it() -> None:
     settings = Settings(parts={("box", 8101): Part(heal=HealSettings(on=False))})
     assert [step.port for step in steps([patient(), patient(port=8102)], [], settings, NOW)] == [8102]
+
+
+def test_what_history_knows_was_done_is_counted_and_what_only_waited_is_not() -> None:
+    events = [
+        Event("box", str(n), NOW - 60.0 * n, "heal", port=8101, what=what, outcome="failed")
+        for n, what in enumerate((RESTART, WAIT, LAST_GOOD, GIVE_UP, START))
+    ]
+    assert [healed.action for healed in earlier(events)] == [RESTART, LAST_GOOD, START]

@@ -111,7 +111,7 @@ apprise_env = "TELEGRAM"
         ("[[notify]]\ncommand = []", "health.toml:2: notify[0].command: must be a program and its arguments", None),
         ("[[notify]]\ncommand = 'page'", "health.toml:2: notify[0].command: must be a list of texts", None),
         ("[[notify]]\ncommand = ['a']\ntoken_env = 'T'", "notify[0].token_env: is for a webhook alone", None),
-        ("[[notify]]\nwebhook = 'ftp://x/'", "health.toml:2: notify[0].webhook: is no http:// or https://", "webhook_env"),
+        ("[[notify]]\nwebhook = 'ftp://x/'", "health.toml:2: notify[0].webhook: is no http:// or", "webhook_env"),
         ("[[notify]]\nwebhook = 'https://u:p@x/'", "notify[0].webhook: has a password in it", "webhook_env"),
         ("[[notify]]\nwebhook = 'https://x:99999/'", "notify[0].webhook: Port out of range", None),
         ("[[notify]]\nwebhook_env = 'https://x/y'", "notify[0].webhook_env: must be the name of an environment", None),
