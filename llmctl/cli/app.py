@@ -16,8 +16,10 @@ from llmctl.cli import (
     convert,
     copy_ends,
     deploy,
+    doctor,
     fleet,
     host,
+    host_doctor,
     hosts,
     hosts_edit,
     init,
@@ -90,6 +92,7 @@ for verbs in (verify, search):
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
 host.app.add_typer(copy_ends.app)
+host.app.add_typer(host_doctor.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
 for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit, trust, token):

@@ -15,6 +15,7 @@ from llmctl.render import (
     client_config,
     convert,
     deploy,
+    doctor,
     fleet,
     hosts,
     jobs,
@@ -96,7 +97,7 @@ def _planned(data: Mapping[str, Any]) -> str:
     )
 
 
-FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token", "metrics"))
+FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token", "metrics", "doctor"))
 """What other hosts ask, and people hardly ever."""
 
 VIEWS: dict[str, View] = {
@@ -117,6 +118,7 @@ VIEWS: dict[str, View] = {
     **convert.VIEWS,
     **hosts.VIEWS,
     **deploy.VIEWS,
+    **doctor.VIEWS,
     **fleet.VIEWS,
     **smoke.VIEWS,
     **test_models.VIEWS,
