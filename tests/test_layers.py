@@ -87,7 +87,7 @@ MAY_IMPORT = {
         "keys",
         *CORE,
     },
-    "web": {"web", "watch", "history", "health", "clients", "keys", *CORE},
+    "web": {"web", "watch", "history", "clients", "render", "runner.auth", "runner.listener", "keys", *CORE},
     "top": {"top", "watch", "render", "progress", *CORE},
     "doctor": {
         "doctor",
