@@ -70,7 +70,7 @@ def common(
 
 
 VERBS = (
-    init, slots, adopt, fleet, deploy, wheelhouse, smoke, top, test_models, ask, chat, client_config, serve, pull,
+    init, slots, adopt, fleet, deploy, wheelhouse, smoke, doctor, top, test_models, ask, chat, client_config, serve, pull,
     convert,
 )  # fmt: skip
 NOUNS = {
