@@ -40,6 +40,7 @@ from llmctl.cli import (
     top,
     trust,
     verify,
+    web,
     wheelhouse,
 )
 from llmctl.cli.options import EVERYWHERE
