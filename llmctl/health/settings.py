@@ -54,10 +54,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A health.toml that was read. `most` are the slots of the whole fleet that one run may heal."""
+class Settings(Part):
+    """A health.toml that was read: what holds for all, and in `parts` what holds for some in place of that.
 
-    every: Part = Part()
+    `most` are the slots of the whole fleet that one run may heal.
+    """
+
     most: int = 2
     messages: MessageSettings = MessageSettings()
     notify: tuple[Target, ...] = ()
@@ -65,7 +67,12 @@ class Settings:
 
     def of(self, host: str, port: int | None = None) -> Part:
         """What holds for a slot, or for the host itself."""
-        return self.parts.get((host, port)) or self.parts.get((host, None)) or self.every
+        return self.parts.get((host, port)) or self.parts.get((host, None)) or self
+
+    def within(self, timeout: float) -> Settings:
+        """The same, where every slot has these seconds for its answer."""
+        parts = {key: replace(part, timeout=timeout) for key, part in self.parts.items()}
+        return replace(self, timeout=timeout, parts=parts)
 
 
 def read(folder: Path | None, hosts: Collection[str] | None = None) -> Settings:
@@ -81,7 +88,9 @@ def read(folder: Path | None, hosts: Collection[str] | None = None) -> Settings:
     every = _part(root, Part(), "most")
     own = _hosts(root.table("hosts"), every, hosts)
     return Settings(
-        every=every,
+        every.rules,
+        every.timeout,
+        every.heal,
         most=root.table("heal").integer("most", Settings.most),
         messages=_messages(root.table("messages")),
         notify=_notify(root),

@@ -15,6 +15,7 @@ from llmctl.health.changes import Key, Run, gone
 from llmctl.health.message import ENDED, PROBLEM, RANK, RECOVERY, Message, Said, compose, name_of
 from llmctl.health.settings import MessageSettings
 from llmctl.health.verdict import DEGRADED, DOWN, OK, SKIPPED, UNKNOWN, Judged
+from llmctl.logs import clean
 from llmctl.render.text import duration
 
 
@@ -132,8 +133,8 @@ def _due(key: Key, one: Standing, at: float, settings: MessageSettings) -> tuple
 
 
 def _said(kind: str, key: Key, line: str, one: Standing) -> Said:
-    data = {"why": one.why, "fix": one.fix, "done": one.done, "since": one.open}
-    return Said(kind, key, line, one.verdict, one.worst, data)
+    texts = {"why": clean(one.why), "fix": clean(one.fix), "done": clean(one.done)}
+    return Said(kind, key, clean(line), one.verdict, one.worst, {**texts, "since": one.open})
 
 
 def _open(one: Standing) -> float:

@@ -108,7 +108,7 @@ def test_why_it_waits_names_when_it_goes_on() -> None:
 @pytest.mark.parametrize("given", [{"last_good": None}, {"off": True}])
 def test_without_a_last_good_model_it_gives_up_and_says_what_to_type(given: dict[str, Any]) -> None:
     tries = [did(RESTART, minutes * MINUTE) for minutes in (30, 40, 45)]
-    settings = Settings(Part(heal=HealSettings(last_good="off" not in given)))
+    settings = Settings(heal=HealSettings(last_good="off" not in given))
     step = one(patient(opened=NOW - 3000, last_good=given.get("last_good", "beta")), *tries, settings=settings)
     assert (step.action, step.why) == (GIVE_UP, "restarted 3 times in vain; type llmctl logs box:8101")
 

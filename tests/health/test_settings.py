@@ -8,7 +8,7 @@ import pytest
 
 from llmctl.errors import ConfigError
 from llmctl.health import settings
-from llmctl.health.settings import HealSettings, MessageSettings, Part, Settings
+from llmctl.health.settings import HealSettings, MessageSettings, Settings
 from llmctl.health.target import Secret
 from llmctl.health.verdict import Rules
 
@@ -20,7 +20,7 @@ def read(folder: Path, text: str) -> Settings:
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     assert settings.read(tmp_path, ["box"]) == settings.read(None) == Settings()
-    assert Settings().of("box", 8101) == Part(Rules(), 30.0, HealSettings())
+    assert Settings().of("box", 8101) == Settings()
 
 
 def test_a_slot_is_over_its_host_and_that_over_all(tmp_path: Path) -> None:
@@ -49,13 +49,18 @@ on = false
 timeout = "2m"
 """,
     )
-    assert found.of("box") == Part(Rules(slower=3, queue=0.5, disk=10**10), 20.0, HealSettings(budget=2))
+    every = found.of("box")
+    assert (every.rules, every.timeout) == (Rules(slower=3, queue=0.5, disk=10**10), 20.0)
+    assert every.heal == HealSettings(budget=2)
     assert found.of("studio", 8102) == found.of("studio")
     assert (found.of("studio").timeout, found.of("studio").rules.slower, found.of("studio").rules.queue) == (60, 4, 0.5)
     slot = found.of("studio", 8101)
     assert (slot.heal.on, slot.heal.budget, slot.timeout, slot.rules.slower) == (False, 2, 60, 4)
     assert found.of("box", 8102).timeout == 120 and found.of("box", 8102).heal.on
     assert found.most == 4
+    hurried = found.within(5.0)
+    assert {hurried.of(*key).timeout for key in (("box", None), ("studio", 8101), ("box", 8102))} == {5.0}
+    assert hurried.of("studio").rules.slower == 4
     assert found.messages == MessageSettings(degraded=0, steady=300.0)
 
 
