@@ -23,7 +23,7 @@ PLAIN = {
     "host metrics": ("llmctl.cli.host_metrics", "--timeout"),
 }
 """Each with its module and the only option that it takes."""
-NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics")
+NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics", "history")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,10 @@ from llmctl.cli import (
     deploy,
     doctor,
     fleet,
+    history,
     host,
     host_doctor,
+    host_events,
     hosts,
     hosts_edit,
     init,
@@ -84,6 +86,7 @@ NOUNS = {
     "registry": registry,
     "keys": keys,
     "metrics": metrics,
+    "history": history,
     "host": host,
 }
 for verbs in VERBS:
@@ -93,6 +96,7 @@ for verbs in (verify, search):
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
 host.app.add_typer(copy_ends.app)
+host.app.add_typer(host_events.app)
 host.app.add_typer(host_doctor.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)

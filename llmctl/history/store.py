@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from llmctl.history import figures, retention
+from llmctl.history import figures, retention, sql
 from llmctl.history.database import PATIENCE, Database, T, Work
 from llmctl.history.records import Check, Event, Incident, Percentiles
 
@@ -24,11 +21,6 @@ SERIES = {
     "up": "avg(CASE verdict WHEN 'down' THEN 0.0 WHEN 'ok' THEN 1.0 WHEN 'degraded' THEN 1.0 END)",
 }  # fmt: skip
 """What `series` draws, and how checks of the same moment become one figure."""
-CHECK = "at, verdict, why, model, first, rate, queued, memory, codes"
-EVENT = "host, id, at, kind, port, model, outcome, what, details"
-HEALS = """(SELECT count(*) FROM events e WHERE e.host = i.host AND e.port IS i.port AND e.kind = 'heal'
-            AND e.at >= i.opened AND (i.closed IS NULL OR e.at <= i.closed))"""
-LONGEST = 4000
 
 
 class History:
@@ -61,13 +53,13 @@ class History:
 
     # ── what is kept ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def take(self, host: str, events: Iterable[Mapping[str, Any]], cursor: str) -> int:
+    def take(self, host: str, events: Iterable[object], cursor: str) -> int:
         """Keep what `llmctl.events.since` told of a host, and where to go on; how many were new."""
-        rows = [row for event in events if (row := _row(host, event))]
+        rows = [row for event in events if (row := sql.told(host, event))]
 
         def work(db: Db) -> int:
             before = db.total_changes
-            db.executemany(f"INSERT OR IGNORE INTO events ({EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(f"INSERT OR IGNORE INTO events ({sql.EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             new = db.total_changes - before
             db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (host, cursor))
             retention.prune(db, time.time())
@@ -88,18 +80,17 @@ class History:
     ) -> None:  # fmt: skip
         """Keep something that was done or found from here."""
         moment = time.time() if at is None else at
-        self._changed(lambda db: _note(db, Event(host, "", moment, kind, port, model, outcome, what, details or {})))
+        self._changed(lambda db: sql.note(db, Event(host, "", moment, kind, port, model, outcome, what, details or {})))
 
     def checked(self, rows: Sequence[Check]) -> None:
         """Keep a whole health run, or nothing of it; what is too old or too much goes."""
 
         def work(db: Db) -> None:
             for row in rows:
-                slot = _slot(db, row.host, row.port)
-                said = (row.at, row.verdict, row.why[:LONGEST], row.model, row.first, row.rate, row.queued, row.memory)
+                slot = sql.slot(db, row.host, row.port)
                 added = db.execute(
-                    f"INSERT INTO checks (slot, {CHECK}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (slot, *said, " ".join(row.codes)),
+                    f"INSERT INTO checks (slot, {sql.CHECK}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (slot, *sql.of_check(row)),
                 )
                 db.execute("UPDATE slots SET newest = ? WHERE id = ?", (added.lastrowid, slot))
             retention.prune(db, time.time())
@@ -115,12 +106,12 @@ class History:
                 "SELECT id FROM incidents WHERE closed IS NULL AND host = ? AND port IS ?", (host, port)
             ).fetchone()
             if found:
-                said = (verdict, why[:LONGEST], found[0])
+                said = (verdict, sql.clean(why), found[0])
                 db.execute("UPDATE incidents SET verdict = ?, why = ? WHERE id = ?", said)
                 return int(found[0])
             new = "INSERT INTO incidents (host, port, opened, verdict, why) VALUES (?, ?, ?, ?, ?)"
-            added = db.execute(new, (host, port, at, verdict, why[:LONGEST]))
-            _note(db, Event(host, "", at, "incident", port, None, verdict, why))
+            added = db.execute(new, (host, port, at, verdict, sql.clean(why)))
+            sql.note(db, Event(host, "", at, "incident", port, None, verdict, why))
             return int(added.lastrowid or 0)
 
         return self._changed(work)
@@ -135,7 +126,8 @@ class History:
             if found:
                 host, port, opened, why = found
                 db.execute("UPDATE incidents SET closed = ? WHERE id = ?", (max(at, opened), id))
-                _note(db, Event(host, "", at, "recovered", port, None, "ok", why, {"seconds": round(at - opened, 1)}))
+                lasted = {"seconds": round(at - opened, 1)}
+                sql.note(db, Event(host, "", at, "recovered", port, None, "ok", why, lasted))
 
         self._changed(work)
 
@@ -152,15 +144,15 @@ class History:
 
     def last(self) -> dict[tuple[str, int | None], Check]:
         """The newest check of every slot and host, by (host, port)."""
-        rows = self._rows(f"SELECT s.host, s.port, {CHECK} FROM slots s JOIN checks c ON c.id = s.newest")
-        return {(row[0], row[1]): _check(row) for row in rows}
+        rows = self.ask(f"SELECT s.host, s.port, {sql.CHECK} FROM slots s JOIN checks c ON c.id = s.newest")
+        return {(row[0], row[1]): sql.check_of(row) for row in rows}
 
     def figures(
         self, host: str, port: int | None, model: str | None, most: int = 20
     ) -> tuple[list[float], list[float]]:  # fmt: skip
         """Seconds to the first token and tokens/s of a slot's last good answers with this model, the newest last."""
-        rows = self._rows(
-            f"SELECT first, rate FROM checks WHERE slot = {_SLOT} AND model IS ? AND verdict = 'ok' "
+        rows = self.ask(
+            f"SELECT first, rate FROM checks WHERE slot = {sql.SLOT} AND model IS ? AND verdict = 'ok' "
             "ORDER BY id DESC LIMIT ?", host, port, model, most,
         )[::-1]  # fmt: skip
         firsts = [float(first) for first, _ in rows if first is not None]
@@ -168,23 +160,23 @@ class History:
 
     def checks(self, host: str, port: int | None, since: float = 0.0, most: int = 2000) -> list[Check]:
         """The newest checks of a slot, the newest last."""
-        rows = self._rows(
-            f"SELECT {CHECK} FROM checks WHERE slot = {_SLOT} AND at >= ? ORDER BY at DESC LIMIT ?",
+        rows = self.ask(
+            f"SELECT {sql.CHECK} FROM checks WHERE slot = {sql.SLOT} AND at >= ? ORDER BY at DESC LIMIT ?",
             host, port, since, most,
         )  # fmt: skip
-        return [_check((host, port, *row)) for row in reversed(rows)]
+        return [sql.check_of((host, port, *row)) for row in reversed(rows)]
 
     def incidents(
         self, open_only: bool = False, since: float | None = None, host: str | None = None, port: int | None = None
     ) -> list[Incident]:
         """Those that were open at some time since, the newest last; `port` None: any."""
-        where, values = _where({
+        where, values = sql.where({
             "host = ?": host, "port = ?": port, "(closed IS NULL OR closed >= ?)": since,
             "closed IS NULL AND ?": open_only or None,
         })  # fmt: skip
-        columns = f"id, host, port, opened, closed, verdict, why, {HEALS}"
+        columns = f"id, host, port, opened, closed, verdict, why, {sql.HEALS}"
         return [
-            Incident(*row) for row in self._rows(f"SELECT {columns} FROM incidents i{where} ORDER BY opened", *values)
+            Incident(*row) for row in self.ask(f"SELECT {columns} FROM incidents i{where} ORDER BY opened", *values)
         ]
 
     def events(
@@ -193,24 +185,25 @@ class History:
     ) -> list[Event]:  # fmt: skip
         """The newest events that are meant, the newest last; None: any."""
         among = f"kind IN ({', '.join('?' * len(kinds))})"
-        where, values = _where({"host = ?": host, "port = ?": port, "at >= ?": since, among: tuple(kinds) or None})
-        rows = self._rows(f"SELECT {EVENT} FROM events{where} ORDER BY at DESC LIMIT ?", *values, most)
-        return [Event(*(*row[:8], _details(row[8]))) for row in reversed(rows)]
+        where, values = sql.where({"host = ?": host, "port = ?": port, "at >= ?": since, among: tuple(kinds) or None})
+        rows = self.ask(f"SELECT {sql.EVENT} FROM events{where} ORDER BY at DESC LIMIT ?", *values, most)
+        return [sql.event_of(row) for row in reversed(rows)]
 
     def uptime(self, host: str, port: int | None, since: float, until: float | None = None) -> float | None:
         """The share of the known time in which a slot answered, 0 to 1; None when nothing is known."""
         until = time.time() if until is None else until
-        rows = self._rows(
-            f"SELECT at, verdict FROM checks WHERE slot = {_SLOT} AND at >= ? AND at < ? ORDER BY at",
+        rows = self.ask(
+            f"SELECT at, verdict FROM checks WHERE slot = {sql.SLOT} AND at >= ? AND at < ? ORDER BY at",
             host, port, since - figures.LONGEST_GAP, until,
         )  # fmt: skip
         return figures.uptime(rows, since, until)
 
     def percentiles(self, host: str, port: int | None, since: float) -> Percentiles:
         """How fast a slot answered its checks."""
-        rows = self._rows(
-            f"SELECT first, rate FROM checks WHERE slot = {_SLOT} AND at >= ? AND first IS NOT NULL", host, port, since
-        )
+        rows = self.ask(
+            f"SELECT first, rate FROM checks WHERE slot = {sql.SLOT} AND at >= ? AND first IS NOT NULL",
+            host, port, since,
+        )  # fmt: skip
         return figures.percentiles([first for first, _ in rows], [rate for _, rate in rows if rate is not None])
 
     def series(
@@ -219,60 +212,13 @@ class History:
         """What a slot was (of SERIES) in `buckets` equal parts of the time since; None where nothing is known."""
         until = time.time() if until is None else until
         width = max((until - since) / buckets, 1e-3)
-        rows = self._rows(
+        rows = self.ask(
             f"SELECT CAST((at - ?) / ? AS INTEGER) AS part, {SERIES[what]} FROM checks "
-            f"WHERE slot = {_SLOT} AND at >= ? AND at < ? GROUP BY part", since, width, host, port, since, until,
+            f"WHERE slot = {sql.SLOT} AND at >= ? AND at < ? GROUP BY part", since, width, host, port, since, until,
         )  # fmt: skip
         found = dict(rows)
         return [found.get(part) for part in range(buckets)]
 
-    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
         return self._database.read(lambda db: db.execute(query, values).fetchall())
-
-
-_SLOT = "(SELECT id FROM slots WHERE host = ? AND port IS ?)"
-
-
-def _slot(db: Db, host: str, port: int | None) -> int:
-    db.execute("INSERT OR IGNORE INTO slots (host, port) VALUES (?, ?)", (host, port))
-    (found,) = db.execute(f"SELECT {_SLOT}", (host, port)).fetchone()
-    return int(found)
-
-
-def _note(db: Db, event: Event) -> None:
-    said = (event.outcome, event.what[:LONGEST], json.dumps(dict(event.details)))
-    row = (event.host, secrets.token_hex(8), event.at, event.kind, event.port, event.model, *said)
-    db.execute(f"INSERT INTO events ({EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-
-
-def _row(host: str, event: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """An event as another machine told it; None when it is none."""
-    id, at, kind, port = (event.get(key) for key in ("id", "at", "kind", "port"))
-    if not isinstance(id, str) or not isinstance(kind, str) or not id or not kind:
-        return None
-    if not isinstance(at, int | float) or not math.isfinite(at):
-        return None
-    number = port if isinstance(port, int) and 0 < port < 65536 else None
-    model, outcome, what = (str(event.get(key) or "")[:LONGEST] for key in ("model", "outcome", "what"))
-    details = event.get("details")
-    kept = json.dumps(details if isinstance(details, dict) else {})
-    return host, id[:64], float(at), kind[:32], number, model or None, outcome, what, kept[: 4 * LONGEST]
-
-
-def _check(row: Sequence[Any]) -> Check:
-    return Check(*(*row[:10], tuple(str(row[10]).split())))
-
-
-def _details(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _where(parts: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """The conditions that have a value, and the values; a tuple is several."""
-    meant = {part: value for part, value in parts.items() if value is not None}
-    values = [one for value in meant.values() for one in (value if isinstance(value, tuple) else (value,))]
-    return (f" WHERE {' AND '.join(meant)}" if meant else ""), values

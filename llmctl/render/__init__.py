@@ -17,6 +17,7 @@ from llmctl.render import (
     deploy,
     doctor,
     fleet,
+    history,
     hosts,
     jobs,
     metrics,
@@ -97,7 +98,10 @@ def _planned(data: Mapping[str, Any]) -> str:
     )
 
 
-FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token", "metrics", "doctor"))
+FOR_HOSTS = tuple(
+    f"host {verb}"
+    for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token", "metrics", "doctor", "events")
+)
 """What other hosts ask, and people hardly ever."""
 
 VIEWS: dict[str, View] = {
@@ -120,6 +124,7 @@ VIEWS: dict[str, View] = {
     **deploy.VIEWS,
     **doctor.VIEWS,
     **fleet.VIEWS,
+    **history.VIEWS,
     **smoke.VIEWS,
     **test_models.VIEWS,
     **bench.VIEWS,
