@@ -73,8 +73,8 @@ def common(
 
 
 VERBS = (
-    init, slots, adopt, fleet, deploy, wheelhouse, smoke, doctor, top, test_models, ask, chat, client_config, serve, pull,
-    convert,
+    init, slots, adopt, fleet, deploy, wheelhouse, smoke, doctor, top, web, test_models, ask, chat,
+    client_config, serve, pull, convert,
 )  # fmt: skip
 NOUNS = {
     "hosts": hosts,
