@@ -54,7 +54,10 @@ def write_text(path: Path, text: str, opener: Callable[[str, int], int] | None =
 
 def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> Path:
     """A new file beside `path` that holds `text` and is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if opener is private:
+        private_folder(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temp, "w", encoding="utf-8", opener=opener) as file:
         file.write(text)
@@ -124,6 +127,12 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, each its owner's alone; one that is there stays as it is."""
+    for folder in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True, what: str = "") -> Iterator[int]:
     """An exclusive flock on `path` (made 0600 if missing); Busy at once with wait=False when another process has it."""
@@ -136,7 +145,7 @@ def locked(path: Path, *, wait: bool = True, what: str = "") -> Iterator[int]:
 
 def take_lock(path: Path, *, wait: bool, what: str) -> int:
     """The descriptor holding the flock; closing it (or dying) releases it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
