@@ -18,7 +18,7 @@ def uptime(checks: Sequence[tuple[float, str]], since: float, until: float) -> f
     A check speaks for the time until the next one. None when nothing is known.
     """
     up = known = 0.0
-    ends = [at for at, _ in checks[1:]] + [until]
+    ends = [*(at for at, _ in checks[1:]), until][: len(checks)]
     for (at, verdict), end in zip(checks, ends, strict=True):
         told = min(end, at + LONGEST_GAP, until) - max(at, since)
         if told > 0 and verdict in (*UP, *DOWN):
