@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from llmctl import __version__
 from llmctl.backends.metal import working_set
 from llmctl.config import Host
-from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, DOWN
 from llmctl.doctor import fixes
 from llmctl.doctor.inside import Inside, Mac, SlotInside
 from llmctl.doctor.own import of_loose
 from llmctl.doctor.rows import FAIL, WARN, Row, fail, good, of_error, warn
+from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, DOWN
 from llmctl.environments import locks
 from llmctl.errors import LlmctlError, NotDeployed
 from llmctl.fleet.facts import Facts
@@ -216,4 +216,3 @@ def _passes(host: Host, facts: Facts, inside: Inside | None, now: float) -> dict
         "state": "its owner's alone",
         "mac": "awake, starts by itself" if inside.mac else "",
     }
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -64,14 +65,29 @@ def configuration(find: Callable[[], Path | None]) -> tuple[list[Row], Config | 
     """Every file of the configuration, read; and the hosts, where hosts.toml can be."""
     try:
         folder = find()
-        hosts = config.load(folder)
     except LlmctlError as error:
         return [of_error("configuration", error, "llmctl init")], None
+    try:
+        hosts = config.load(folder)
+    except LlmctlError as error:
+        return [_mistake(error)], None
     if folder is None:
         return [good("configuration", "none: this machine alone, as the host `local`")], hosts
-    rows = [of_error("configuration", error, f"correct it in {folder}") for error in _mistakes(folder, hosts)]
+    rows = [_mistake(error) for error in _mistakes(folder, hosts)]
     count = len(hosts.hosts)
     return rows or [good("configuration", f"{count} host{'s' * (count != 1)} in {folder}")], hosts
+
+
+_PLACE = re.compile(r"(/.+?\.toml):(?:(\d+):)?")
+
+
+def _mistake(error: LlmctlError) -> Row:
+    """A mistake in a file, which is mended in it: `PATH:LINE: …`."""
+    place = _PLACE.match(error.message)
+    if not place:
+        return of_error("configuration", error, "llmctl hosts list")
+    why = error.message + (f" ({error.hint})" if error.hint else "")
+    return fail("configuration", why, f"${{EDITOR:-vi}} +{place[2] or 1} {shlex.quote(place[1])}")
 
 
 def _mistakes(folder: Path, hosts: Config) -> Iterator[LlmctlError]:
