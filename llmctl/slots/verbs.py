@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl import logs, units
+from llmctl import events, logs, units
 from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, STARTING, SlotSpec, build
 from llmctl.errors import LoadFailed, Refused, UnknownName, Unreachable
 from llmctl.processes import code, start_time
@@ -71,6 +71,7 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
             folder.write_desired(replace(desired, spec=None))
             before = desired.spec.model if desired.spec else None
             result = ChangeResult(port, None, before, None, "none", 0.0, 0.0, 0, EMPTY)
+            events.note(home, "unload", port=port, model=before, outcome=events.OK, who=control.who())
     if not down:
         result = _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
     _units(home, port).at_boot(home, port, False)

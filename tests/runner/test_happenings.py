@@ -1,0 +1,127 @@
+"""What a slot server notes as events while everything happens to its slot that can."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl import events
+from llmctl.domain import SlotSpec
+from llmctl.errors import LlmctlError
+from llmctl.slots import control, verbs
+from tests.clients import chat
+from tests.conftest import RunningSlot, eventually
+
+Slots = Callable[..., RunningSlot]
+Script = Callable[..., SlotSpec]
+
+
+class Reader:
+    """What was noted since it was asked last."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        _, self.cursor = events.since(home, "")
+
+    def new(self) -> list[dict[str, Any]]:
+        found, self.cursor = events.since(self.home, self.cursor)
+        return found
+
+    def one(self) -> dict[str, Any]:
+        (found,) = eventually(self.new)
+        return dict(found)
+
+    def until(self, kind: str) -> list[dict[str, Any]]:
+        """All up to the first of this kind."""
+        found: list[dict[str, Any]] = []
+        eventually(lambda: found.extend(self.new()) or any(event["kind"] == kind for event in found))
+        return found
+
+
+def told(event: dict[str, Any]) -> tuple[str, str, str]:
+    return event["kind"], event["outcome"], event["model"]
+
+
+def test_operators_changes_are_noted_with_who_and_how_it_went(slots: Slots, script: Script, home: Path) -> None:
+    reader = Reader(home)
+    slot = slots(script("alpha"))
+    loaded = reader.one()
+    assert told(loaded) == ("load", "ok", "alpha") and loaded["port"] == slot.port
+    assert loaded["details"]["who"] == control.who() and loaded["details"]["seconds"] > 0
+    assert slot.status().last_good is None
+
+    slot.change("swap", script("beta"))
+    swapped = reader.one()
+    assert told(swapped) == ("swap", "ok", "beta") and slot.status().last_good == "alpha"
+    assert (swapped["details"]["previous"], swapped["details"]["order"]) == ("alpha", "new-first")
+
+    with pytest.raises(LlmctlError):
+        slot.change("swap", script("broken", fail="load"))
+    failed = reader.one()
+    assert told(failed) == ("swap", "failed", "broken")
+    assert failed["what"] and failed["details"]["rolled_back_to"] == "beta"
+
+    verbs.disable(home, slot.port, "new fan")
+    disabled = reader.one()
+    assert (*told(disabled), disabled["what"]) == ("disable", "ok", "beta", "new fan")
+    verbs.enable(home, slot.port)
+    assert told(reader.one()) == ("enable", "ok", "beta")
+    verbs.restart(home, slot.port)
+    assert told(reader.one()) == ("restart", "ok", "beta")
+    verbs.restart(home, slot.port, reexec=True)
+    assert told(reader.one()) == ("adopt", "ok", "beta")
+    verbs.unload(home, slot.port)
+    assert told(reader.one()) == ("unload", "ok", "beta")
+    slot.kill()
+    assert slot.status().last_good == "alpha"
+
+
+def test_a_slot_that_is_down_is_unloaded_with_a_note(slots: Slots, script: Script, home: Path) -> None:
+    slot = slots(script("alpha"))
+    slot.kill()
+    reader = Reader(home)
+    verbs.unload(home, slot.port)
+    assert told(reader.one()) == ("unload", "ok", "alpha")
+
+
+def test_a_slots_own_doings_are_noted(slots: Slots, script: Script, home: Path) -> None:
+    slot = slots(script("alpha", idle_unload=1.0))
+    reader = Reader(home)
+    slept = reader.one()
+    assert told(slept) == ("sleep", "ok", "alpha") and slept["details"]["who"] == "llmctl"
+    assert chat(slot.port)[0] == 200
+    assert told(reader.one()) == ("wake", "ok", "alpha")
+
+    slot.kill()
+    verbs.ensure_server(home, slot.port)
+    assert told(reader.until("restart")[-1]) == ("restart", "ok", "alpha")
+
+
+def test_crashes_are_noted_and_counted_and_so_is_their_loop(slots: Slots, script: Script, home: Path) -> None:
+    slot = slots(script("alpha"))
+    reader = Reader(home)
+    assert (slot.status().crashes, slot.status().queue_limit) == (0, slot.launch.limits.queue)
+    os.kill(slot.engine_pid() or 0, signal.SIGKILL)
+    crashed, back = reader.until("restart")
+    assert told(crashed) == ("crash", "failed", "alpha") and "killed" in crashed["what"]
+    assert told(back) == ("restart", "ok", "alpha")
+    assert slot.status().crashes == 1
+    script("alpha", fail="load")
+    os.kill(slot.engine_pid() or 0, signal.SIGKILL)
+    found = reader.until("crash-loop")
+    kinds = [told(event)[:2] for event in found]
+    assert kinds == [("crash", "failed"), *[("restart", "failed")] * 3, ("crash-loop", "failed")]
+    assert slot.status().crashes == 5
+
+
+def test_f6_a_slot_goes_on_where_no_event_can_be_written(slots: Slots, script: Script, home: Path) -> None:
+    (home / events.NAME).mkdir()
+    slot = slots(script("alpha"))
+    slot.change("swap", script("beta"))
+    assert chat(slot.port)[0] == 200
+    assert slot.log().count("the event swap could not be written") == 1
