@@ -30,8 +30,9 @@ def slot(db: Db, host: str, port: int | None) -> int:
 
 
 def note(db: Db, event: Event) -> None:
-    said = (event.outcome, clean(event.what), json.dumps(dict(event.details)))
-    row = (event.host, secrets.token_hex(8), event.at, event.kind, event.port, event.model, *said)
+    said = (clean(event.outcome), clean(event.what), json.dumps(dict(event.details)))
+    model = clean(event.model) if event.model else None
+    row = (event.host, secrets.token_hex(8), event.at, event.kind, event.port, model, *said)
     db.execute(f"INSERT INTO events ({EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
@@ -59,8 +60,9 @@ def clean(text: str) -> str:
 
 def of_check(check: Check) -> tuple[Any, ...]:
     """The values of the columns CHECK."""
-    said = (check.model, check.first, check.rate, check.queued, check.memory, " ".join(check.codes))
-    return check.at, check.verdict, clean(check.why), *said
+    model = clean(check.model) if check.model else None
+    said = (check.first, check.rate, check.queued, check.memory, clean(" ".join(check.codes)))
+    return check.at, check.verdict, clean(check.why), model, *said
 
 
 def check_of(row: Sequence[Any]) -> Check:

@@ -61,7 +61,7 @@ class History:
             before = db.total_changes
             db.executemany(f"INSERT OR IGNORE INTO events ({sql.EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             new = db.total_changes - before
-            db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (host, cursor))
+            db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (host, sql.clean(cursor)))
             retention.prune(db, time.time())
             return new
 
