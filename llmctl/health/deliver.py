@@ -7,6 +7,7 @@ gets out.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 import time
@@ -25,29 +26,34 @@ AGAIN = (429, 502, 503, 504)
 
 def main() -> None:
     """Do the task; stdout gets {} or the error."""
-    task = json.load(sys.stdin)
-    answer: dict[str, Any] = {}
+    print(json.dumps(perform(json.load(sys.stdin))))
+
+
+def perform(task: Mapping[str, Any]) -> dict[str, Any]:
+    """{} once it was taken, or the error."""
     try:
         (_webhook if task["kind"] == WEBHOOK else _apprise)(task)
     except NotifyFailed as error:
-        answer = error.to_dict()
+        return error.to_dict()
     except Exception as error:  # its text may hold the address
-        answer = NotifyFailed(f"{type(error).__name__} in what sends it").to_dict()
-    print(json.dumps(answer))
+        hint = "look at its address; one that is right should not do this"
+        return NotifyFailed(f"{type(error).__name__} in what sends it", hint=hint).to_dict()
+    return {}
 
 
 def _webhook(task: Mapping[str, Any]) -> None:
     """POST it as JSON; tried again when nobody listened, or who did is busy."""
     url = task["address"] or _secret(task["url"])
     try:
-        checked(url)
+        checked(url, secret=True)
     except ValueError as error:
-        raise NotifyFailed(f"{_source(task)} {error}") from None
+        raise NotifyFailed(f"{_source(task)} {error}", hint="it must be like https://host/path") from None
     headers = {"User-Agent": f"llmctl/{__version__}"}
     if task["token"]:
         token = _secret(task["token"])
         if not token.isascii() or not token.isprintable():
-            raise NotifyFailed(f"{build(Secret, task['token'])} is no token: it has characters that none has")
+            source = build(Secret, task["token"])
+            raise NotifyFailed(f"{source} is no token: it has characters that none has", hint="write it anew")
         headers["Authorization"] = f"Bearer {token}"
     for left in reversed(range(TRIES)):
         why, busy = _post(url, task["message"], headers, task["timeout"])
@@ -77,7 +83,7 @@ def _post(url: str, message: Any, headers: Mapping[str, str], timeout: float) ->
     except httpx.ConnectError as error:
         return f"is not reached: {error}", True
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"does not answer as it should ({type(error).__name__})", True
+        return f"does not answer as it should ({type(error).__name__})", False
 
 
 def _hint(why: str) -> str:
@@ -100,13 +106,11 @@ def _apprise(task: Mapping[str, Any]) -> None:
             f"{_source(task)} is no address that apprise knows", hint="https://github.com/caronc/apprise lists them"
         )
     kind = apprise.NotifyType.FAILURE if message["kind"] == "problem" else apprise.NotifyType.SUCCESS
-    with apprise.LogCapture(level=apprise.logging.WARNING) as said:
+    with apprise.LogCapture(level=logging.WARNING) as said:  # type: ignore[no-untyped-call]
         if not service.notify(body=message["text"], title=message["title"], notify_type=kind):
             code = re.search(r"\berror=(\d{3})\b", said.getvalue())
             why = f" (it answers {code[1]})" if code else ""
-            raise NotifyFailed(
-                f"the service behind {_source(task)} did not take it{why}", hint="apprise -vv tells more"
-            )
+            raise NotifyFailed(f"the service of {_source(task)} did not take it{why}", hint="apprise -vv tells more")
 
 
 def _secret(found: Mapping[str, str]) -> str:

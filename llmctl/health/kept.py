@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def keep_listeners(home: Path, found: Mapping[str, Mapping[Key, Standing]]) -> l
     return _write(folder(home) / "told.json", rows, "who was told now will be told again")
 
 
-def _read(path: Path, usual: Any) -> tuple[Any, Sequence[LlmctlError]]:
+def _read(path: Path, usual: Any) -> tuple[Any, list[LlmctlError]]:
     try:
         found = files.read_json(path)
         return (usual if found is None else found), []

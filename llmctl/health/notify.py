@@ -65,9 +65,10 @@ def send(messages: Sequence[tuple[Target, Message]]) -> list[NotifyFailed | None
 
     def one(pair: tuple[Target, Message]) -> NotifyFailed | None:
         try:
-            return deliver(*pair)
+            deliver(*pair)
         except NotifyFailed as error:
             return error
+        return None
 
     if not messages:
         return []
@@ -78,9 +79,7 @@ def send(messages: Sequence[tuple[Target, Message]]) -> list[NotifyFailed | None
 def deliver(target: Target, message: Message) -> None:
     """Send one message; NotifyFailed names the target and what to do, and no secret."""
     try:
-        if target.kind == COMMAND:
-            return _command(target, message)
-        return _service(target, message)
+        (_command if target.kind == COMMAND else _service)(target, message)
     except NotifyFailed as error:
         raise NotifyFailed(f"{target.name} was not told: {error.message}", hint=error.hint) from None
 

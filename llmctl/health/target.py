@@ -129,13 +129,14 @@ def host_of(url: str) -> str:
         return "the address"
 
 
-def checked(url: str) -> str:
-    """`url` when it can be posted to; ValueError says why not, without it."""
+def checked(url: str, secret: bool = False) -> str:
+    """`url` when it can be posted to, with a password only where it is kept secret; ValueError says why not, without
+    it."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("is no http:// or https:// address")
-    if parts.username or parts.password:
-        raise ValueError("has a password in it; put the whole address in a variable, or use a token")
+    if not secret and (parts.username or parts.password):
+        raise ValueError("has a password in it; keep the whole address in a variable")
     _ = parts.port
     return url
 
@@ -185,7 +186,8 @@ def _from_file(path: Path) -> str:
             raise NotifyFailed(f"{path} holds a secret, and others may read it", hint=f"chmod 600 {path}")
         found = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NotifyFailed(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise NotifyFailed(f"{path} cannot be read: {why}", hint=f"ls -l {path}") from None
     if not found:
         raise NotifyFailed(f"{path} is empty", hint="write the address, or the token, into it")
     return found
