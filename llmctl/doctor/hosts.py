@@ -51,8 +51,8 @@ def _of_facts(host: Host, facts: Facts) -> Iterator[Row]:
     """What `hosts check` finds, each with its command."""
     for finding in findings(host, facts):
         check = finding.what if finding.what in CHECKS else "system"
-        if check == "system" and host.backend == "cpu" and fixes.of_gpu(finding.why):
-            continue  # it is not to be used
+        if check == "system" and _unused_gpu(host, facts, finding.why):
+            continue
         check = "gpu" if fixes.of_gpu(finding.why) else check
         fix = finding.hint or fixes.of(finding.why, host, facts)
         yield Row(check, FAIL if finding.bad else WARN, finding.why, fix)
@@ -61,6 +61,11 @@ def _of_facts(host: Host, facts: Facts) -> Iterator[Row]:
             locks.torch_build(facts)
         except LlmctlError as error:
             yield warn("gpu", error.message, error.hint or f"llmctl deploy {host.name}")
+
+
+def _unused_gpu(host: Host, facts: Facts, why: str) -> bool:
+    """Whether a note is about a GPU that nobody means to use: by the entry, or since a better one is there."""
+    return fixes.of_gpu(why) and (host.backend == "cpu" or ("AMD" in why and bool(facts.accelerators)))
 
 
 def _of_inside(host: Host, facts: Facts, inside: Inside) -> Iterator[Row]:

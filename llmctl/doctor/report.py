@@ -22,7 +22,8 @@ def secrets(words: Iterable[tuple[str | None, str]], hosts: Iterable[str]) -> di
 
 def safe(rows: Sequence[Row], secret: Mapping[str, str]) -> list[dict[str, Any]]:
     """The rows as JSON that anybody may read."""
-    found: list[dict[str, Any]] = public.clean([shown(row) for row in rows], secret)
+    masked = public.clean([shown(row) for row in rows], {})  # paths first: a name within one goes with it
+    found: list[dict[str, Any]] = public.clean(masked, secret)
     return found
 
 
