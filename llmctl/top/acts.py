@@ -29,11 +29,11 @@ class Act:
 
     @property
     def where(self) -> str:
-        return f"{self.host}:{self.port or 'auto'}"
+        return f"{self.host}:{self.port}" if self.port else self.host
 
     @property
     def question(self) -> str:
-        place = f"{self.host}:{self.port}" if self.port else f"a free port of {self.host}"
+        place = self.where if self.port else f"a free port of {self.host}"
         if self.verb == "load":
             return f"Load {self.model} on {place}?"
         if self.verb == "swap":
@@ -52,13 +52,13 @@ class Act:
         return replace(self, said=f"{event['stage']}{share} · {detail(event)}")
 
     def done(self, data: Mapping[str, Any]) -> Act:
-        return replace(self, state=DONE, said=changed(data))
+        said = changed(data)  # it begins with the slot, which the row of a known one has told already
+        return replace(self, state=DONE, said=said.removeprefix(f"{self.where}  ") if self.port else said)
 
     def failed(self, error: BaseException) -> Act:
-        known = isinstance(error, LlmctlError)
-        why = error.message if isinstance(error, LlmctlError) else f"{type(error).__name__}: {error}"
-        hint = error.hint if isinstance(error, LlmctlError) and known else None
-        return replace(self, state=FAILED, said=why + (f" · {hint}" if hint else ""))
+        if not isinstance(error, LlmctlError):
+            return replace(self, state=FAILED, said=f"{type(error).__name__}: {error}")
+        return replace(self, state=FAILED, said=error.message + (f" · {error.hint}" if error.hint else ""))
 
     def row(self) -> Row:
         style = {UNDER_WAY: WARN, DONE: GOOD, FAILED: BAD}[self.state]

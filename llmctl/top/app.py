@@ -70,7 +70,7 @@ class Top(App[None]):
             self.act, self.names = act, names
 
     def __init__(self, watch: Watching, verbs: Verbs, now: Callable[[], float] = time.time) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True)  # the terminal's own sixteen; without, NO_COLOR would leave greys
         self.theme = "ansi-dark"
         self.watch_, self.verbs, self.now = watch, verbs, now
         self.sight = Sight()
@@ -107,6 +107,7 @@ class Top(App[None]):
         self.grid("slots").show(rows.slot_rows(self.slots, now))
         self.grid("acts").show([act.row() for act in self.acts.values()])
         self.grid("events").show(rows.event_rows(self.seen, EVENTS, now))
+        self.grid("events").display = bool(self.grid("events").rows)
         self._tell_about()
 
     # ── what is shown ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +169,7 @@ class Top(App[None]):
         if verb == "load" and model:
             port = None  # what the slot has stays
         if verb != "load" and not model:
-            self._refuse(verb, f"{host.name}:{port} has no model: l loads one")
+            self._refuse(verb, "it has no model: l loads one")
             return
         act = Act(self._number(), verb, host.name, port, None, model)
         if verb in ("load", "swap"):
@@ -254,8 +255,9 @@ class Top(App[None]):
         self.look()
 
     def _refuse(self, verb: str, why: str) -> None:
-        host = self._host()
-        self._went(Act(self._number(), verb, host.name if host else "-", None, None).failed(LlmctlError(why)))
+        slot, host = self._slot(), self._host()
+        port = int(slot.row["port"]) if slot else None
+        self._went(Act(self._number(), verb, host.name if host else "-", port, None).failed(LlmctlError(why)))
 
     def _number(self) -> int:
         self.asked += 1

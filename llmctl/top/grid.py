@@ -41,7 +41,7 @@ class Grid(ScrollView):
         self.columns, self.head = columns, int(any(column.title for column in columns))
         self.rows: list[Row] = []
         self.at: str | None = None
-        self._widths: list[int] = []
+        self._widths = [0] * len(columns)
         self._painted: dict[tuple[Row, bool, bool], Strip] = {}
 
     def on_resize(self) -> None:
@@ -97,7 +97,7 @@ class Grid(ScrollView):
             return self._strip([column.title for column in self.columns], [HEAD] * len(self.columns), None)
         place = line - self.head
         if not 0 <= place < len(self.rows):
-            return Strip.blank(self.size.width)
+            return Strip.blank(self.size.width, Style())
         row = self.rows[place]
         here = self.can_focus and row.key == self.at
         known = (row, here, self.has_focus)

@@ -102,16 +102,17 @@ def title(seen: Snapshot, sight: Sight, now: float) -> Row:
     """One line of the whole fleet."""
     views, rows = list(seen.hosts.values()), [slot for view in seen.hosts.values() for slot in _known(view)]
     bad = sum(view.state != OK for view in views)
-    parts = [
-        "llmctl top", _count(len(views), "host") + (f" ({bad} not ok)" if bad else ""),
-        f"{sum(row['state'] == 'ready' for row in rows)} of {_count(len(rows), 'slot')} ready",
-        f"{sum(row['tokens_per_second'] for row in rows):.1f} tok/s", f"{sum(row['queued'] for row in rows)} queued",
-    ]  # fmt: skip
+    parts = [time.strftime("%H:%M:%S", time.localtime(now))]
     if sight.words:
         parts.append(f"/{sight.words}")
     if sight.order != "slot" or sight.reverse:
         parts.append(f"{'↑' if sight.reverse else '↓'} {sight.order}")
-    return Row("title", (cell(f"{time.strftime('%H:%M:%S', time.localtime(now))}  {' · '.join(parts)}", BOLD),))
+    parts += [
+        _count(len(views), "host") + (f" ({bad} not ok)" if bad else ""),
+        f"{sum(row['state'] == 'ready' for row in rows)} of {_count(len(rows), 'slot')} ready",
+        f"{sum(row['tokens_per_second'] for row in rows):.1f} tok/s", f"{sum(row['queued'] for row in rows)} queued",
+    ]  # fmt: skip
+    return Row("title", (cell(" · ".join(parts), BOLD),))
 
 
 def about(slot: Slot | None, host: HostView | None, now: float) -> Row:
