@@ -123,7 +123,8 @@ def test_processes_that_note_at_once_lose_nothing_over_a_rotation(home: Path) ->
         "for n in range(100): assert events.note(Path(sys.argv[1]), 'swap', what=f'{sys.argv[2]}-{n}')"
     )
     noted(home, "load")
-    seen, cursor, over = {}, "", threading.Event()
+    seen: dict[str, str] = {}
+    cursor, over = "", threading.Event()
     writers = [subprocess.Popen([sys.executable, "-c", code, str(home), str(n)]) for n in range(3)]
 
     def wait() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,11 +30,11 @@ def history(path: Path) -> Iterator[History]:
         yield found
 
 
-def check(port: int | None = 8101, at: float = NOW, verdict: str = "ok", host: str = "gpu1", **said: object) -> Check:
-    return Check(host, port, at, verdict, **said)  # type: ignore[arg-type]
+def check(port: int | None = 8101, at: float = NOW, verdict: str = "ok", host: str = "gpu1", **said: Any) -> Check:
+    return Check(host, port, at, verdict, **said)
 
 
-def event(id: str, kind: str = "swap", at: float = NOW, **said: object) -> dict[str, object]:
+def event(id: object, kind: str = "swap", at: object = NOW, **said: object) -> dict[str, object]:
     return {"id": id, "kind": kind, "at": at, **said}
 
 
@@ -83,7 +84,7 @@ def test_events_of_a_host_are_taken_once(history: History) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        7, None, [], {}, event(""), event(5), event("a", kind=""), event("a", at="now"), event("a", at=float("nan")),  # type: ignore[arg-type]
+        7, None, [], {}, event(""), event(5), event("a", kind=""), event("a", at="now"), event("a", at=float("nan")),
         event("a", at=float("inf")), event("a", at=-1.0),
     ],
 )  # fmt: skip
@@ -92,7 +93,7 @@ def test_what_is_no_event_is_passed_over(history: History, bad: object) -> None:
 
 
 def test_odd_values_of_another_machine_are_kept_as_far_as_they_make_sense(history: History) -> None:
-    far = event("1", at=10**400, port="x", model=5, what="\ud800" + "x" * 10**5, details=[1])  # type: ignore[arg-type]
+    far = event("1", at=10**400, port="x", model=5, what="\ud800" + "x" * 10**5, details=[1])
     assert history.take("gpu1", [far, event("2\ud800", port=10**9)], "\ud800") == 2
     found = {found.id: found for found in history.events()}
     assert found["1"].port is None and found["1"].model == "5" and found["1"].details == {}
@@ -162,7 +163,7 @@ def test_uptime_percentiles_and_series_of_one_slot(history: History) -> None:
     began = NOW - 1000
     for n in range(10):
         good = n != 4
-        said = {"first": 0.1 * n, "rate": 10.0 * n, "queued": n, "memory": n * 10**9} if good else {}
+        said: dict[str, Any] = {"first": 0.1 * n, "rate": 10.0 * n, "queued": n, "memory": n * 10**9} if good else {}
         history.checked([check(at=began + 100 * n, verdict="ok" if good else "down", **said)])
         history.checked([check(8102, at=began + 100 * n, verdict="down")])
     assert history.uptime("gpu1", 8101, began, NOW) == pytest.approx(0.9)
@@ -180,7 +181,7 @@ def test_uptime_percentiles_and_series_of_one_slot(history: History) -> None:
 def test_what_is_too_old_goes_but_open_incidents(history: History) -> None:
     old = NOW - retention.CHECKS - DAY
     history.checked([check(at=old), check(8102, at=NOW)])
-    assert [key for key in history.last()] == [("gpu1", 8102)]
+    assert list(history.last()) == [("gpu1", 8102)]
     ancient = NOW - retention.EVENTS - DAY
     history.note("gpu1", "heal", at=ancient)
     stays = history.open_incident("gpu1", 8101, ancient, "down", "x")
@@ -203,7 +204,7 @@ def test_what_is_too_much_goes_the_oldest_first_and_the_file_shrinks(
     monkeypatch.setattr(retention, "LARGEST", before // 2)
     history.prune(NOW)
     left = history.checks("gpu1", 8101, most=-1)
-    assert 100 < len(left) < 1500 and left[-1].first == 19.0 and left[0].first > 0.0
+    assert 100 < len(left) < 1500 and left[-1].first == 19.0 and (left[0].first or 0.0) > 0.0
     assert len(history.events(most=-1)) == 400, "events stay as long as checks can go"
     monkeypatch.setattr(retention, "LARGEST", 200_000)
     history.prune(NOW)

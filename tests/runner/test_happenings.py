@@ -14,6 +14,7 @@ from llmctl import events
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError
 from llmctl.slots import control, verbs
+from llmctl.slots.launch import ensure_server
 from tests.clients import chat
 from tests.conftest import RunningSlot, eventually
 
@@ -39,7 +40,12 @@ class Reader:
     def until(self, kind: str) -> list[dict[str, Any]]:
         """All up to the first of this kind."""
         found: list[dict[str, Any]] = []
-        eventually(lambda: found.extend(self.new()) or any(event["kind"] == kind for event in found))
+
+        def there() -> bool:
+            found.extend(self.new())
+            return any(event["kind"] == kind for event in found)
+
+        eventually(there)
         return found
 
 
@@ -98,7 +104,7 @@ def test_a_slots_own_doings_are_noted(slots: Slots, script: Script, home: Path) 
     assert told(reader.one()) == ("wake", "ok", "alpha")
 
     slot.kill()
-    verbs.ensure_server(home, slot.port)
+    ensure_server(home, slot.port)
     assert told(reader.until("restart")[-1]) == ("restart", "ok", "alpha")
 
 
