@@ -63,7 +63,7 @@ def _meant(config: Config, names: Sequence[str]) -> list[Host]:
 def _own(session: Session) -> tuple[list[Row], Config | None]:
     """The rows of this machine, and what hosts.toml says, where it can be read."""
     from llmctl import config as configs
-    from llmctl.doctor import own, own_ssh
+    from llmctl.doctor import clock, own, own_ssh
     from llmctl.environments import locks
 
     home, now = session.home, time.time()
@@ -71,7 +71,7 @@ def _own(session: Session) -> tuple[list[Row], Config | None]:
     rows = [own.python(), *own.packages(locks.shipped("base"), own.installed()), *files]
     if config:
         rows += own_ssh.ssh(config, home)
-    rows += [own.own_keys(home), *own.state(home), own.disk(home), *own.past(home, now), own.clock(now)]
+    rows += [own.own_keys(home), *own.state(home), own.disk(home), *own.past(home, now), clock.clock(now)]
     return rows, config
 
 

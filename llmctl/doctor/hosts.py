@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from llmctl import __version__
 from llmctl.backends.metal import working_set
 from llmctl.config import Host
-from llmctl.doctor import fixes
+from llmctl.doctor import clock, fixes, permissions
 from llmctl.doctor.inside import Inside, Mac, SlotInside
-from llmctl.doctor.own import of_loose
 from llmctl.doctor.rows import FAIL, WARN, Row, fail, good, of_error, warn
 from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, DOWN
 from llmctl.environments import locks
@@ -91,9 +90,9 @@ def _of_inside(host: Host, facts: Facts, inside: Inside) -> Iterator[Row]:
     yield from _native(host, facts, inside)
     if inside.keys:
         yield fail("keys", inside.keys, f"llmctl keys rotate --host {host.name}")
-    yield from of_loose("state", list(inside.loose), inside.home, there)
+    yield from permissions.told("state", inside.loose, inside.home, there)
     if inside.synchronized is False:
-        yield warn("clock", "nothing keeps it right (NTP is not synchronized)", f"{there}sudo timedatectl set-ntp true")
+        yield warn("clock", "nothing keeps it right (NTP is not synchronized)", f"{there}{clock.FIX}")
     if inside.cpu_builds and inside.backend == "cuda":
         told = f"it has a GPU, and the build for CPUs alone in: {', '.join(inside.cpu_builds)}"
         yield fail("gpu", told, deploy)

@@ -10,8 +10,8 @@ from pathlib import Path
 from llmctl import keys, units
 from llmctl.config import Host
 from llmctl.doctor import permissions
+from llmctl.doctor.clock import synchronized
 from llmctl.doctor.inside import Foreign, Inside, Mac, SlotInside
-from llmctl.doctor.own import synchronized
 from llmctl.environments import installed
 from llmctl.environments.pins import site_packages
 from llmctl.errors import LlmctlError

@@ -1,4 +1,4 @@
-"""The operator's own machine: Python and packages, configuration, state folder, history, clock."""
+"""The operator's own machine: Python and packages, configuration, state folder, history, and whether health runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,16 +14,16 @@ import llmctl
 from llmctl import catalog, config, history, keys, testing
 from llmctl.config import Config
 from llmctl.doctor import permissions
+from llmctl.doctor.clock import FIX as CLOCK_FIX
 from llmctl.doctor.pins import missing, others
 from llmctl.doctor.rows import Row, fail, good, of_error, warn
 from llmctl.errors import HistoryError, LlmctlError
 from llmctl.fleet.facts.choices import PYTHONS
+from llmctl.history.store import History
 from llmctl.processes import asked
 from llmctl.render.text import duration, size
 
 LEAST_DISK = 10**9
-CHECKS = ("python", "packages", "configuration", "ssh", "keys", "state", "disk", "history", "health", "clock")
-"""The order in which they are shown."""
 
 
 def python(version: tuple[int, ...] = sys.version_info[:3]) -> Row:
@@ -120,26 +119,9 @@ def state(home: Path) -> Iterator[Row]:
         yield fail("state", f"{home}: {why}", f"{fix}; or export LLMCTL_HOME=FOLDER")
         return
     found = permissions.loose(home)
-    yield from of_loose("state", found, home, "")
+    yield from permissions.told("state", found, home)
     if not found:
         yield good("state", f"{home}, its owner's alone" if home.exists() else f"{home} is made when it is needed")
-
-
-def of_loose(check: str, found: list[tuple[str, int]], home: Path | str, before: str) -> Iterator[Row]:
-    """The row of `permissions.loose`; `before` stands before the command (`ssh HOST `)."""
-    if not found:
-        return
-    names = [name for name, _ in found if name != "."]
-    told = [*(["the folder"] if len(names) < len(found) else []), *names]
-    groups = [(mode, [name for name, wanted in found if wanted == mode]) for mode in (0o700, 0o600)]
-    words = [f"chmod {mode:o} {shlex.join(_under(home, name) for name in group)}" for mode, group in groups if group]
-    fix = " && ".join(words)
-    few = ", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")
-    yield warn(check, f"others may read {few} in {home}", f"{before}{shlex.quote(fix) if before else fix}")
-
-
-def _under(home: Path | str, name: str) -> str:
-    return str(Path(home) / name)
 
 
 def own_keys(home: Path) -> Row:
@@ -163,55 +145,46 @@ def disk(home: Path) -> Row:
 
 
 def past(home: Path, now: float) -> Iterator[Row]:
-    """The history of the fleet, and when health asked last."""
-    from llmctl.history.store import History
-
-    path = home / history.NAME
-    if not path.exists():
-        yield good("history", "none yet")
-        yield warn("health", "nobody watches the fleet: llmctl health never ran here", "llmctl health install")
-        return
-    try:
-        with History.open(path, write=False) as found:
-            last = found.last()
-    except HistoryError as error:
-        yield of_error("history", error, f"mv {shlex.quote(str(path))} {shlex.quote(str(path))}.bad && llmctl health")
-        return
-    yield good("history", f"{path.name}, {size(path.stat().st_size)}")
-    if not last:
-        yield warn("health", "nobody watches the fleet: llmctl health never ran here", "llmctl health install")
-        return
-    age = now - max(check.at for check in last.values())
-    if age < -60:
-        yield warn("health", f"it ran {duration(-age)} in the future", "set the clock: sudo timedatectl set-ntp true")
-    elif age > LATE:
-        yield warn("health", f"llmctl health ran last {duration(age)} ago", "llmctl health install")
-    else:
-        yield good("health", f"ran {duration(max(0.0, age))} ago")
+    """The history of the fleet, and whether health asks, and when it did last."""
+    path, last = home / history.NAME, None
+    if path.exists():
+        try:
+            with History.open(path, write=False) as found:
+                last = max((check.at for check in found.last().values()), default=None)
+        except HistoryError as error:
+            away = f"mv {shlex.quote(str(path))} {shlex.quote(str(path))}.bad && llmctl health"
+            yield of_error("history", error, away)
+            return
+    yield good("history", f"{path.name}, {size(path.stat().st_size)}" if path.exists() else "none yet")
+    yield _health(None if last is None else now - last, watcher())
 
 
 LATE = 2 * 3600.0
 """Seconds without a health run after which nobody watches any more."""
 
 
-def clock(now: float, code: Path = Path(llmctl.__file__)) -> Row:
-    """Whether the clock can be right, and is kept right."""
-    made = code.stat().st_mtime
-    if now < made - 86400:
-        why = f"it is {duration(made - now)} before this llmctl was installed"
-        return fail("clock", why, CLOCK_FIX)
-    if synchronized() is False:
-        return warn("clock", "nothing keeps it right (NTP is not synchronized)", CLOCK_FIX)
-    return good("clock", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)))
+def _health(age: float | None, by: str | None) -> Row:
+    """`age`: seconds since its last run, None when there was none; `by` is what should run it."""
+    if age is not None and age < -60:
+        return warn("health", f"it ran {duration(-age)} in the future", CLOCK_FIX)
+    if age is not None and age <= LATE:
+        return good("health", f"ran {duration(max(0.0, age))} ago" + (f", by {by}" if by else ""))
+    ran = "never ran here" if age is None else f"ran last {duration(age)} ago"
+    if by is None:
+        return warn("health", f"nobody watches the fleet: llmctl health {ran}", "llmctl health install")
+    fix = "sudo systemctl enable --now cron" if by == "cron" else "systemctl --user list-timers 'llmctl*'"
+    return warn("health", f"{by} should run llmctl health, and it {ran}", fix)
 
 
-CLOCK_FIX = "sudo timedatectl set-ntp true (macOS: sudo sntp -sS time.apple.com)"
-
-
-def synchronized() -> bool | None:
-    """What systemd says of NTP; None where it does not say, as in a container, whose clock is its host's."""
-    done = asked(["timedatectl", "show", "-p", "NTPSynchronized", "-p", "CanNTP"], 5.0)
-    said = dict(line.partition("=")[::2] for line in done.stdout.splitlines()) if done and not done.returncode else {}
-    if said.get("CanNTP") != "yes":
-        return None
-    return {"yes": True, "no": False}.get(said.get("NTPSynchronized", ""))
+def watcher() -> str | None:
+    """What is set to run `llmctl health` again and again."""
+    done = asked(["crontab", "-l"], 5.0)
+    lines = done.stdout.splitlines() if done and not done.returncode else []
+    if any(re.search(r"llmctl\b.*\bhealth\b", line) for line in lines if not line.lstrip().startswith("#")):
+        return "cron"
+    places = {
+        "a systemd timer": (".config/systemd/user", "*llmctl*health*.timer"),
+        "launchd": ("Library/LaunchAgents", "*llmctl*health*.plist"),
+    }
+    found = (name for name, (folder, glob) in places.items() if next((Path.home() / folder).glob(glob), None))
+    return next(found, None)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from llmctl.doctor.rows import Row, warn
 
 SECRET = (
     "keys.json",
@@ -49,3 +52,20 @@ def _mode(path: Path) -> int:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:
         return 0
+
+
+def told(check: str, found: Sequence[tuple[str, int]], home: Path | str, before: str = "") -> Iterator[Row]:
+    """The row of what is `loose` in `home`; `before` stands before the command (`ssh HOST `)."""
+    if not found:
+        return
+    names = [name for name, _ in found if name != "."]
+    told = [*(["the folder"] if len(names) < len(found) else []), *names]
+    groups = [(mode, [name for name, wanted in found if wanted == mode]) for mode in (0o700, 0o600)]
+    words = [f"chmod {mode:o} {shlex.join(_under(home, name) for name in group)}" for mode, group in groups if group]
+    fix = " && ".join(words)
+    few = ", ".join(told[:4]) + (f" and {len(told) - 4} more" if len(told) > 4 else "")
+    yield warn(check, f"others may read {few} in {home}", f"{before}{shlex.quote(fix) if before else fix}")
+
+
+def _under(home: Path | str, name: str) -> str:
+    return str(Path(home) / name)

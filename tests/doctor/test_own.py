@@ -13,7 +13,7 @@ import pytest
 
 from llmctl import files, keys
 from llmctl.config import Config, Host
-from llmctl.doctor import own, own_ssh, permissions
+from llmctl.doctor import clock, own, own_ssh, permissions
 from llmctl.doctor.pins import missing, others
 from llmctl.doctor.rows import FAIL, PASS, WARN, Row, exit_code, fail, good, warn
 from llmctl.environments import locks
@@ -314,23 +314,52 @@ def ran(home: Path, at: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "status", "why"),
-    [(60.0, PASS, "ran 1m00s ago"), (86400.0, WARN, "ran last 1d0h ago"), (-86400.0, WARN, "in the future")],
+    ("age", "cron", "status", "why", "fix"),
+    [
+        (60.0, "", PASS, "ran 1m00s ago", ""),
+        (60.0, "*/5 * * * * llmctl health --quiet", PASS, "ran 1m00s ago, by cron", ""),
+        (86400.0, "", WARN, "nobody watches the fleet: llmctl health ran last 1d0h ago", "llmctl health install"),
+        (86400.0, "# llmctl health", WARN, "nobody watches", "llmctl health install"),
+        (86400.0, "@hourly /x/llmctl health", WARN, "cron should run llmctl health, and it ran", "enable --now cron"),
+        (None, "@hourly /x/llmctl health", WARN, "and it never ran here", "enable --now cron"),
+        (None, "@hourly llmctl history", WARN, "nobody watches", "llmctl health install"),
+        (-86400.0, "", WARN, "in the future", "set-ntp"),
+    ],
 )
-def test_when_health_ran_last(home: Path, age: float, status: str, why: str) -> None:
-    ran(home, NOW - age)
+def test_whether_health_runs(
+    home: Path,
+    tool: Tool,
+    monkeypatch: pytest.MonkeyPatch,
+    age: float | None,
+    cron: str,
+    status: str,
+    why: str,
+    fix: str,
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    tool("crontab", f"echo '{cron}'" if cron else "echo 'no crontab for me' >&2; exit 1")
+    if age is not None:
+        ran(home, NOW - age)
     history, health = own.past(home, NOW)
-    one(history, PASS, "history.db")
-    one(health, status, why)
+    one(history, PASS, "history.db" if age is not None else "none yet")
+    one(health, status, why, fix)
 
 
-def test_health_that_never_ran(home: Path) -> None:
-    history, health = own.past(home, NOW)
-    one(history, PASS, "none yet")
-    one(health, WARN, "nobody watches", "llmctl health install")
-    with History.open(home / "history.db") as found:
-        found.note("gpu1", "deploy")
-    assert list(own.past(home, NOW))[1] == health
+@pytest.mark.parametrize(
+    ("path", "by"),
+    [
+        (".config/systemd/user/llmctl-health.timer", "a systemd timer"),
+        ("Library/LaunchAgents/local.llmctl.health.plist", "launchd"),
+        (".config/systemd/user/llmctl@.service", None),
+    ],
+)
+def test_what_else_may_run_health(
+    home: Path, tool: Tool, monkeypatch: pytest.MonkeyPatch, path: str, by: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    (home / path).parent.mkdir(parents=True)
+    (home / path).write_text("")
+    assert own.watcher() == by
 
 
 def test_a_history_that_is_damaged(home: Path) -> None:
@@ -355,12 +384,12 @@ def test_a_history_that_is_damaged(home: Path) -> None:
 )
 def test_the_clock_is_kept_right(tool: Tool, said: str, status: str) -> None:
     tool("timedatectl", f"echo '{said}'")
-    one(own.clock(NOW), status, "", "set-ntp true" if status != PASS else "")
+    one(clock.clock(NOW), status, "", "set-ntp true" if status != PASS else "")
 
 
 def test_a_clock_before_this_llmctl_was_made(tool: Tool) -> None:
-    one(own.clock(NOW - 40 * 365 * 86400), FAIL, "before this llmctl was installed", "set-ntp true")
+    one(clock.clock(NOW - 40 * 365 * 86400), FAIL, "before this llmctl was installed", "set-ntp true")
 
 
 def test_a_clock_that_nobody_speaks_of(tool: Callable[..., None]) -> None:
-    one(own.clock(NOW), PASS)
+    one(clock.clock(NOW), PASS)
