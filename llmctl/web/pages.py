@@ -53,7 +53,7 @@ class Pages:
             request, "slot.html", title=f"{host}:{port}", live=f"{slot_path(host, port)}/live", one=one, slot=slot,
             check=standing.checks.get((host, port)), act=self.acts.of(host, port), past=past, events=past.events,
             incidents=[found for found in standing.incidents if (found.host, found.port) == (host, port)],
-            span=span, spans=SPANS, put="swap" if slot["model"] else "load",
+            span=span, spans=SPANS,
             models=self.verbs.known() if visitor.admin else (), talks=may_talk(self.verbs, visitor, host),
         )  # fmt: skip
 
@@ -86,13 +86,14 @@ class Pages:
         host, port = slot_asked(request)
         fleet.slot_of(self.hub.snapshot(), host, port)
         self.hub.followers.take()
+        visitor = visitor_of(request)
         lines = Lines(self.verbs.follow(host, port, LOG_LINES), self.hub.changed)
 
         def done() -> None:
             self.hub.followers.give_back()
             threading.Thread(target=lines.cut, daemon=True).start()  # an end over ssh may take its time
 
-        return Stream(self._pieces(lambda: self.slot_parts(host, port), lines), done)
+        return Stream(self._pieces(lambda: self.slot_parts(host, port, visitor), lines), done)
 
     def fleet_parts(self) -> dict[str, str]:
         """The parts of the fleet's page, by their ids."""
@@ -100,14 +101,19 @@ class Pages:
         parts = {part_id(one.name): part("host", one, shown.checks) for one in shown.hosts}
         return {"summary": part("summary", shown), **parts}
 
-    def slot_parts(self, host: str, port: int) -> dict[str, str]:
+    def slot_parts(self, host: str, port: int, visitor: Visitor) -> dict[str, str]:
         """Those of a slot's page; none while the slot is not there."""
         try:
             one, slot = fleet.slot_of(self.hub.snapshot(), host, port)
         except RequestError:
             return {}
         check, part = self.past.standing().checks.get((host, port)), self.templates.part
-        return {"now": part("now", one, slot, check), "act": part("act", self.acts.of(host, port))}
+        parts = {
+            "title": part("title", one, slot),
+            "now": part("now", one, slot, check),
+            "act": part("act", self.acts.of(host, port)),
+        }
+        return parts | ({"verbs": part("verbs", one, slot, visitor, self.verbs.known())} if visitor.admin else {})
 
     async def _pieces(
         self, parts: Callable[[], Mapping[str, str]], lines: Lines | None = None

@@ -136,8 +136,8 @@ def _up(value: float | None) -> str:
 def _figures(found: Percentiles) -> list[tuple[str, str]]:
     if not found.checks:
         return []
-    seconds = [("first token p50", found.first_p50), ("p95", found.first_p95)]
-    rates = [("tokens/s p50", found.rate_p50), ("p95", found.rate_p95)]
+    seconds = [("first token p50", found.first_p50), ("first token p95", found.first_p95)]
+    rates = [("tokens/s p50", found.rate_p50), ("tokens/s p95", found.rate_p95)]
     return [
         *((name, f"{value:.2f} s") for name, value in seconds if value is not None),
         *((name, f"{value:.1f}") for name, value in rates if value is not None),

@@ -43,7 +43,7 @@ function replace(id, html) {
   old.replaceWith(made);
   if (focused >= 0) made.querySelectorAll("a, summary, button")[focused]?.focus();
   if (before !== after && name) byId("said").textContent = `${name}: ${after}`;
-  if (id === "act" && made.dataset.done && made.dataset.done !== old.dataset.done) location.reload();
+  if (id === "title" && "empty" in made.dataset !== "empty" in old.dataset) location.reload(); // other forms
 }
 
 function append(lines) {
