@@ -64,7 +64,7 @@ def heard(before: HostView, look: Any, now: float) -> HostView:
         memory, disk = _part(look.get("memory")), _part(look.get("disk"))
         shares = tuple(dict(share) for share in look.get("shares") or ())
         load = None if load is None else float(load)
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"a look without sense: {error!r}") from None
     same = version == __version__
     why = None if same else f"{before.name} runs llmctl {version}, and this is {__version__}"
