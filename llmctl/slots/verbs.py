@@ -95,7 +95,9 @@ def restart(
     if reexec:
         return _reexec(home, port)
     ensure_server(home, port)
-    return _call(home, port, "restart", {"lock_wait": lock_wait}, on_event)
+    result = _call(home, port, "restart", {"lock_wait": lock_wait}, on_event)
+    _units(home, port).at_boot(home, port, True)  # somebody may have disabled its unit
+    return result
 
 
 def _reexec(home: Path, port: int) -> ChangeResult:
