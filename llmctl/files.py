@@ -59,7 +59,7 @@ def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = N
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temp, "w", encoding="utf-8", opener=opener) as file:
+    with _or_gone(temp), open(temp, "w", encoding="utf-8", opener=opener) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -67,8 +67,20 @@ def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = N
 
 
 def _put(temp: Path, path: Path) -> None:
-    os.replace(temp, path)
+    with _or_gone(temp):
+        os.replace(temp, path)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def _or_gone(temp: Path) -> Iterator[None]:
+    """A new file that cannot be finished takes no room."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
 
 
 def sync(path: Path) -> None:

@@ -9,7 +9,11 @@ from llmctl.render.text import View, escaped
 
 
 def _written(data: Mapping[str, Any]) -> str:
-    silent = [f"{one['host']}: {escaped(one['why'])}" for one in data["answered"] if not one["up"]]
+    silent = [
+        f"{one['host']}: {escaped(one['why'].removeprefix(one['host'] + ': '))}"
+        for one in data["answered"]
+        if not one["up"]
+    ]
     up = len(data["answered"]) - len(silent)
     return "\n".join([f"{data['series']} series of {up} of {len(data['answered'])} hosts in {data['path']}", *silent])
 
