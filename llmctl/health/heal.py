@@ -16,7 +16,6 @@ from llmctl.domain import BACKOFF, DISABLED, SLEEPING, STARTING, STOPPING, SWAPP
 from llmctl.health.seen import SlotSeen
 from llmctl.health.settings import HealSettings, Settings
 from llmctl.health.verdict import DOWN, Judged
-from llmctl.history.records import Event
 from llmctl.render.text import duration
 
 RESTART, LAST_GOOD, START = "restart", "last-good", "start"
@@ -67,18 +66,20 @@ class Step:
         return self.action in DOES
 
 
-def earlier(events: Iterable[Event]) -> list[Healed]:
-    """What was done before, from the history's events of kind HEAL, whose `what` is the action."""
-    return [Healed(one.host, one.port, one.at, one.what) for one in events if one.port and one.what in DOES]
+def steps(patients: Iterable[Patient], earlier: Sequence[Healed] | None, settings: Settings, now: float) -> list[Step]:
+    """One step for each slot that is down and may be healed; no more than `settings.most` of them do something.
 
-
-def steps(patients: Iterable[Patient], earlier: Sequence[Healed], settings: Settings, now: float) -> list[Step]:
-    """One step for each slot that is down and may be healed; no more than `settings.most` of them do something."""
+    Nothing is done where nobody knows what was done before (`earlier` None): there would be no budget.
+    """
     down = sorted(filter(_is_down, patients), key=lambda one: (one.host, one.seen.port))
     found = []
     for one in down:
         ours = settings.of(one.host, one.seen.port).heal
-        if ours.on and not _left_alone(one.seen):
+        if not ours.on or _left_alone(one.seen):
+            continue
+        if earlier is None:
+            found.append(Step(one.host, one.seen.port, WAIT, "what was done before cannot be read: nothing is done"))
+        else:
             done = [healed for healed in earlier if (healed.host, healed.port) == (one.host, one.seen.port)]
             found.append(_step(one, done, ours, now))
     return _few(found, down, settings.most)

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from llmctl.health import verdict
-from llmctl.health.heal import GIVE_UP, LAST_GOOD, RESTART, START, WAIT, Healed, Patient, Step, earlier, steps
+from llmctl.health.heal import GIVE_UP, LAST_GOOD, RESTART, START, WAIT, Healed, Patient, Step, steps
 from llmctl.health.seen import Generation, SlotSeen, Unit
 from llmctl.health.settings import HealSettings, Part, Settings
 from llmctl.health.verdict import Baseline, Judged
-from llmctl.history.records import Event
 
 NOW = 1_000_000.0
 WEDGED = SlotSeen(8101, "alpha", "ready", model="alpha", server=True, generation=Generation(why="no token within 30 s"))
@@ -181,9 +180,6 @@ def test_healing_that_is_switched_off_for_a_slot_leaves_it() -> None:
     assert [step.port for step in steps([patient(), patient(port=8102)], [], settings, NOW)] == [8102]
 
 
-def test_what_history_knows_was_done_is_counted_and_what_only_waited_is_not() -> None:
-    events = [
-        Event("box", str(n), NOW - 60.0 * n, "heal", port=8101, what=what, outcome="failed")
-        for n, what in enumerate((RESTART, WAIT, LAST_GOOD, GIVE_UP, START))
-    ]
-    assert [healed.action for healed in earlier(events)] == [RESTART, LAST_GOOD, START]
+def test_nothing_is_done_where_nobody_knows_what_was_done_before() -> None:
+    (step,) = steps([patient()], None, Settings(), NOW)
+    assert step.action == WAIT and "cannot be read" in step.why
