@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.fleet import emptied, fleet, machines
+from tests.fleet.conftest import packages
 
-__all__ = ["emptied", "fleet", "machines"]
+__all__ = ["emptied", "fleet", "machines", "packages"]
 
 Tool = Callable[[str, str], None]
 
