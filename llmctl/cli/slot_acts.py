@@ -79,9 +79,11 @@ class Following:
         return logs.read(folder.log, self.most, lambda: not self.over.is_set())
 
     def _there(self) -> Iterator[str]:
+        first = ["logs", "--lines=0", "--", str(self.port)]  # its errors are typed, those of a stream are text
         words = ["logs", "--follow", f"--lines={self.most}", "--", str(self.port)]
         argv = call.argv(self.host.name, words, any_version=True, as_json=False)
         try:
+            self.reach.call(self.host, first, lambda _: Answer(), any_version=True, timeout=reaching.LOOK).value()
             yield from self.reach.transport(self.host).stream(argv)
         except LlmctlError:
             if not self.over.is_set():

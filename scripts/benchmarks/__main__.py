@@ -21,6 +21,7 @@ from scripts.benchmarks import (
     streams,
     surface,
     swap,
+    top,
 )
 from scripts.benchmarks.report import Row
 
@@ -36,6 +37,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "fit": fit.measure,
     "pull": pull.measure,
     "fleet": fleet.measure,
+    "top": top.measure,
 }
 PEERS: dict[str, Callable[[], Iterator[Row]]] = {
     "peers-llamacpp": peers.llamacpp,
