@@ -103,7 +103,9 @@ def _look(reach: Reach, host: Host) -> tuple[Facts, Inside | LlmctlError]:
     from llmctl.doctor.inside import Inside
     from llmctl.fleet.facts import cache, gathering
 
-    facts = cache.write(reach.session.home, host, gathering.gather(reach.transport(host))).facts
+    facts = gathering.gather(reach.transport(host))
+    with suppress(OSError):  # a state folder that cannot be written is a finding of its own
+        cache.write(reach.session.home, host, facts)
     try:
         reply = reach.call(host, ["host", "doctor"], host_doctor.looked, timeout=LOOK, any_version=True)
         return facts, Inside.from_dict(reply.value())

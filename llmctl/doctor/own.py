@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from llmctl.doctor.pins import missing, others
 from llmctl.doctor.rows import Row, fail, good, of_error, warn
 from llmctl.errors import HistoryError, LlmctlError
 from llmctl.fleet.facts.choices import PYTHONS
+from llmctl.health import schedule
+from llmctl.health.schedule import Scheduled
 from llmctl.history.store import History
-from llmctl.processes import asked
 from llmctl.render.text import duration, size
 
 LEAST_DISK = 10**9
@@ -156,35 +157,26 @@ def past(home: Path, now: float) -> Iterator[Row]:
             yield of_error("history", error, away)
             return
     yield good("history", f"{path.name}, {size(path.stat().st_size)}" if path.exists() else "none yet")
-    yield _health(None if last is None else now - last, watcher())
+    yield watched(None if last is None else now - last, schedule.show(home))
 
 
 LATE = 2 * 3600.0
 """Seconds without a health run after which nobody watches any more."""
 
 
-def _health(age: float | None, by: str | None) -> Row:
-    """`age`: seconds since its last run, None when there was none; `by` is what should run it."""
+def watched(age: float | None, by: Sequence[Scheduled]) -> Row:
+    """`age`: seconds since health ran last, None when it never did; `by` is what runs it again and again. Pure."""
     if age is not None and age < -60:
         return warn("health", f"it ran {duration(-age)} in the future", CLOCK_FIX)
+    idle = next((note for one in by if not one.active for note in one.notes), None)
+    if idle:
+        why, _, fix = idle.partition(": ")
+        return warn("health", f"{by[0].service} should run llmctl health: {why}", fix or "llmctl health install")
+    names = ", ".join(one.service for one in by)
     if age is not None and age <= LATE:
-        return good("health", f"ran {duration(max(0.0, age))} ago" + (f", by {by}" if by else ""))
+        return good("health", f"ran {duration(max(0.0, age))} ago" + (f", by {names}" if by else ""))
     ran = "never ran here" if age is None else f"ran last {duration(age)} ago"
-    if by is None:
-        return warn("health", f"nobody watches the fleet: llmctl health {ran}", "llmctl health install")
-    fix = "sudo systemctl enable --now cron" if by == "cron" else "systemctl --user list-timers 'llmctl*'"
-    return warn("health", f"{by} should run llmctl health, and it {ran}", fix)
-
-
-def watcher() -> str | None:
-    """What is set to run `llmctl health` again and again."""
-    done = asked(["crontab", "-l"], 5.0)
-    lines = done.stdout.splitlines() if done and not done.returncode else []
-    if any(re.search(r"llmctl\b.*\bhealth\b", line) for line in lines if not line.lstrip().startswith("#")):
-        return "cron"
-    places = {
-        "a systemd timer": (".config/systemd/user", "*llmctl*health*.timer"),
-        "launchd": ("Library/LaunchAgents", "*llmctl*health*.plist"),
-    }
-    found = (name for name, (folder, glob) in places.items() if next((Path.home() / folder).glob(glob), None))
-    return next(found, None)
+    if by:
+        told = f"{names} should run llmctl health, and it {ran}"
+        return warn("health", told, "llmctl health install && llmctl health")
+    return warn("health", f"nobody watches the fleet: llmctl health {ran}", "llmctl health install")

@@ -114,7 +114,7 @@ def _domains(root: Path) -> Iterator[tuple[str, Path]]:
     there twice where the BIOS tells of it besides (`intel-rapl-mmio`)."""
     for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:[0-9]*")):
         name = text(folder / "name")
-        if folder.name.count(":") == 1 and name.startswith("package"):
+        if name.startswith("package"):
             yield name, folder
 
 

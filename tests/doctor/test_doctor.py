@@ -6,6 +6,7 @@ import getpass
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_slot_that_was_killed_is_found_and_mended_by_what_is_told(fleet: Fleet
     assert found["status"] == "pass"
 
 
-def test_a_host_whose_key_changed(fleet: Fleet, home: Any) -> None:
+def test_a_host_whose_key_changed(fleet: Fleet, home: Path) -> None:
     text = (home / "known_hosts").read_text().splitlines()
     keys = [line.split()[2] for line in text]
     swapped = [line.replace(keys[0], keys[1]) if keys[0] in line else line for line in text]
@@ -84,6 +85,16 @@ def test_a_hosts_toml_that_cannot_be_read_is_a_finding_and_the_rest_is_checked(f
     (row,) = rows(found, None, "configuration")
     assert "hosts.toml:2" in row["why"] and "did you mean 'address'?" in row["why"]
     assert rows(found, None, "clock")
+
+
+def test_a_state_folder_that_cannot_be_used_is_a_finding_and_hosts_are_looked_at(fleet: Fleet, home: Path) -> None:
+    (home / "fleet").write_text("no folder")
+    (home / "history.db").mkdir()
+    (home / "keys.json").mkdir()
+    found = fleet("doctor", "gpu1")
+    assert (found.code, found.errors) == (1, [])
+    assert [rows(found, None, check)[0]["status"] for check in ("history", "keys")] == ["fail", "fail"]
+    assert rows(found, "gpu1", "reach")[0]["status"] == "pass"
 
 
 def test_a_host_that_is_not_there_is_a_mistake_on_the_line(fleet: Fleet) -> None:

@@ -17,6 +17,7 @@ from llmctl.doctor import clock, own, own_ssh, permissions
 from llmctl.doctor.pins import missing, others
 from llmctl.doctor.rows import FAIL, PASS, WARN, Row, exit_code, fail, good, warn
 from llmctl.environments import locks
+from llmctl.health.schedule import Scheduled
 from llmctl.history.store import Check, History
 from tests.doctor.conftest import Tool
 from tests.testbed.sshd import make_key
@@ -313,53 +314,40 @@ def ran(home: Path, at: float) -> None:
         found.checked([Check(host="gpu1", port=None, at=at, verdict="ok", why="")])
 
 
+RUNS = Scheduled("cron", ("crontab -l",), "…", True)
+IDLE = replace(RUNS, active=False, notes=("no cron daemon runs here: sudo systemctl enable --now cron",))
+
+
 @pytest.mark.parametrize(
-    ("age", "cron", "status", "why", "fix"),
+    ("age", "by", "status", "why", "fix"),
     [
-        (60.0, "", PASS, "ran 1m00s ago", ""),
-        (60.0, "*/5 * * * * llmctl health --quiet", PASS, "ran 1m00s ago, by cron", ""),
-        (86400.0, "", WARN, "nobody watches the fleet: llmctl health ran last 1d0h ago", "llmctl health install"),
-        (86400.0, "# llmctl health", WARN, "nobody watches", "llmctl health install"),
-        (86400.0, "@hourly /x/llmctl health", WARN, "cron should run llmctl health, and it ran", "enable --now cron"),
-        (None, "@hourly /x/llmctl health", WARN, "and it never ran here", "enable --now cron"),
-        (None, "@hourly llmctl history", WARN, "nobody watches", "llmctl health install"),
-        (-86400.0, "", WARN, "in the future", "set-ntp"),
+        (60.0, [], PASS, "ran 1m00s ago", ""),
+        (60.0, [RUNS], PASS, "ran 1m00s ago, by cron", ""),
+        (60.0, [IDLE], WARN, "cron should run llmctl health: no cron daemon", "sudo systemctl enable --now cron"),
+        (None, [], WARN, "nobody watches the fleet: llmctl health never ran here", "llmctl health install"),
+        (86400.0, [], WARN, "nobody watches the fleet: llmctl health ran last 1d0h ago", "llmctl health install"),
+        (86400.0, [RUNS], WARN, "cron should run llmctl health, and it ran last", "llmctl health install"),
+        (None, [RUNS], WARN, "and it never ran here", "llmctl health install"),
+        (-86400.0, [RUNS], WARN, "in the future", "set-ntp"),
     ],
 )
-def test_whether_health_runs(
-    home: Path,
-    tool: Tool,
-    monkeypatch: pytest.MonkeyPatch,
-    age: float | None,
-    cron: str,
-    status: str,
-    why: str,
-    fix: str,
-) -> None:
+def test_whether_health_runs(age: float | None, by: list[Scheduled], status: str, why: str, fix: str) -> None:
+    one(own.watched(age, by), status, why, fix)
+
+
+def test_when_health_ran_is_in_the_history(home: Path, tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(home))
-    tool("crontab", f"echo '{cron}'" if cron else "echo 'no crontab for me' >&2; exit 1")
-    if age is not None:
-        ran(home, NOW - age)
+    tool("crontab", "exit 1")
     history, health = own.past(home, NOW)
-    one(history, PASS, "history.db" if age is not None else "none yet")
-    one(health, status, why, fix)
-
-
-@pytest.mark.parametrize(
-    ("path", "by"),
-    [
-        (".config/systemd/user/llmctl-health.timer", "a systemd timer"),
-        ("Library/LaunchAgents/local.llmctl.health.plist", "launchd"),
-        (".config/systemd/user/llmctl@.service", None),
-    ],
-)
-def test_what_else_may_run_health(
-    home: Path, tool: Tool, monkeypatch: pytest.MonkeyPatch, path: str, by: str | None
-) -> None:
-    monkeypatch.setenv("HOME", str(home))
-    (home / path).parent.mkdir(parents=True)
-    (home / path).write_text("")
-    assert own.watcher() == by
+    one(history, PASS, "none yet")
+    one(health, WARN, "never ran here")
+    with History.open(home / "history.db") as found:
+        found.note("gpu1", "deploy")
+    assert list(own.past(home, NOW))[1] == health
+    ran(home, NOW - 60)
+    history, health = own.past(home, NOW)
+    one(history, PASS, "history.db")
+    one(health, PASS, "ran 1m00s ago")
 
 
 def test_a_history_that_is_damaged(home: Path) -> None:
