@@ -11,12 +11,13 @@ from typing import Any
 
 from llmctl.clients.talk import Message, Said
 from llmctl.errors import LlmctlError, RequestError
-from llmctl.web.live import HEARTBEAT, event
+from llmctl.web.live import HEARTBEAT, event, within
 from llmctl.web.verbs import Talking
 
 CHATS = 8
 ROLES = ("system", "user", "assistant")
 MESSAGES = 400
+END = b""
 BEHIND = 256
 """Pieces that wait for the browser; then the slot waits."""
 
@@ -38,9 +39,9 @@ def messages(body: bytes) -> list[Message]:
 async def pieces(talking: Talking, asked: Sequence[Message]) -> AsyncGenerator[bytes, None]:
     """The answer as it comes. Closing this ends it at the slot too."""
     loop, over = asyncio.get_running_loop(), threading.Event()
-    coming: asyncio.Queue[bytes | None] = asyncio.Queue(BEHIND)
+    coming: asyncio.Queue[bytes] = asyncio.Queue(BEHIND)
 
-    def pass_on(piece: bytes | None) -> None:
+    def pass_on(piece: bytes) -> None:
         asyncio.run_coroutine_threadsafe(coming.put(piece), loop).result()
 
     def run() -> None:
@@ -51,19 +52,15 @@ async def pieces(talking: Talking, asked: Sequence[Message]) -> AsyncGenerator[b
                 pass_on(event("failed", {"error": error.message, "hint": error.hint}))
             except Exception as error:  # cut by us, or a bug of ours: what was said is in no message
                 pass_on(event("failed", {"error": type(error).__name__, "hint": None}))
-            pass_on(None)
+            pass_on(END)
 
     threading.Thread(target=run, name="web chat", daemon=True).start()
     try:
         while True:
-            try:
-                piece = await asyncio.wait_for(coming.get(), HEARTBEAT)
-            except asyncio.TimeoutError:
-                yield b": the model is at it\n\n"
-                continue
-            if piece is None:
+            piece = await within(coming.get(), HEARTBEAT)
+            if piece == END:
                 return
-            yield piece
+            yield piece or b": the model is at it\n\n"
     finally:
         over.set()
         await asyncio.to_thread(talking.cut)

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, TypeVar
 
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.render.text import escaped
 from llmctl.watch.view import Snapshot
 from llmctl.web.verbs import Following, Watching
 
+T = TypeVar("T")
 READERS = 48
 FOLLOWERS = 8
 LOG_WAITING = 500
@@ -79,9 +80,7 @@ class Hub:
             self._task = asyncio.ensure_future(self._run())
         try:
             while not self.closed:
-                try:
-                    await asyncio.wait_for(event.wait(), HEARTBEAT)
-                except asyncio.TimeoutError:
+                if not await within(event.wait(), HEARTBEAT):
                     yield False
                     continue
                 event.clear()
@@ -134,6 +133,17 @@ class Lines:
 
     def cut(self) -> None:
         self._following.cut()
+
+
+async def within(work: Coroutine[Any, Any, T], seconds: float) -> T | None:
+    """What `work` gives, None when that takes longer. Unlike `asyncio.wait_for` (before 3.12) it never forgets that it
+    was cancelled because the work ended at the same moment: a stream would go on for nobody."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=seconds)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
 
 
 def event(kind: str, data: Any) -> bytes:

@@ -114,5 +114,5 @@ class Verbs(fixed.Noted):
         return self.open
 
 
-def web_of(home: Path, door: Door = Door(), watch: Any = None, verbs: Any = None) -> Web:
-    return Web(home, door, watch or Fleet(), verbs or Verbs())
+def web_of(home: Path, door: Door | None = None, watch: Any = None, verbs: Any = None) -> Web:
+    return Web(home, door or Door(), watch or Fleet(), verbs or Verbs())
