@@ -34,10 +34,9 @@ def compared(first: Mapping[str, Any], second: Mapping[str, Any], fail_below: fl
     ones, others = _by_load(first), _by_load(second)
     if ones.keys() != others.keys():
         only = [
-            f"only {side['id']} has {_told(load)}"
-            for side, mine, its in ((first, ones, others), (second, others, ones))
-            for load in mine
-            if load not in its
+            f"only {side['id']} has {', '.join(map(_told, alone))}"
+            for side, alone in ((first, [*ones.keys() - others.keys()]), (second, [*others.keys() - ones.keys()]))
+            if alone
         ]
         raise Refused(f"these are not the same load: {'; '.join(only)}", hint="llmctl bench run with the same lists")
     rows = [{**dict(zip(LOAD, load, strict=True)), **_row(ones[load], others[load])} for load in ones]

@@ -31,6 +31,7 @@ TRACED = 2  # requests of a profile: a trace of every operator grows fast
 TRACED_TOKENS = 32
 ROOM = 64
 """Tokens of context beyond prompt and answer."""
+GAVE_UP = (Unreachable.code, "engine_died")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -194,7 +195,9 @@ def _scratch(home: Path, host: Host, catalog: Catalog, plan: Plan, tell: Callabl
         server = Server(place, spec.model, None, plan.patience)
         try:
             yield Subject(running.folder.home, server, port, spec, launch.backend, pid, scratch=True)
-        except Unreachable as error:
+        except LlmctlError as error:
+            if error.code not in GAVE_UP:
+                raise
             raise running.failed(f"{spec.model} came up and gave up: {error.message}") from None
 
 
