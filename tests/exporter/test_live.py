@@ -105,7 +105,14 @@ def test_a_slot_that_hangs_is_not_up_and_the_others_are(ops: Ops, url: str, stop
 def test_a_slot_whose_server_was_killed_is_down(ops: Ops, url: str) -> None:
     place = f'host="gpu2",port="{ops.ports["gpu2"][0]}"'
     os.kill(pid_of(ops, "gpu2"), signal.SIGKILL)
-    found = samples(get(url)[1])
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        eventually(lambda: not foreign.bind(("127.0.0.1", ops.ports["gpu2"][0])))
+        foreign.listen()
+        found = samples(get(url)[1])
+        foreign.setblocking(False)
+        with pytest.raises(BlockingIOError):  # who has taken the port is not asked, nor shown a key
+            foreign.accept()
     assert found[f"llmctl_slot_up{{{place}}}"] == 0 and found[f'llmctl_slot_state{{{place},state="down"}}'] == 1
     assert ops.llmctl("restart", ops.slot("gpu2")).returncode == 0
     assert samples(get(url)[1])[f"llmctl_slot_up{{{place}}}"] == 1
