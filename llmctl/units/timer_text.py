@@ -52,12 +52,13 @@ AccuracySec=1
 WantedBy=timers.target
 """
 FIRST = 30.0
+ANY_NAME = 'exec "$0" "$@"'  # systemd itself starts no program with a quote in its path
 
 
 def service(what: Periodic, user: str | None = None) -> str:
     """The service that the timer starts; for the system's manager with the user it runs as."""
     environment = "".join(f"Environment={quoted(f'{key}={value}')}\n" for key, value in what.environment.items())
-    command = " ".join(map(word, what.argv))
+    command = " ".join(map(word, ("/bin/sh", "-c", ANY_NAME, *what.argv)))
     return _SERVICE.format(command=command, environment=environment, user=f"User={user}\n" if user else "")
 
 

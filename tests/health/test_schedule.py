@@ -35,7 +35,7 @@ Description=llmctl: the health of the fleet
 
 [Service]
 Type=oneshot
-ExecStart="/opt/my venv/bin/llmctl" health run --quiet
+ExecStart=/bin/sh -c "exec \\"$$0\\" \\"$$@\\"" "/opt/my venv/bin/llmctl" health run --quiet
 Environment=LLMCTL_HOME=/home/op/.llmctl
 Environment="LLMCTL_CONFIG=/home/op/it's 100%%"
 SuccessExitStatus=1 3 5
@@ -125,7 +125,7 @@ def test_the_texts_of_a_systemd_timer() -> None:
 def test_s7_a_unit_takes_no_line_of_somebody_else() -> None:
     with pytest.raises(Refused, match="control character"):
         service(replace(WHAT, environment={"LLMCTL_HOME": "/x\nExecStartPre=/bin/evil"}))
-    assert 'ExecStart=/x "a%%b" $$HOME' in service(replace(WHAT, argv=("/x", "a%b", "$HOME")))
+    assert '/x "a%%b" $$HOME\n' in service(replace(WHAT, argv=("/x", "a%b", "$HOME")))
 
 
 def test_the_property_list_of_launchd() -> None:
