@@ -30,7 +30,7 @@ class Run:
 
     `was_down` are those that were down before they were healed in this run: why. `done` is what healing did or does
     not, in words; `gave_up` for whom it has no more to try. `hosts` are all that there are (None: not known), whether
-    or not they were asked.
+    or not they were asked; of those in `partly` only some slots were.
     """
 
     at: float
@@ -39,6 +39,7 @@ class Run:
     done: Mapping[Key, str] = field(default_factory=dict)
     gave_up: frozenset[Key] = frozenset()
     hosts: frozenset[str] | None = None
+    partly: frozenset[str] = frozenset()
 
 
 def new(before: Mapping[Key, Was], verdicts: Mapping[Key, Judged]) -> list[Key]:
@@ -60,8 +61,9 @@ def seen(before: Mapping[Key, Was], run: Run) -> dict[Key, Was]:
 def gone(known: Iterable[Key], run: Run) -> list[Key]:
     """Hosts that there are no more, and slots that their host, which answered, does not have any more."""
     answered = {host for (host, port), one in run.verdicts.items() if port is None and one.verdict != UNKNOWN}
+    whole = answered - run.partly
     strangers = {host for host, _ in known if run.hosts is not None and host not in run.hosts}
-    return [key for key in known if key[0] in strangers or (key[0] in answered and key not in run.verdicts)]
+    return [key for key in known if key[0] in strangers or (key[0] in whole and key not in run.verdicts)]
 
 
 def _codes(judged: Judged) -> tuple[str, ...]:

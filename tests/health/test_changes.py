@@ -205,6 +205,7 @@ def test_what_could_not_be_told_is_told_with_the_next_run() -> None:
 def test_a_slot_or_host_that_is_taken_away_ends_its_alarm() -> None:
     ear = Listener()
     assert ear.lines(DOWN)
+    assert ear.run({HOST: WELL}, partly=frozenset({"box"})) is None, "only another slot was asked"
     message = ear.run({HOST: WELL})
     assert message and (message.kind, message.title) == (RECOVERY, "box:8101 is not asked for any more")
     assert SLOT not in ear.standings
