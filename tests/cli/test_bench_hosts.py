@@ -13,7 +13,7 @@ QUICK = ("--requests", "2", "--prompt", "16", "--new", "4", "--runs", "1")
 
 def test_a_slot_a_model_and_two_hosts(fleet: Fleet, emptied: None) -> None:
     one, two = fleet.at("gpu1"), fleet.at("gpu2")
-    assert fleet("bench", "run", one, *QUICK).errors[0]["message"].endswith("is empty")
+    assert fleet("bench", "run", one, *QUICK).errors[0]["hint"] == f"llmctl load {one} MODEL"
     for slot, model in ((one, "alpha"), (two, "beta")):
         assert fleet("load", slot, model).code == 0
     done = fleet("bench", "run", one, *QUICK, "--streams", "1,2", "--profile")
@@ -40,6 +40,8 @@ def test_a_slot_a_model_and_two_hosts(fleet: Fleet, emptied: None) -> None:
 def test_what_two_hosts_cannot_do(fleet: Fleet, emptied: None) -> None:
     one, two = fleet.at("gpu1"), fleet.at("gpu2")
     fleet("load", one, "alpha")
+    fleet("load", two, "alpha")
+    fleet("unload", two)
     done = fleet("bench", "run", one, *QUICK, "--compare", two)
     assert done.code == 1 and done.errors[0]["hint"] == f"llmctl status {two}"
     fleet("load", two, "alpha")
