@@ -104,9 +104,6 @@ def _step(one: Patient, done: Sequence[Healed], settings: HealSettings, now: flo
         return step(WAIT, coming)
     recent = [healed for healed in done if abs(now - healed.at) < settings.window]  # a clock may have jumped
     tries = [healed for healed in done if one.since is not None and healed.at >= one.since]
-    if one.since is not None and seen.model and seen.model == seen.last_good and _by(LAST_GOOD, tries):
-        why = f"{seen.model} serves again in place of {seen.desired}"
-        return step(GIVE_UP, f"{why}; type llmctl swap {where} {seen.desired} once it can load")
     if len(recent) >= settings.budget:
         return step(GIVE_UP, _gave_up(recent, settings.window, where))
     last = max((healed.at for healed in recent), default=None)

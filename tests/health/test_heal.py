@@ -120,14 +120,6 @@ def test_the_last_good_model_is_loaded_once_in_an_incident() -> None:
     assert "its last good model loaded in vain; once more" in later.why
 
 
-def test_a_slot_that_serves_its_last_good_model_by_healing_is_left_with_it() -> None:
-    ill = patient(opened=NOW - 3600, model="beta", last_good="beta", generation=Generation(first=0.1))
-    step = one(ill, did(LAST_GOOD, 3 * 3600), did(LAST_GOOD, 1800))
-    assert step.action == GIVE_UP
-    assert step.why.endswith("type llmctl swap box:8101 alpha once it can load")
-    assert one(ill).action == RESTART, "nobody loaded it on purpose"
-
-
 def test_the_budget_of_an_hour_holds_over_incidents() -> None:
     before = [did(RESTART, minutes * MINUTE) for minutes in (20, 30, 40, 50)]
     fresh = patient(opened=NOW)
