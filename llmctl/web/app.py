@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,12 @@ class Door:
 class Web:
     """One status page; `app` is its ASGI application. Close it before its watch."""
 
-    def __init__(self, home: Path, door: Door, watch: Watching, verbs: Verbs) -> None:
+    def __init__(
+        self, home: Path, door: Door, watch: Watching, verbs: Verbs, clock: Callable[[], float] = time.time
+    ) -> None:
         self.hub, self.templates = Hub(watch), Templates()
         sessions, acts = Sessions(home, door.port), Acts(self.hub.changed)
-        self.pages = Pages(verbs, self.hub, Past(home / NAME), acts, self.templates)
+        self.pages = Pages(verbs, self.hub, Past(home / NAME, clock), acts, self.templates)
         chats = Places(chat.CHATS, "conversations")
         self.changes = Changes(home, verbs, self.hub, acts, sessions, self.templates, chats)
         self.app: App = Guard(self._router(), door.auth(home), sessions, self.templates.style, self._refusal)

@@ -7,15 +7,22 @@ from typing import Any
 from urllib.parse import quote
 
 from llmctl.render.text import duration, escaped, size
+from llmctl.watch.view import HostView
 
 FINE = ("ok", "ready", "success", "up")
-BUSY = ("starting", "swapping", "stopping", "running", "degraded", "skew", "backoff", "loading", "partly up")
-BAD = ("down", "failed", "crash-loop", "unknown", "lost", "error")
+BUSY = ("starting", "swapping", "stopping", "running", "degraded", "skew", "backoff", "partly up", "unknown")
+BAD = ("down", "failed", "crash-loop", "lost", "error")
 
 
 def tone(state: str) -> str:
     """The class of a state's colour: ok, busy, down or rest."""
     return "ok" if state in FINE else "busy" if state in BUSY else "down" if state in BAD else "rest"
+
+
+def worst(host: HostView) -> str:
+    """The class of a host and of all its slots together."""
+    found = {tone(host.state), *(tone(slot["state"]) for slot in host.slots)}
+    return next(one for one in ("down", "busy", "ok", "rest") if one in found)
 
 
 def moment(at: float) -> str:
@@ -41,6 +48,7 @@ def as_text(value: Any) -> Any:
 
 FILTERS = {
     "tone": tone,
+    "worst": worst,
     "moment": moment,
     "size": size,
     "duration": duration,
