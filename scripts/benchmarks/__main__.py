@@ -22,6 +22,7 @@ from scripts.benchmarks import (
     surface,
     swap,
     top,
+    web,
 )
 from scripts.benchmarks.report import Row
 
@@ -38,6 +39,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "pull": pull.measure,
     "fleet": fleet.measure,
     "top": top.measure,
+    "web": web.measure,
 }
 PEERS: dict[str, Callable[[], Iterator[Row]]] = {
     "peers-llamacpp": peers.llamacpp,
