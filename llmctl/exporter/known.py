@@ -14,8 +14,6 @@ PATIENCE = 1.0  # seconds for others who have the file
 
 def checked(path: Path, hosts: Collection[str]) -> list[Checked]:
     """Those of `hosts`; none where there is no history. HistoryError when it cannot be read."""
-    if not path.exists():
-        return []
     from llmctl.history.store import History
 
     since = time.time() - DAY

@@ -61,7 +61,7 @@ class Page:
             elif told and (sample := _SAMPLE.fullmatch(line)):
                 full, labels, value = sample.groups()
                 suffix = full.removeprefix(name)
-                if full.startswith(name) and suffix in KINDS[told.kind] and _number(value):
+                if suffix in KINDS[told.kind] and _number(value):
                     count += self._relabelled(told, full, labels or "", value, place)
         return count
 

@@ -100,6 +100,11 @@ def test_it_tells_how_many_tokens_are_held():
     while bench.engine.step():
         seen.append(bench.engine.held)
     assert max(seen) == 5 + 3 and bench.engine.held == 0
+    bench = Bench(context=99)
+    chunk = bench.toy.prefill_chunk
+    bench.ask("a", "x" * (chunk + 3), max_tokens=1, ignore_eos=True)
+    bench.engine.step()
+    assert bench.engine.held == chunk
 
 
 def test_max_tokens_ends_with_length():

@@ -49,7 +49,9 @@ def scraped(slot: FakeSlot) -> dict[str, float]:
 
 
 def test_the_names_are_stable() -> None:
-    assert {metric.name for metric in Metrics().registry.collect()} == NAMES
+    found = Metrics()
+    assert {metric.name for metric in found.registry.collect()} == NAMES
+    assert b"_created" not in found.scrape({}, None)
 
 
 def test_requests_and_tokens_are_counted(slot: FakeSlot) -> None:
