@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from llmctl.checks.bench_cells import Meter
 from llmctl.errors import Unsupported
@@ -12,14 +14,14 @@ from llmctl.errors import Unsupported
 EVERY = 0.5
 
 
-def meter(backend: str) -> Meter | str:
-    """What measures the energy of this machine's `backend`, or why nothing does."""
+def meter(backend: str, root: Path = Path("/")) -> Meter | str:
+    """What measures the energy of this machine's `backend`, or why nothing does. `root` is where /sys is."""
     if backend == "cpu":
         from llmctl.health import counters
 
-        if counters.energy() is None:
+        if counters.energy(root) is None:
             return "this user cannot read the processors' energy counters (/sys/class/powercap)"
-        return _processors
+        return functools.partial(_processors, root)
     if backend == "cuda":
         from llmctl.health import nvidia
 
@@ -29,16 +31,16 @@ def meter(backend: str) -> Meter | str:
     return "macOS tells root alone what it draws"
 
 
-def _processors() -> Callable[[], float]:
+def _processors(root: Path) -> Callable[[], float]:
     from llmctl.health import counters
 
-    before = counters.energy()
+    before = counters.energy(root)
 
     def stop() -> float:
-        after = counters.energy()
+        after = counters.energy(root)
         if before is None or after is None:
             raise Unsupported("the processors' energy counters could not be read any more")
-        return counters.spent(before, after)
+        return counters.spent(before, after, root)
 
     return stop
 
