@@ -18,8 +18,8 @@ def measure() -> Iterator[Row]:
             seen = photograph(served, [Shot(path)] * (RUNS + 1))[1:]  # the first one starts the browser's processes
             yield row(
                 f"`llmctl web`, {what}: first paint, ms", [one.painted for one in seen], "≤ 300",
-                "first-contentful-paint of headless Chromium on the same machine, from the start of the navigation, with an "
-                "empty cache",
+                "first-contentful-paint of headless Chromium on this machine, from the start of the navigation, with "
+                "an empty cache",
             )  # fmt: skip
             yield row(
                 f"`llmctl web`, {what}: KB", [one.bytes / 1e3 for one in seen], "≤ 60",

@@ -182,3 +182,18 @@ def test_a_stream_ends_though_it_is_cancelled_just_when_something_comes() -> Non
         return task.cancelled()
 
     assert asyncio.run(run())
+
+
+def test_a_log_that_is_faster_than_its_reader_keeps_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOG_WAITING", 5)
+    lines = live.Lines(_Many(), lambda: None)
+    eventually(lambda: not threads("web log"))
+    assert lines.take() == ["line 45", "line 46", "line 47", "line 48", "line 49"]
+
+
+class _Many:
+    def lines(self) -> Iterator[str]:
+        yield from (f"line {number}\n" for number in range(50))
+
+    def cut(self) -> None:
+        pass
