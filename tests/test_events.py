@@ -106,6 +106,16 @@ def test_a_torn_line_hides_no_other(home: Path) -> None:
     assert kinds(events.since(home, cursor)[0]) == ["swap"]
 
 
+def test_a_line_that_is_half_written_is_told_when_it_is_whole(home: Path) -> None:
+    noted(home, "load", "swap")
+    whole = (home / events.NAME).read_bytes()
+    (home / events.NAME).write_bytes(whole[:-10])
+    found, cursor = events.since(home, "")
+    assert kinds(found) == ["load"]
+    (home / events.NAME).write_bytes(whole)
+    assert kinds(events.since(home, cursor)[0]) == ["swap"]
+
+
 @pytest.mark.parametrize(
     "line", [b"\xff\xfe", b"[]", b"1", b'{"id": 1}', b'{"id": "a", "kind": "load"}', b"[" * 100_000]
 )
@@ -151,6 +161,10 @@ def test_a_rotation_that_another_process_does_is_left_to_it(home: Path, monkeypa
         noted(home, "load", "swap")
         assert not (home / events.OLDER).exists()
     noted(home, "crash")
+    monkeypatch.undo()
+    noted(home, "restart")
+    events._rotate(home)  # another was quicker: the file is a new one by now
+    assert (home / events.NAME).exists()
     assert len((home / events.OLDER).read_text().splitlines()) == 3
 
 

@@ -88,7 +88,7 @@ class Database:
                 schema.check(db)
             except schema.OlderSchema:
                 schema.migrate(db)
-            self._as_wal(db)
+            db.execute("PRAGMA journal_mode = WAL").fetchone()
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
             return db
@@ -119,18 +119,6 @@ class Database:
         db.text_factory = lambda text: text.decode(errors="replace")
         db.execute("PRAGMA cell_size_check = ON")
         return db
-
-    def _as_wal(self, db: sqlite3.Connection) -> None:
-        """Also while others have it open: SQLite does not wait for them there by itself."""
-        end = time.monotonic() + self.patience
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode = WAL").fetchone()
-                return
-            except sqlite3.OperationalError as error:
-                if not _is(error, "locked") or time.monotonic() > end:
-                    raise
-            time.sleep(0.05)
 
     # ── failures ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -61,12 +61,11 @@ def _checks(history: History, since: float) -> Iterator[dict[str, Any]]:
 
 
 def _events(history: History, since: float) -> Iterator[dict[str, Any]]:
-    query = f"SELECT {sql.EVENT} FROM events WHERE (at, host, id) > (?, ?, ?) ORDER BY at, host, id LIMIT ?"
-    last: tuple[Any, ...] = (since, "", "")
+    query = f"SELECT {sql.EVENT}, n FROM events WHERE (at, n) > (?, ?) ORDER BY at, n LIMIT ?"
+    last: tuple[Any, ...] = (since, -1)
     while page := history.ask(query, *last, PAGE):
-        last = (page[-1][2], page[-1][0], page[-1][1])
-        for event in map(sql.event_of, page):
-            yield _event(event)
+        last = (page[-1][2], page[-1][-1])
+        yield from (_event(sql.event_of(row)) for row in page)
 
 
 def _event(event: Event) -> dict[str, Any]:

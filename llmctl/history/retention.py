@@ -44,8 +44,7 @@ def _oldest_checks(db: sqlite3.Connection) -> bool:
 
 def _oldest_events(db: sqlite3.Connection) -> bool:
     (count,) = db.execute("SELECT count(*) FROM events").fetchone()
-    oldest = "SELECT host, id FROM events ORDER BY at LIMIT ?"
-    db.execute(f"DELETE FROM events WHERE (host, id) IN ({oldest})", (count // TENTH + 1,))
+    db.execute("DELETE FROM events WHERE n IN (SELECT n FROM events ORDER BY at LIMIT ?)", (count // TENTH + 1,))
     return bool(count)
 
 

@@ -18,9 +18,10 @@ STEPS = (
     CREATE INDEX checks_by_time ON checks (slot, at);
     CREATE INDEX checks_good ON checks (slot, model) WHERE verdict = 'ok';
     CREATE TABLE events (
-        host TEXT NOT NULL, id TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, port INTEGER, model TEXT,
-        outcome TEXT NOT NULL, what TEXT NOT NULL, details TEXT NOT NULL, PRIMARY KEY (host, id)
-    ) WITHOUT ROWID;
+        n INTEGER PRIMARY KEY, host TEXT NOT NULL, id TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, port INTEGER,
+        model TEXT, outcome TEXT NOT NULL, what TEXT NOT NULL, details TEXT NOT NULL
+    );
+    CREATE UNIQUE INDEX events_once ON events (host, id);
     CREATE INDEX events_by_time ON events (at);
     CREATE INDEX events_by_slot ON events (host, port, at);
     CREATE TABLE incidents (
@@ -48,8 +49,12 @@ class ForeignFile(Exception):
 
 def check(db: sqlite3.Connection) -> None:
     """Raise what keeps this llmctl from using the file as it is."""
-    version, application = _pragma(db, "user_version"), _pragma(db, "application_id")
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    db.execute("BEGIN")  # of one moment: another process may be making it
+    try:
+        version, application = _pragma(db, "user_version"), _pragma(db, "application_id")
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        db.execute("ROLLBACK")
     if application != APPLICATION and (application or tables):
         raise ForeignFile
     if version > len(STEPS):

@@ -186,7 +186,7 @@ class History:
         """The newest events that are meant, the newest last; None: any."""
         among = f"kind IN ({', '.join('?' * len(kinds))})"
         where, values = sql.where({"host = ?": host, "port = ?": port, "at >= ?": since, among: tuple(kinds) or None})
-        rows = self.ask(f"SELECT {sql.EVENT} FROM events{where} ORDER BY at DESC LIMIT ?", *values, most)
+        rows = self.ask(f"SELECT {sql.EVENT} FROM events{where} ORDER BY at DESC, n DESC LIMIT ?", *values, most)
         return [sql.event_of(row) for row in reversed(rows)]
 
     def uptime(self, host: str, port: int | None, since: float, until: float | None = None) -> float | None:

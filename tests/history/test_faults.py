@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from llmctl.history.store import Check, History
 
 ROWS = 40
 WRITER = f"""
-import sys
+import sys, time
 from pathlib import Path
 from llmctl.history.store import Check, History
 with History.open(Path(sys.argv[1]), patience=30.0) as history:
@@ -34,7 +35,9 @@ with History.open(Path(sys.argv[1]), patience=30.0) as history:
         run += 1
         history.checked([Check("gpu1", 8101 + n, run, "ok", "x" * 500) for n in range({ROWS})])
         history.take("gpu1", [{{"id": f"{{sys.argv[2]}}-{{run}}", "at": 2e9, "kind": "swap"}}], str(run))
+        time.sleep(float(sys.argv[3]))
 """
+"""Arguments: the file, a name, seconds between two runs."""
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_f5_a_killed_writer_leaves_whole_runs_and_a_sound_file(path: Path) -> No
     chance = random.Random(7)
     seen = 0
     for turn in range(8):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(turn)], stdout=subprocess.PIPE)
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(turn), "0"], stdout=subprocess.PIPE)
         assert writer.stdout and writer.stdout.readline() == b"open\n"
         time.sleep(chance.uniform(0.0, 0.15))
         writer.send_signal(signal.SIGKILL)
@@ -72,11 +75,30 @@ def test_f5_a_killed_writer_leaves_whole_runs_and_a_sound_file(path: Path) -> No
     assert torn_files(path) == []
 
 
-def test_f5_two_writers_at_once_both_go_on(path: Path) -> None:
-    """Also where both make the file."""
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(n)], stdout=subprocess.PIPE) for n in range(3)
-    ]
+def test_one_that_another_process_makes_meanwhile_is_no_foreign_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[threading.Thread] = []
+    real = schema._pragma
+
+    def slow(db: sqlite3.Connection, name: str) -> int:
+        value = real(db, name)
+        if name == "application_id" and not made:
+            made.append(threading.Thread(target=filled, args=(path, 1)))
+            made[0].start()
+            time.sleep(0.5)
+        return value
+
+    monkeypatch.setattr(schema, "_pragma", slow)
+    with History.open(path, patience=30.0) as history:
+        made[0].join()
+        assert len(history.last()) == ROWS
+
+
+def test_writers_at_once_all_go_on(path: Path) -> None:
+    """Also where all make the file."""
+    argv = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen([*argv, str(n), "0.05"], stdout=subprocess.PIPE) for n in range(3)]
     for writer in writers:
         assert writer.stdout and writer.stdout.readline() == b"open\n"
     with History.open(path, write=False) as history:
@@ -146,6 +168,22 @@ def test_f8_a_history_that_tears_while_it_is_open_is_put_aside_too(path: Path) -
     assert len(torn_files(path)) == 1
 
 
+def test_f8_the_wal_of_a_torn_history_goes_along_with_it(path: Path) -> None:
+    """Beside a new file it would be taken for the new one's."""
+    filled(path)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        other.execute("INSERT INTO cursors VALUES ('gpu1', 'of the torn one')")
+        other.commit()
+        zeros_within(path)
+        with History.open(path) as history:
+            history.checked([Check("gpu1", 9000, time.time(), "ok")])
+            assert history.said and len(history.last()) == 1 and history.cursor("gpu1") == ""
+            assert history.ask("PRAGMA integrity_check") == [("ok",)]
+        (torn,) = torn_files(path)
+        assert torn.with_name(f"{torn.name}-wal").stat().st_size > 4096
+
+
 def test_f8_what_another_process_put_aside_already_is_not_put_aside_again(path: Path) -> None:
     filled(path)
     with History.open(path) as late:
@@ -184,7 +222,7 @@ def test_f8_a_reader_leaves_a_torn_history_alone(path: Path) -> None:
     with pytest.raises(HistoryError, match="damaged") as caught:
         History.open(path, write=False)
     assert caught.value.hint and "--sync" in caught.value.hint
-    assert torn_files(path) == [] and path.stat().st_size == 50_000
+    assert [file.name for file in path.parent.iterdir()] == [path.name] and path.stat().st_size == 50_000
 
 
 # ── of another version ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -270,9 +308,8 @@ def test_f6_on_a_full_disk_the_error_says_so_and_what_was_stays(tmp_path: Path) 
 
 def test_f6_a_disk_that_is_full_from_the_beginning(tmp_path: Path) -> None:
     with mounted(tmp_path / "small", "-t", "tmpfs", "-o", "size=16k", "tmpfs") as small:
-        with open(small / "big", "wb") as file:
-            with contextlib.suppress(OSError):
-                file.write(b"x" * 16384)
+        with open(small / "big", "wb") as file, contextlib.suppress(OSError):
+            file.write(b"x" * 16384)
         with pytest.raises(HistoryError, match="is full"):
             History.open(small / "history.db")
 
@@ -344,6 +381,19 @@ def test_one_that_another_process_holds_for_long_is_told(path: Path) -> None:
             holder.execute("COMMIT")
             history.checked([Check("gpu1", 1, time.time(), "ok")])
     holder.close()
+
+
+def test_a_reader_of_the_old_kind_is_waited_for(path: Path) -> None:
+    """A file that is not in WAL mode becomes so when nobody reads it; SQLite itself does not wait for that."""
+    filled(path, 1)
+    with sqlite3.connect(path, isolation_level=None, check_same_thread=False) as reader:
+        reader.execute("PRAGMA journal_mode = DELETE")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM checks").fetchall()
+        threading.Timer(0.5, lambda: reader.execute("COMMIT")).start()
+        with History.open(path, patience=30.0) as history:
+            assert history.ask("PRAGMA journal_mode") == [("wal",)]
+    reader.close()
 
 
 def test_a_path_that_is_no_file_is_told(tmp_path: Path) -> None:
