@@ -24,6 +24,8 @@ PLAIN = {
 }
 """Each with its module and the only option that it takes."""
 NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics", "history")
+OF_ITSELF = {"health": ("install", "uninstall", "show")}
+"""Verbs that have some of their own, which may stand in the place of what they are about."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +68,8 @@ def hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def command_of(words: Sequence[str]) -> str:
     """The verb, or noun and verb, that a command line begins with."""
     plain = [word for word in words[:2] if not word.startswith("-")]
-    return " ".join(plain if plain and plain[0] in NOUNS else plain[:1])
+    noun = plain and (plain[0] in NOUNS or plain[-1] in OF_ITSELF.get(plain[0], ()))
+    return " ".join(plain if noun else plain[:1])
 
 
 def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:

@@ -18,10 +18,13 @@ from llmctl.cli import (
     deploy,
     doctor,
     fleet,
+    health,
     history,
     host,
     host_doctor,
     host_events,
+    host_heal,
+    host_health,
     hosts,
     hosts_edit,
     init,
@@ -86,6 +89,7 @@ NOUNS = {
     "registry": registry,
     "keys": keys,
     "metrics": metrics,
+    "health": health,
     "history": history,
     "host": host,
 }
@@ -96,8 +100,10 @@ for verbs in (verify, search):
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
 host.app.add_typer(copy_ends.app)
-host.app.add_typer(host_events.app)
 host.app.add_typer(host_doctor.app)
+host.app.add_typer(host_events.app)
+host.app.add_typer(host_heal.app)
+host.app.add_typer(host_health.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
 for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit, trust, token):

@@ -12,10 +12,14 @@ from llmctl.health.seen import Generation
 ODD = 8
 """Characters of an answer from which on it may not be one character over and over."""
 LEAST = 0.1
+FULL = "queue_full"
 
 
 def generation(http: SlotHttp, probe: Probe) -> Generation:
-    """What the slot answers to its model's probe, or why that is no answer; `http.timeout` is for all of it."""
+    """What the slot answers to its model's probe, or why that is no answer; `http.timeout` is for all of it.
+
+    `busy` is told of one that may have had no time for it.
+    """
     began, patience = time.monotonic(), http.timeout
 
     def left() -> float:
@@ -29,10 +33,9 @@ def generation(http: SlotHttp, probe: Probe) -> Generation:
             return Generation(why, seconds=time.monotonic() - began, model=model)
         said = _said(http, probe)
     except LlmctlError as error:
-        late = left() <= 0.1
-        return Generation(
-            f"no answer within {patience:g} s" if late else error.message, seconds=time.monotonic() - began
-        )
+        late = left() <= LEAST
+        why = f"no answer within {patience:g} s" if late else error.message
+        return Generation(why, seconds=time.monotonic() - began, busy=late or error.code == FULL)
     return Generation(fault(probe, said.text), said.first, said.rate, said.count, said.seconds, said.model or model)
 
 

@@ -63,7 +63,7 @@ def slot(home: Path, row: SlotStatus, timeout: float, wake: bool = False) -> Slo
 def _after(home: Path, seen: SlotSeen, said: Generation) -> SlotSeen:
     """A slot that did not answer, as it is now: it may be changing, or answering others."""
     now = rows.status(home, [seen.port])[0]
-    said = replace(said, busy=now.tokens_per_second > 0)
+    said = replace(said, busy=said.busy and now.silent < 0.8 * said.seconds)
     return replace(seen, state=now.state, why=now.why, operation=now.operation, crashes=now.crashes, generation=said)
 
 

@@ -42,8 +42,8 @@ class Unit:
 @dataclass(frozen=True)
 class SlotSeen:
     """One port. `desired` is the model that should run, `model` the one that does; `crashes` those of the last ten
-    minutes; `last_good` is the last that served, where that is another than the desired one. `disabled` says why it is
-    held down."""
+    minutes; `last_good` is the one that served before the desired one, to go back to. `disabled` says why it is held
+    down."""
 
     port: int
     desired: str | None

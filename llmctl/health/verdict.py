@@ -64,9 +64,7 @@ class Judged:
         return "; ".join(finding.why for finding in self.findings)
 
 
-def slot(
-    host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules(), deploying: str | None = None
-) -> Judged:
+def slot(host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules(), deploying: str | None = None) -> Judged:
     """Whether one port is as it was declared, and as fast as it was; `deploying` is who deploys to its host now."""
     if skipped := _left_alone(seen):
         return Judged(SKIPPED, (Finding(SKIPPED, skipped),))

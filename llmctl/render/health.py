@@ -26,7 +26,7 @@ def _health(data: Mapping[str, Any]) -> str | Table:
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
     findings = row["findings"]
-    why = "; ".join([*(finding["why"] for finding in findings), *([row["healed"]] if row["healed"] else [])])
+    why = "; ".join([*(finding["why"] for finding in findings), *([row["healed"]] if row.get("healed") else [])])
     first, rate, since = row.get("first_token"), row.get("tokens_per_second"), row.get("since")
     return (
         row["host"], str(row["port"] or "-"), row.get("desired") or "-", row["verdict"],
@@ -38,8 +38,9 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _changed(change: Mapping[str, Any]) -> str:
     where = change["host"] + (f":{change['port']}" if change["port"] else "")
-    told = f"{where}  {change['before'] or 'new'} -> {change['verdict']}"
-    return f"{told}  {escaped(change['why'])}" if change["why"] else told
+    was = f" (was {change['was']}: {change['healed']})" if change["healed"] else ""
+    parts = [f"{where}  {change['verdict']}{was}", escaped(change["why"] or ""), change["fix"] or ""]
+    return "  ".join(part for part in parts if part)
 
 
-VIEWS: dict[str, View] = {"health": _health, "health run": _health}
+VIEWS: dict[str, View] = {"health": _health}

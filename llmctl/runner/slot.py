@@ -71,15 +71,18 @@ class Slot:
         """Traffic goes to `engine` from now on: the moment of a swap."""
         spec, wall = engine.spec, time.time()
         served = {name: until for name, until in self.record.actual.served.items() if until > wall}
-        if self.desired.spec:
-            served |= dict.fromkeys((n.casefold() for n in names(self.desired.spec)), wall + REMEMBER_NAMES)
+        was, before = self.desired.spec, self.record.actual.before
+        if was:
+            served |= dict.fromkeys((n.casefold() for n in names(was)), wall + REMEMBER_NAMES)
+            if was.model != spec.model:
+                before = None if before and before.model == spec.model else was
         try:
             self._want(spec=spec)
         except OSError as error:
             engine.kill()
             raise LoadFailed(f"the new state cannot be written: {error}", hint="make room on the disk") from error
         self.traffic.engine = engine
-        self._set(domain.READY, last_known_good=spec, served=served, last_load=engine.load_seconds)
+        self._set(domain.READY, last_known_good=spec, before=before, served=served, last_load=engine.load_seconds)
         self.metrics.loaded(engine.load_seconds)
         self.traffic.serve_with(engine)
 
@@ -154,13 +157,14 @@ class Slot:
             "pid": engine.child.pid if engine else None, "handles": list(self.traffic.served_names())[1:],
             "since": self.record.actual.since, "memory_bytes": engine.resident() if engine else 0,
             "tokens_per_second": engine.tokens_per_second() if engine else 0.0, "active": self.traffic.active(),
+            "silent": round(engine.silent_for(), 1) if engine and engine.streams else 0.0,
             "queued": len(self.traffic.line), "operation": operation.verb if operation else None,
             "spread": [member["host"] for member in spec.engine.spread] if spec else [],
             "load_path": engine.identity.load_path if engine and engine.identity else None,
             "residency": engine.identity.residency if engine and engine.identity else {},
             "progress": self.traffic.progress,
             "crashes": recent(self._crashes, now()), "queue_limit": self.limits.queue,
-            "last_good": last_good(self.desired, self.record.actual),
+            "last_good": last_good(self.record.actual),
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────

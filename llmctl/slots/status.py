@@ -22,8 +22,8 @@ TIMEOUT = 5.0
 class SlotStatus:
     """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
     `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the
-    slot has none. `crashes` are those of the last ten minutes, `last_good` is the model that served last, where that is
-    not the desired one."""
+    slot has none. `silent` is seconds since an engine with requests made progress. `crashes` are those of the last ten
+    minutes, `last_good` is the model that served before the desired one."""
 
     host: str
     port: int
@@ -37,6 +37,7 @@ class SlotStatus:
     memory_bytes: int = 0
     tokens_per_second: float = 0.0
     active: int = 0
+    silent: float = 0.0
     queued: int = 0
     operation: str | None = None
     version: str | None = None
@@ -110,5 +111,5 @@ def _at_rest(home: Path, port: int, host: str) -> SlotStatus:
     return SlotStatus(
         host, port, spec.model if spec else None, spec.engine.engine if spec else None, state,
         since=actual.since, why=why, spread=tuple(member["host"] for member in spec.engine.spread) if spec else (),
-        queue_limit=desired.launch.limits.queue, last_good=last_good(desired, actual),
+        queue_limit=desired.launch.limits.queue, last_good=last_good(actual),
     )  # fmt: skip

@@ -61,6 +61,15 @@ def change(
     return result
 
 
+def back(home: Path, port: int, on_event: OnEvent | None = None) -> ChangeResult:
+    """Swap to the model that served before the present one; Refused when there is none."""
+    before = SlotFolder(home, port).read_actual().before
+    if before is None:
+        raise Refused(f"port {port} had no other model before", hint=f"llmctl swap {port} MODEL", port=port)
+    end_hung(home, port)
+    return change(home, port, "swap", before, on_event=on_event)
+
+
 def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
     """End the model after its requests; a port that is up stays up and says that nothing is loaded."""
     _must_exist(home, port)
