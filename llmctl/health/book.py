@@ -11,7 +11,7 @@ from llmctl.health.heal import DOES, Healed
 from llmctl.health.rows import Row
 from llmctl.health.verdict import DEGRADED, DOWN, OK, UNKNOWN
 from llmctl.history import NAME
-from llmctl.history.records import Check, Incident
+from llmctl.history.records import Check, Event, Incident
 from llmctl.history.store import History
 
 T = TypeVar("T")
@@ -24,7 +24,10 @@ class Book:
     def __init__(self, home: Path) -> None:
         self.errors: list[HistoryError] = []
         self._history: History | None = None
-        self._history = self._tried(lambda: History.open(home / NAME), None)
+        try:
+            self._history = History.open(home / NAME)
+        except HistoryError as error:
+            self.errors.append(error)
 
     def __enter__(self) -> Book:
         return self
@@ -46,21 +49,25 @@ class Book:
 
     def known(self, host: str) -> list[Check]:
         """The last check of each slot of a host."""
-        last = self._ask(lambda history: history.last(), {})
+        nothing: Mapping[Key, Check] = {}
+        last = self._ask(lambda history: history.last(), nothing)
         return [check for (name, port), check in last.items() if name == host and port is not None]
 
     def figures(self, host: str, port: int, model: str | None, most: int) -> tuple[list[float], list[float]]:
         """Seconds to the first token and tokens/s of the slot's last good answers."""
-        return self._ask(lambda history: history.figures(host, port, model, most), ([], []))
+        nothing: tuple[list[float], list[float]] = ([], [])
+        return self._ask(lambda history: history.figures(host, port, model, most), nothing)
 
     def open_since(self) -> Mapping[Key, Incident]:
         """The incidents that are open."""
-        found = self._ask(lambda history: history.incidents(open_only=True), [])
+        nothing: list[Incident] = []
+        found = self._ask(lambda history: history.incidents(open_only=True), nothing)
         return {(incident.host, incident.port): incident for incident in found}
 
     def healed(self, since: float) -> list[Healed]:
         """What was done to slots since then."""
-        events = self._ask(lambda history: history.events(since=since, kinds=("heal",), most=2000), [])
+        nothing: list[Event] = []
+        events = self._ask(lambda history: history.events(since=since, kinds=("heal",), most=2000), nothing)
         actions = [(event, str(event.details.get("action"))) for event in events]
         return [Healed(e.host, e.port, e.at, action) for e, action in actions if e.port is not None and action in DOES]
 
@@ -108,13 +115,11 @@ class Book:
         self._ask(lambda history: history.close_incident(id, at), None)
 
     def _ask(self, work: Callable[[History], T], usual: T) -> T:
-        history = self._history
-        return self._tried(lambda: work(history), usual) if history else usual
-
-    def _tried(self, work: Callable[[], T], usual: T) -> T:
         """What `work` gives; after a failure there is no history any more."""
+        if self._history is None:
+            return usual
         try:
-            return work()
+            return work(self._history)
         except HistoryError as error:
             self.errors.append(error)
             self._history = None
