@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -11,12 +12,16 @@ from typing import Any
 import pytest
 
 from llmctl import events
-from llmctl.domain import SlotSpec
-from llmctl.errors import LlmctlError
+from llmctl.domain import EngineSpec, SlotSpec
+from llmctl.errors import LlmctlError, LoadFailed
+from llmctl.runner.bring_up import Effects
+from llmctl.runner.slot import Slot
 from llmctl.slots import control, verbs
 from llmctl.slots.launch import ensure_server
+from llmctl.slots.state import Desired, SlotFolder
 from tests.clients import chat
 from tests.conftest import RunningSlot, eventually
+from tests.runner.test_schedules import Metrics, VirtualLoop
 
 Slots = Callable[..., RunningSlot]
 Script = Callable[..., SlotSpec]
@@ -65,6 +70,7 @@ def test_operators_changes_are_noted_with_who_and_how_it_went(slots: Slots, scri
     swapped = reader.one()
     assert told(swapped) == ("swap", "ok", "beta") and slot.status().last_good == "alpha"
     assert (swapped["details"]["previous"], swapped["details"]["order"]) == ("alpha", "new-first")
+    assert slot.status().last_good == "alpha"
 
     with pytest.raises(LlmctlError):
         slot.change("swap", script("broken", fail="load"))
@@ -108,7 +114,7 @@ def test_a_slots_own_doings_are_noted(slots: Slots, script: Script, home: Path) 
     assert told(reader.until("restart")[-1]) == ("restart", "ok", "alpha")
 
 
-def test_crashes_are_noted_and_counted_and_so_is_their_loop(slots: Slots, script: Script, home: Path) -> None:
+def test_crashes_are_noted_and_counted(slots: Slots, script: Script, home: Path) -> None:
     slot = slots(script("alpha"))
     reader = Reader(home)
     assert (slot.status().crashes, slot.status().queue_limit) == (0, slot.launch.limits.queue)
@@ -117,12 +123,36 @@ def test_crashes_are_noted_and_counted_and_so_is_their_loop(slots: Slots, script
     assert told(crashed) == ("crash", "failed", "alpha") and "killed" in crashed["what"]
     assert told(back) == ("restart", "ok", "alpha")
     assert slot.status().crashes == 1
-    script("alpha", fail="load")
-    os.kill(slot.engine_pid() or 0, signal.SIGKILL)
-    found = reader.until("crash-loop")
-    kinds = [told(event)[:2] for event in found]
-    assert kinds == [("crash", "failed"), *[("restart", "failed")] * 3, ("crash-loop", "failed")]
-    assert slot.status().crashes == 5
+
+
+def test_an_engine_that_never_comes_back_is_noted_each_time_and_at_last_as_a_loop(home: Path) -> None:
+    """In virtual time: the real slot and a process that cannot be started."""
+    noted: list[tuple[str, str]] = []
+
+    def tell(kind: str, **said: Any) -> None:
+        noted.append((kind, said["outcome"]))
+
+    async def spawn(spec: SlotSpec) -> Any:
+        raise LoadFailed("will not")
+
+    async def story() -> dict[str, Any]:
+        folder = SlotFolder(home, 8101)
+        folder.make()
+        folder.write_desired(Desired(SlotSpec(EngineSpec("x", "alpha", "/", "x"))))
+        nothing: Any = lambda *said: None
+        effects = Effects(spawn, lambda *said: ("r", "none"), nothing, nothing, nothing, happened=tell)
+        slot = Slot(folder, effects, Metrics(), keep=False)
+        slot.start()
+        await asyncio.sleep(300)
+        status = slot.status()
+        await slot.close()
+        return status
+
+    loop = VirtualLoop()
+    status = loop.run_until_complete(story())
+    loop.close()
+    assert noted == [*[("restart", "failed")] * 5, ("crash-loop", "failed")]
+    assert (status["state"], status["crashes"]) == ("crash-loop", 5)
 
 
 def test_f6_a_slot_goes_on_where_no_event_can_be_written(slots: Slots, script: Script, home: Path) -> None:
