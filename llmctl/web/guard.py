@@ -40,7 +40,8 @@ def headers(style: str) -> list[tuple[bytes, bytes]]:
 
 
 class Guard:
-    """Around the routes: `scope["state"]["visitor"]` is who came in; `on_error` makes the page of a refusal."""
+    """Around the routes: `scope["state"]` has the `visitor` who came in, and `welcome()`: whether he still may be here.
+    `on_error` makes the page of a refusal."""
 
     def __init__(self, app: App, auth: Auth, sessions: Sessions, style: str, on_error: OnError) -> None:
         self._app, self._auth, self._sessions, self._on_error = app, auth, sessions, on_error
@@ -53,8 +54,9 @@ class Guard:
         if scope["type"] != "http":
             return
         visitor = self._sessions.visitor(scope)
-        scope.setdefault("state", {})["visitor"] = visitor
-        cookie = [self._sessions.header(visitor)] if visitor.new else []
+        state = scope.setdefault("state", {})
+        state["visitor"], state["welcome"] = visitor, lambda: self._still(scope)
+        cookie = [self._sessions.header(visitor)] if visitor.new and not from_elsewhere(scope) else []
         began = False
 
         async def guarded(message: MutableMapping[str, Any]) -> None:
@@ -72,12 +74,25 @@ class Guard:
             if not began:  # else the client sees that its answer was cut
                 await self._on_error(scope, error)(scope, receive, guarded)
 
+    def _still(self, scope: Mapping[str, Any]) -> bool:
+        """Whether who came in might come in again: a stream lives longer than a session."""
+        try:
+            self._check(scope)
+        except RequestError:
+            return False
+        return self._sessions.visitor(scope).role == scope["state"]["visitor"].role
+
     def _check(self, scope: Mapping[str, Any]) -> None:
         self._auth.check_source(scope)
         if scope["method"] not in READING:
             same_origin(scope)
-        if not scope["state"]["visitor"].role and (scope["method"], scope["path"]) != SIGN_IN:
+        if not self._sessions.visitor(scope).role and (scope["method"], scope["path"]) != SIGN_IN:
             self._auth.check(scope)
+
+
+def from_elsewhere(scope: Mapping[str, Any]) -> bool:
+    """Whether a link of another site led here: then our cookie was not sent, and a new one would end a session."""
+    return any(name == b"sec-fetch-site" and value == b"cross-site" for name, value in scope["headers"])
 
 
 def same_origin(scope: Mapping[str, Any]) -> None:

@@ -57,11 +57,15 @@ class Pages:
             models=self.verbs.known() if visitor.admin else (), talks=may_talk(self.verbs, visitor, host),
         )  # fmt: skip
 
-    def log(self, request: Request) -> Response:
+    async def log(self, request: Request) -> Response:
         """The end of a slot's log as text, for who cannot follow it."""
         from starlette.responses import PlainTextResponse
 
-        lines = self.verbs.last_lines(*slot_asked(request), WHOLE_LOG)
+        self.hub.followers.take()
+        try:
+            lines = await asyncio.to_thread(self.verbs.last_lines, *slot_asked(request), WHOLE_LOG)
+        finally:
+            self.hub.followers.give_back()
         return PlainTextResponse("".join(f"{escaped(line)}\n" for line in lines), headers={"Cache-Control": "no-store"})
 
     def history(self, request: Request) -> Response:
@@ -80,7 +84,7 @@ class Pages:
 
     async def fleet_live(self, request: Request) -> Stream:
         self.hub.readers.take()
-        return Stream(self._pieces(self.fleet_parts), self.hub.readers.give_back)
+        return Stream(self._pieces(request, self.fleet_parts), self.hub.readers.give_back)
 
     async def slot_live(self, request: Request) -> Stream:
         host, port = slot_asked(request)
@@ -93,7 +97,7 @@ class Pages:
             self.hub.followers.give_back()
             threading.Thread(target=lines.cut, daemon=True).start()  # an end over ssh may take its time
 
-        return Stream(self._pieces(lambda: self.slot_parts(host, port, visitor), lines), done)
+        return Stream(self._pieces(request, lambda: self.slot_parts(host, port, visitor), lines), done)
 
     def fleet_parts(self) -> dict[str, str]:
         """The parts of the fleet's page, by their ids."""
@@ -116,7 +120,7 @@ class Pages:
         return parts | ({"verbs": part("verbs", one, slot, visitor, self.verbs.known())} if visitor.admin else {})
 
     async def _pieces(
-        self, parts: Callable[[], Mapping[str, str]], lines: Lines | None = None
+        self, request: Request, parts: Callable[[], Mapping[str, str]], lines: Lines | None = None
     ) -> AsyncGenerator[bytes, None]:  # fmt: skip
         """Everything at first, then what is not as it was; a comment when that is nothing for long."""
         sent: Mapping[str, str] = {}
@@ -124,6 +128,8 @@ class Pages:
             yield event("from", LOG_LINES)
         async with contextlib.aclosing(self.hub.changes()) as changes:
             async for changed in changes:
+                if not request.state.welcome():
+                    return
                 now = await asyncio.to_thread(parts)
                 fresh = {id: html for id, html in now.items() if sent.get(id) != html}
                 sent = now

@@ -49,7 +49,11 @@ class Templates:
         theme = cookies(request.scope).get(THEME_COOKIE)
         style = Markup(self.style) if alone else None
         text = self._pages.get_template(name).render(
-            visitor=request.state.visitor, theme=theme if theme in THEMES else None, style=style, **values
+            visitor=request.state.visitor,
+            path=request.url.path,
+            theme=theme if theme in THEMES else None,
+            style=style,
+            **values,
         )
         return HTMLResponse(text, status, {"Cache-Control": "no-store"})
 

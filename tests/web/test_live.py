@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from llmctl import keys
 from llmctl.web import live
+from llmctl.web.app import Door
 from tests.conftest import eventually, free_port
 from tests.web.conftest import Site
 from tests.web.fixed import Fleet, Script, Verbs, host, slot, web_of
@@ -91,6 +93,17 @@ def test_a_log_is_followed_and_let_go(page: Page) -> None:
     hang_up(answer)
     eventually(lambda: page.verbs.logs[0].over.is_set())
     eventually(lambda: page.web.hub.followers.taken == 0 and not threads("web log"))
+
+
+def test_s1_a_stream_ends_with_the_key_that_opened_it(home: Path, make_site: Callable[..., Site]) -> None:
+    keys.show(home)
+    site = make_site(door=Door(require_key=True))
+    with Served(site.web, free_port()) as served:
+        told = events(served.open("/live", Authorization=f"Bearer {site.key('client')}"))
+        assert next(told)[0] == "parts"
+        keys.rotate(site.home)
+        site.watch.now(host("mac", [slot(8101, "phi-4", "ready")]))
+        assert list(told) == []
 
 
 def test_logs_are_followed_by_so_many_and_no_more(page: Page) -> None:

@@ -187,6 +187,17 @@ def test_signing_in_gives_a_new_session_and_signing_out_ends_it(site: Site) -> N
     assert "Sign out" not in other.get("/").text
 
 
+def test_a_link_of_another_site_ends_no_session(site: Site) -> None:
+    """A browser does not send our cookie with it."""
+    answer = site.visitor().get("/", headers={"Sec-Fetch-Site": "cross-site"})
+    assert answer.status_code == 200 and "set-cookie" not in answer.headers
+
+
+def test_signing_in_leads_back(site: Site) -> None:
+    assert 'href="/sign-in?next=/slots/gpu1/8101"' in site.client.get("/slots/gpu1/8101").text
+    assert 'name="next" value="/slots/gpu1/8101"' in site.client.get("/sign-in?next=/slots/gpu1/8101").text
+
+
 def test_new_keys_end_the_sessions_of_the_old_ones(site: Site) -> None:
     site.sign_in("admin")
     keys.rotate(site.home)
