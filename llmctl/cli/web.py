@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,11 @@ from llmctl.cli import options as o
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 from llmctl.errors import Refused, UsageError
+
+if TYPE_CHECKING:
+    from llmctl.cli.reach import Reach
+    from llmctl.watch.fleet import Watch
+    from llmctl.web.serve import Server
 
 app = typer.Typer()
 
@@ -46,18 +51,24 @@ def _serve(
 ) -> Generator[str, None, Mapping[str, Any]]:
     from llmctl.cli import watching
     from llmctl.cli.reach import Reach
-    from llmctl.cli.web_acts import WebActs
     from llmctl.fleet import selection
 
-    try:
-        from llmctl.web.app import Door
-        from llmctl.web.serve import Server
-    except ModuleNotFoundError as error:
-        hint = "pip install 'llmctl-fleet[web]'"
-        raise Refused(f"the page needs {error.name}, which is not installed here", hint=hint) from None
     hosts = selection.select(session.config, patterns)
     with Reach(session) as reach, watching.watch(reach, hosts, every) as watch:
-        server = Server(session.home, Door(bind, port, require_key), watch, WebActs(reach))
+        server = _server(reach, watch, bind, port, require_key)
         yield f"{server.url} shows {len(hosts)} host{'s' * (len(hosts) != 1)}; Ctrl-C ends it\n"
         server.run()
     return {}
+
+
+def _server(reach: Reach, watch: Watch, bind: str, port: int, require_key: bool) -> Server:
+    """Refused where it cannot listen, or what it is made of is not installed."""
+    try:
+        from llmctl.cli.web_acts import WebActs
+        from llmctl.web.app import Door
+        from llmctl.web.serve import Server
+
+        return Server(reach.session.home, Door(bind, port, require_key), watch, WebActs(reach))
+    except ModuleNotFoundError as error:
+        hint = "pip install 'llmctl-fleet[web]'"
+        raise Refused(f"the page needs {error.name}, which is not installed here", hint=hint) from None
