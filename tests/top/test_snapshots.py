@@ -30,12 +30,9 @@ def test_every_snapshot_has_its_scene() -> None:
 
 
 def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def colours() -> int:
-        """How many are no grey."""
-        found = [[int(c[n : n + 2], 16) for n in (1, 3, 5)] for c in re.findall(r"fill: (#\w+)", picture(scene))]
-        return sum(max(parts) - min(parts) > 8 for parts in found)
+    def colours() -> set[str]:
+        return set(re.findall(r"fill: (#\w+)", picture(SCENES["fleet"])))
 
-    scene = SCENES["fleet"]
-    assert colours() > 3
+    assert len(colours()) > 5
     monkeypatch.setenv("NO_COLOR", "1")
-    assert colours() == 0
+    assert len(colours()) <= 3, "text, what is reversed, what is dim"

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from llmctl import events
 from llmctl.__main__ import main
 from llmctl.domain import SlotSpec
+from llmctl.slots import status
 from llmctl.watch import host
 from tests.conftest import RunningSlot
 
@@ -77,27 +78,32 @@ def test_events_come_once_and_the_last_few_at_first(home: Path) -> None:
     assert [event["kind"] for event in next(looks)["events"]] == ["swap"]
 
 
-@pytest.fixture
-def two(slots: Callable[..., RunningSlot], script: Callable[..., SlotSpec]) -> Iterator[list[RunningSlot]]:
-    found = [slots(script("alpha")), slots(script("beta"))]
-    yield found
-    for slot in found:
-        os.kill(
-            int(json.loads((slot.folder.path / "actual.json").read_text())["data"]["server"]["pid"]), signal.SIGCONT
-        )
-
-
 def test_a_slot_server_that_hangs_holds_up_no_other(
-    home: Path, two: list[RunningSlot], monkeypatch: pytest.MonkeyPatch
+    home: Path, slots: Callable[..., RunningSlot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmctl.slots import status
-
+    hung, well = slots(), slots()
     monkeypatch.setattr(status, "TIMEOUT", 1.0)
-    server = two[0].server_pid()
+    server = hung.server_pid()
     assert server
     os.kill(server, signal.SIGSTOP)
-    rows = {slot["port"]: slot["state"] for slot in next(Looks(home))["slots"]}
-    assert rows[two[1].port] == "ready" and rows[two[0].port] != "ready"
+    try:
+        rows = {slot["port"]: slot for slot in next(Looks(home))["slots"]}
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert rows[well.port]["runner_pid"] and not rows[hung.port]["runner_pid"]
+
+
+def test_all_slots_are_asked_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for port in (8101, 8102, 8103):
+        (home / "slots" / str(port)).mkdir(parents=True)
+    met, real = threading.Barrier(3), status.status
+
+    def meeting(*args: Any) -> Any:
+        met.wait(10)
+        return real(*args)
+
+    monkeypatch.setattr(status, "status", meeting)
+    assert [slot["port"] for slot in next(Looks(home))["slots"]] == [8101, 8102, 8103]
 
 
 def test_broken_state_is_no_crash(home: Path) -> None:
