@@ -132,6 +132,8 @@ def test_an_engine_that_never_comes_back_is_noted_each_time_and_at_last_as_a_loo
     def tell(kind: str, **said: Any) -> None:
         noted.append((kind, said["outcome"]))
 
+    def ignored(*said: object) -> None: ...
+
     async def spawn(spec: SlotSpec) -> Any:
         raise LoadFailed("will not")
 
@@ -139,8 +141,7 @@ def test_an_engine_that_never_comes_back_is_noted_each_time_and_at_last_as_a_loo
         folder = SlotFolder(home, 8101)
         folder.make()
         folder.write_desired(Desired(SlotSpec(EngineSpec("x", "alpha", "/", "x"))))
-        nothing: Any = lambda *said: None
-        effects = Effects(spawn, lambda *said: ("r", "none"), nothing, nothing, nothing, happened=tell)
+        effects = Effects(spawn, lambda *said: ("r", "none"), ignored, ignored, ignored, happened=tell)
         slot = Slot(folder, effects, Metrics(), keep=False)
         slot.start()
         await asyncio.sleep(300)
