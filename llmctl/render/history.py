@@ -41,7 +41,7 @@ def _history(data: Mapping[str, Any]) -> str:
 def _slot(slot: Mapping[str, Any]) -> tuple[str, ...]:
     series = slot["series"]
     return (
-        f"{slot['host']}:{slot['port']}", slot["model"] or "-", slot["verdict"],
+        f"{slot['host']}:{slot['port']}", escaped(slot["model"] or "-"), slot["verdict"],
         "-" if slot["uptime"] is None else _percent(slot["uptime"]),
         _seconds(slot["first_p50"]), _seconds(slot["first_p95"]), _rate(slot["rate_p50"]), _rate(slot["rate_p95"]),
         str(slot["checks"]), sparkline(series["first"]), sparkline(series["rate"]),
