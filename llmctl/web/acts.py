@@ -73,8 +73,8 @@ class Acts:
         except Exception as error:  # a bug of ours ends the change, not the page
             self._end(slot, error=f"{type(error).__name__}: {error}")
         else:
-            model = said.get("model") or "no model"
-            self._end(slot, result=f"{model} is {said.get('state') or 'there'}")
+            model = said.get("model")
+            self._end(slot, result=f"{model} is {said.get('state')}" if model else "no model is loaded")
 
     def _note(self, slot: tuple[str, int], event: Mapping[str, Any]) -> None:
         self._set(slot, stage=str(event.get("message" if event.get("event") == "note" else "stage") or "")[:200])

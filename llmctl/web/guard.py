@@ -12,7 +12,7 @@ from typing import Any
 
 from llmctl.errors import RequestError
 from llmctl.runner.auth import Auth
-from llmctl.web.sessions import Sessions
+from llmctl.web.sessions import Sessions, Visitor
 
 App = Callable[..., Awaitable[None]]
 OnError = Callable[[Mapping[str, Any], Exception], App]
@@ -80,7 +80,8 @@ class Guard:
             self._check(scope)
         except RequestError:
             return False
-        return self._sessions.visitor(scope).role == scope["state"]["visitor"].role
+        before: Visitor = scope["state"]["visitor"]
+        return self._sessions.visitor(scope).role == before.role
 
     def _check(self, scope: Mapping[str, Any]) -> None:
         self._auth.check_source(scope)
