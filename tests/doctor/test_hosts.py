@@ -286,6 +286,14 @@ def test_a_driver_that_is_too_old_for_torch() -> None:
 # ── hosts that tell less ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_nothing_is_told_twice_of_a_slot_that_is_down_or_of_one_disk() -> None:
+    down = replace(SLOT, state="down", due=("start",))
+    (row,) = found(IT, H100, replace(WELL, slots=(down,)))
+    assert (row.check, row.status) == ("slots", FAIL)
+    (row,) = found(IT, replace(H100, disk_free=2 * GB), replace(WELL, disk_free=GB))
+    assert row.check == "disk"
+
+
 def test_a_host_without_llmctl_is_to_be_deployed_to() -> None:
     (row,) = found(IT, replace(H100, release=""), NotDeployed("it has no llmctl", hint="llmctl deploy it"))
     assert (row.check, row.status, row.fix) == ("llmctl", WARN, "llmctl deploy it")

@@ -263,9 +263,11 @@ def test_powermetrics(name: str, found: tuple[Sensor, ...]) -> None:
 
 
 def test_a_mac_is_asked_as_far_as_its_user_may(no_tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     tool(no_tools, "pmset", f"cat {FIXTURES}/apple/therm-slowed.txt")
     tool(no_tools, "powermetrics", f"cat {FIXTURES}/apple/powermetrics-m3.txt")
+    assert apple.sensors() == ()  # whatever is called so there
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setattr(os, "geteuid", lambda: 501)
     assert [sensor.name for sensor in apple.sensors()] == ["Mac"]
     monkeypatch.setattr(os, "geteuid", lambda: 0)
