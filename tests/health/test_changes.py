@@ -118,6 +118,11 @@ def test_f9_what_lasts_only_one_run_is_not_told_and_what_gets_worse_is(verdicts:
     assert [len(ear.lines(verdict)) for verdict in verdicts] == said
 
 
+def test_a_swap_between_two_looks_holds_no_recovery_back() -> None:
+    ear = Listener()
+    assert [len(ear.lines(verdict)) for verdict in (DOWN, OK, SKIPPED, OK)] == [1, 0, 0, 1]
+
+
 def test_what_is_not_to_be_told_is_not() -> None:
     ear = Listener(degraded=0, unknown=0, down=0)
     assert [ear.lines(v) for v in (DEGRADED, DEGRADED, UNKNOWN, UNKNOWN, DOWN, DOWN, OK, OK, OK)] == [()] * 9

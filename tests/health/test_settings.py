@@ -11,6 +11,7 @@ from llmctl.health import settings
 from llmctl.health.settings import HealSettings, MessageSettings, Settings
 from llmctl.health.target import Secret
 from llmctl.health.verdict import Rules
+from tests.conftest import REPO
 
 
 def read(folder: Path, text: str) -> Settings:
@@ -86,6 +87,16 @@ apprise_env = "TELEGRAM"
     assert (telegram.name, telegram.kind, telegram.url) == ("apprise:$TELEGRAM", "apprise", Secret("TELEGRAM"))
     assert len({target.name for target in found.notify}) == 3
     assert "hooks" not in repr(chat)
+
+
+def test_the_example_of_the_docs_says_the_defaults(tmp_path: Path) -> None:
+    page = (REPO / "docs" / "health.md").read_text(encoding="utf-8")
+    found = read(tmp_path, page.partition("```toml\n")[2].partition("```")[0])
+    usual = Settings()
+    assert (found.rules, found.timeout, found.heal, found.most) == (usual.rules, usual.timeout, usual.heal, usual.most)
+    assert found.messages == usual.messages
+    assert [target.kind for target in found.notify] == ["command", "webhook"]
+    assert (found.of("studio").timeout, found.of("studio", 8105).heal.on) == (90.0, False)
 
 
 @pytest.mark.parametrize(
