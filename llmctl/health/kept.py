@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmctl import files
 from llmctl.errors import LlmctlError, StateError
@@ -15,6 +15,7 @@ from llmctl.health.changes import Key, Run, Was
 from llmctl.health.standing import Standing
 
 LISTENERS = 100
+T = TypeVar("T")
 
 
 def folder(home: Path) -> Path:
@@ -24,17 +25,21 @@ def folder(home: Path) -> Path:
 def changed(home: Path, run: Run) -> tuple[list[Key], list[LlmctlError]]:
     """Who is not as in the run before this one, which is kept as the last; and what went wrong with that."""
     path = folder(home) / "seen.json"
-    rows, errors = _read(path, [])
-    before: dict[Key, Was] = changes.from_rows(rows)
-    return changes.new(before, run.verdicts), [
-        *errors, *_write(path, changes.to_rows(changes.seen(before, run)), "the next run shows these changes again")
-    ]  # fmt: skip
+    found, errors = _read(path, changes.from_rows)
+    before: dict[Key, Was] = found or {}
+    rows = changes.to_rows(changes.seen(before, run))
+    errors += _write(path, rows, "the next run shows these changes again")
+    return changes.new(before, run.verdicts), errors
 
 
 def listeners(home: Path) -> tuple[dict[str, dict[Key, Standing]], list[LlmctlError]]:
     """How all slots stand with each listener, by its name; and what went wrong with that."""
-    found, errors = _read(folder(home) / "told.json", {})
-    return {name: standing.from_rows(rows) for name, rows in found.items()}, errors
+
+    def parse(data: Mapping[str, Any]) -> dict[str, dict[Key, Standing]]:
+        return {name: standing.from_rows(rows) for name, rows in data.items()}
+
+    found, errors = _read(folder(home) / "told.json", parse)
+    return found or {}, errors
 
 
 def keep_listeners(home: Path, found: Mapping[str, Mapping[Key, Standing]]) -> list[LlmctlError]:
@@ -44,15 +49,20 @@ def keep_listeners(home: Path, found: Mapping[str, Mapping[Key, Standing]]) -> l
     return _write(folder(home) / "told.json", rows, "who was told now will be told again")
 
 
-def _read(path: Path, usual: Any) -> tuple[Any, list[LlmctlError]]:
+def _read(path: Path, parse: Callable[[Any], T]) -> tuple[T | None, list[LlmctlError]]:
+    """What is in a file, None without one; one that cannot be read is put aside."""
     try:
-        found = files.read_json(path)
-        return (usual if found is None else found), []
-    except (StateError, OSError) as error:
-        with contextlib.suppress(OSError):
-            os.replace(path, path.with_suffix(".bad"))
-        why = error.message if isinstance(error, StateError) else f"{path} cannot be read: {error.strerror}"
-        return usual, [StateError(f"{why}; health goes on as if it were its first run", hint=f"rm {path}.bad")]
+        data = files.read_json(path)
+        return (None if data is None else parse(data)), []
+    except StateError as error:
+        why = error.message
+    except OSError as error:
+        why = f"{path} cannot be read: {error.strerror}"
+    except (KeyError, TypeError, AttributeError, ValueError):
+        why = f"{path} holds something else"
+    with contextlib.suppress(OSError):
+        os.replace(path, path.with_suffix(".bad"))
+    return None, [StateError(f"{why}; health goes on as if it were its first run", hint=f"ls -l {path}*")]
 
 
 def _write(path: Path, data: Any, so: str) -> list[LlmctlError]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llmctl import paths
 from llmctl.errors import NotifyFailed, UnknownName, UsageError, nearest
-from llmctl.tables import Table
+from llmctl.tables import Table, blame
 
 COMMAND, WEBHOOK, APPRISE = "command", "webhook", "apprise"
 ALL = "all"
@@ -70,10 +71,20 @@ def from_table(table: Table) -> Target:
     if kind == COMMAND and not (argv and argv[0]):
         raise table.mistake(way, 'must be a program and its arguments, like ["/usr/local/bin/page", "--now"]')
     address = _address(table, way) if way == WEBHOOK else ""
-    name = table.text("name") or _name(kind, argv, address, _secret(table, kind))
+    name = _given(table) or _name(kind, argv, address, _secret(table, kind))
     return Target(
         name, kind, argv, address, _secret(table, kind), _secret(table, "token"), table.seconds("timeout") or TIMEOUT
     )
+
+
+def _given(table: Table) -> str | None:
+    name: str | None = table.text("name")
+    if name == ALL:
+        raise table.mistake("name", f"{ALL!r} means all of them", "give it another")
+    try:
+        return None if name is None else paths.check_name(name, "target")
+    except UsageError as error:
+        raise blame(table, "name", error) from None
 
 
 def parse_target(text: str) -> Target:

@@ -279,6 +279,18 @@ def test_what_is_kept_is_private_bounded_and_survives_damage(tmp_path: Path) -> 
     assert tell(tmp_path, [command("/bin/true")], run, SETTINGS) == notify.Told()
 
 
+@pytest.mark.parametrize("data", ["[]", '{"page": [{}]}', '{"page": 5}', "7"])
+def test_f8_what_is_json_but_something_else_is_put_aside(tmp_path: Path, data: str) -> None:
+    for name in ("told", "seen"):
+        (tmp_path / "health").mkdir(exist_ok=True)
+        (tmp_path / "health" / f"{name}.json").write_text(f'{{"version": 1, "data": {data}}}')
+    told = tell(tmp_path, [command("/bin/true")], Run(1.0, {SLOT: ILL}), SETTINGS)
+    assert len(told.sent) == 1
+    assert kept.changed(tmp_path, Run(1.0, {SLOT: ILL}))[0] == [SLOT]
+    assert [error.code for error in told.errors] == ["state"]
+    assert data in (tmp_path / "health" / "told.bad").read_text()
+
+
 def test_quiet_works_over_runs_and_a_full_disk_is_an_error_and_no_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,8 @@ def test_the_example_of_the_docs_says_the_defaults(tmp_path: Path) -> None:
         ("[[notify]]\nwebhook = 'https://x:99999/'", "notify[0].webhook: Port out of range", None),
         ("[[notify]]\nwebhook_env = 'https://x/y'", "notify[0].webhook_env: must be the name of an environment", None),
         ("[[notify]]\napprise_env = 'A'\napprise_file = 'b'", "notify[0]: must have one way to tell, and has", None),
+        ("[[notify]]\nname = 'all'\ncommand = ['x']", "health.toml:2: notify[0].name: 'all' means all of them", None),
+        ("[[notify]]\nname = 'a b'\ncommand = ['x']", "health.toml:2: notify[0].name: 'a b' is not a", "letters"),
         ("[[notify]]\nwebhook_file = ''", "notify[0].webhook_file: must name a file", None),
         ("[[notify]]\nname = 'a'\ncommand = ['x']\n[[notify]]\nname = 'a'\ncommand = ['y']",
          "health.toml:5: notify[1].name: 'a' is there twice", "name ="),
