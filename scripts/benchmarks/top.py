@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.benchmarks.fleet import HOSTS, _configure
+from scripts.benchmarks.fleet import HOSTS, configure
 from scripts.benchmarks.report import Row, row
 from scripts.benchmarks.testbed import REPO
 from tests.testbed.machines import Machine, Testbed, light_hosts
@@ -53,7 +53,7 @@ for port in sys.argv[2:]:
 def measure() -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="llm-") as made, light_hosts(HOSTS) as testbed:
         folder = Path(made)
-        _configure(folder, testbed)
+        configure(folder, testbed)
         for host in testbed.machines:
             host.bring_llmctl()
             _play(host)

@@ -80,8 +80,12 @@ async def shows(pilot: Pilot[None], what: str) -> None:
 def test_keys_change_a_real_slot(top: Top, scripted_slot: RunningSlot) -> None:
     slot, where = scripted_slot, f"here:{scripted_slot.port}"
 
+    async def serves(pilot: Pilot[None], model: str | None) -> None:
+        """The row of the slot tells so: the next key is about that."""
+        await until(pilot, lambda: [found.row["model"] for found in top.slots if found.key == where] == [model])
+
     async def play(pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: top.slots[0].key == where and top.slots[0].state == "ready")
+        await serves(pilot, "alpha")
         await pilot.press("home", "s")
         await shows(pilot, f"swap {where}: which model?")
         await pilot.press(*"bet", "enter")
@@ -89,7 +93,7 @@ def test_keys_change_a_real_slot(top: Top, scripted_slot: RunningSlot) -> None:
         assert slot.status().model == "alpha"
         await pilot.press("y")
         await shows(pilot, f"✓ swap {where} beta beta ready · before: alpha")
-        assert slot.status().model == "beta"
+        await serves(pilot, "beta")
 
         before = slot.engine_pid()
         await pilot.press("r")
@@ -106,7 +110,7 @@ def test_keys_change_a_real_slot(top: Top, scripted_slot: RunningSlot) -> None:
         await until(pilot, lambda: slot.status().model is None)
         await shows(pilot, f"✓ unload {where} no model empty · before: beta")
 
-        await until(pilot, lambda: top.slots[0].row["model"] is None)
+        await serves(pilot, None)
         await pilot.press("l")
         await shows(pilot, "which model?")
         await pilot.press("down", "down", "enter", "y")
