@@ -54,7 +54,7 @@ class Reader:
         return found
 
 
-def told(event: dict[str, Any]) -> tuple[str, str, str]:
+def told(event: dict[str, Any]) -> tuple[str, str, str | None]:
     return event["kind"], event["outcome"], event["model"]
 
 
@@ -87,8 +87,14 @@ def test_operators_changes_are_noted_with_who_and_how_it_went(slots: Slots, scri
     assert told(reader.one()) == ("restart", "ok", "beta")
     verbs.restart(home, slot.port, reexec=True)
     assert told(reader.one()) == ("adopt", "ok", "beta")
+    verbs.enable(home, slot.port)
+    assert told(reader.one()) == ("enable", "ok", "beta"), "it was not disabled, and goes on"
     verbs.unload(home, slot.port)
     assert told(reader.one()) == ("unload", "ok", "beta")
+    verbs.disable(home, slot.port, "new fan")
+    assert told(reader.one()) == ("disable", "ok", None)
+    verbs.enable(home, slot.port)
+    assert told(reader.one()) == ("enable", "ok", None)
     slot.kill()
     assert slot.status().last_good == "alpha"
 
