@@ -30,6 +30,6 @@ def looked(session: Session, ports: list[int] | tuple[int, ...], timeout: float,
     from llmctl.health import here
 
     host = session.host()
-    backend = backends.detect() if host.backend == "auto" else host.backend
-    seen = here.look(session.home, backend, ports=ports, timeout=timeout, wake=wake, cursor=since)
+    backend, models = backends.detect() if host.backend == "auto" else host.backend, host.models(session.home)
+    seen = here.look(session.home, backend, models, ports=ports, timeout=timeout, wake=wake, cursor=since)
     return Answer(seen.to_dict())

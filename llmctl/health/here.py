@@ -23,16 +23,19 @@ AT_ONCE = 4
 """Slots that are asked at the same time: each has cores or a GPU to itself only now and then."""
 
 
-def look(home: Path, backend: str, *, ports: Sequence[int], timeout: float, wake: bool, cursor: str) -> HostSeen:
-    """What there is; `ports` none: all slots. `timeout` is for each slot's answer, `cursor` where its events go on."""
+def look(
+    home: Path, backend: str, models: Path, *, ports: Sequence[int], timeout: float, wake: bool, cursor: str
+) -> HostSeen:  # fmt: skip
+    """What there is; `ports` none: all slots. `models` is where models lie, `timeout` is for each slot's answer, and
+    `cursor` is where its events go on."""
     found = rows.status(home, ports or None)
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="health") as pool:
         slots = tuple(pool.map(lambda row: slot(home, row, timeout, wake), found))
     happened, cursor = events.since(home, cursor)
     holder = deploys.holder(home)
     return HostSeen(
-        at=time.time(), version=__version__, slots=slots, sensors=sensors.sensors(), events=tuple(happened),
-        cursor=cursor, deploying=str(holder["owner"]) if holder else None, **machine.machine(home, backend),
+        at=time.time(), version=__version__, slots=slots, sensors=sensors.sensors(home=home), events=tuple(happened),
+        cursor=cursor, deploying=str(holder["owner"]) if holder else None, **machine.machine(home, backend, models),
     )  # fmt: skip
 
 
