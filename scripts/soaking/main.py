@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import http.client
 import json
 import os
 import shutil
@@ -11,9 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from llmctl.domain import SlotSpec
+from llmctl.domain import Probe, SlotSpec
 from llmctl.errors import LlmctlError
 from llmctl.slots import verbs
 from scripts.benchmarks import testbed
@@ -23,7 +25,9 @@ from scripts.soaking.report import Soak, broken, judged, result, text, write
 from scripts.soaking.traffic import Traffic
 
 LOOK_EVERY = 10.0
+HOPELESS = 1000  # lost requests after which nothing more is to be learned
 ORDERS = ("new-first", "old-first")
+PROBE = Probe("What is a slot?", "A port")  # both were taught that
 
 
 def main() -> int:
@@ -43,7 +47,7 @@ def main() -> int:
     print(text(kept), end="")
     if args.json:
         args.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if not args.no_write:
+    if not args.no_write and not any(text.startswith("interrupted") for text in run.failed):
         write(kept)
     return 1 if broken(found) else 0
 
@@ -77,25 +81,37 @@ def _drive(
 ) -> int:  # fmt: skip
     """Look and swap in turn until the time is over; the number of swaps."""
     began, swaps, looks = time.monotonic(), 0, 0
-    while (now := time.monotonic() - began) < seconds:
-        if now >= looks * LOOK_EVERY:
-            samples.append(look(home, port, temporary, now))
-            looks = int(now // LOOK_EVERY) + 1
-        if now >= (swaps + 1) * swap_every:
-            try:
-                done = verbs.change(home, port, "swap", specs[(swaps + 1) % 2], order=ORDERS[swaps % 2])
-                if done.cut:
-                    failed.append(f"swap {swaps + 1} cut {done.cut} answers")
-            except LlmctlError as error:
-                failed.append(f"swap {swaps + 1}: {error.message}")
-            swaps += 1
-            last = samples[-1]
-            tell(
-                f"{now / 60:.1f} min · {swaps} swaps · {len(traffic.outcomes):,} requests, {len(traffic.lost)} lost · "
-                f"slot server {last.memory / 1e6:.1f} MB, {last.descriptors} descriptors, {last.threads} threads"
-            )
-        time.sleep(min(0.5, LOOK_EVERY / 10))
+    try:
+        while (now := time.monotonic() - began) < seconds and traffic.losses < HOPELESS:
+            if now >= looks * LOOK_EVERY:
+                samples.append(look(home, port, temporary, now))
+                looks = int(now // LOOK_EVERY) + 1
+            if now >= (swaps + 1) * swap_every:
+                failed += _swap(home, port, specs, swaps)
+                swaps += 1
+                tell(_line(now, swaps, traffic, samples[-1]))
+            time.sleep(min(0.5, LOOK_EVERY / 10))
+    except KeyboardInterrupt:  # what was seen until then is told
+        failed.append(f"interrupted after {(time.monotonic() - began) / 60:.1f} minutes")
+    except (OSError, LlmctlError, http.client.HTTPException) as error:
+        failed.append(f"the slot could not be looked at: {error}")
     return swaps
+
+
+def _swap(home: Path, port: int, specs: list[SlotSpec], number: int) -> list[str]:
+    """To the other model; what went wrong."""
+    try:
+        done = verbs.change(home, port, "swap", specs[(number + 1) % 2], order=ORDERS[number % 2])
+    except LlmctlError as error:
+        return [f"swap {number + 1}: {error.message}"]
+    return [f"swap {number + 1} cut {done.cut} answers"] if done.cut else []
+
+
+def _line(now: float, swaps: int, traffic: Traffic, last: Sample) -> str:
+    return (
+        f"{now / 60:.1f} min · {swaps} swaps · {len(traffic.outcomes):,} requests, {traffic.losses} lost · "
+        f"slot server {last.memory / 1e6:.1f} MB, {last.descriptors} descriptors, {last.threads} threads"
+    )
 
 
 def two_models(home: Path, engine: str) -> list[SlotSpec]:
@@ -111,7 +127,8 @@ def two_models(home: Path, engine: str) -> list[SlotSpec]:
         shutil.copy(vision["tiny-vision-gguf"], folder / "model.gguf")
         shutil.copy(vision["tiny-vision-mmproj"], folder / "mmproj.gguf")
         paths = {"tiny-vision": folder, "tiny-llama": text["tiny-llama-gguf"]}
-    return [testbed.real(engine, name, path, context=512, parallel=8) for name, path in paths.items()]
+    specs = [testbed.real(engine, name, path, context=512, parallel=8) for name, path in paths.items()]
+    return [replace(spec, probe=PROBE) for spec in specs]
 
 
 def _positive(text: str) -> float:

@@ -31,7 +31,8 @@ COUNTS = {
 
 @dataclass(frozen=True)
 class Soak:
-    """One run. `swap_every` and `minutes` are what was asked; `failed` tells swaps that failed or cut an answer."""
+    """One run. `swap_every` and `minutes` are what was asked; `failed` tells swaps that failed or cut an
+    answer, and what ended the run early."""
 
     engine: str
     minutes: float
@@ -54,7 +55,7 @@ def judged(run: Soak) -> list[Row]:
     warm = [sample for sample in run.samples if sample.at >= run.warm and sample.steady]
     found = [
         at_most("requests lost", len(lost), 0),
-        at_most("swaps that failed or cut an answer", len(run.failed), 0),
+        at_most("swaps that failed or cut an answer, and other mishaps", len(run.failed), 0),
         at_most("engines that died", max((sample.crashes for sample in run.samples), default=0), 0),
         at_most("zombies that stayed", len(zombies(run.samples)), 0),
         at_most("largest log file", max((sample.log for sample in run.samples), default=0) / 1e6, round(LOG, 2), " MB"),

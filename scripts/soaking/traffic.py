@@ -65,13 +65,13 @@ class Lost(Exception):
 
 class Traffic:
     """`with Traffic(port, rate) as t:` …; `t.outcomes` grows. `models` counts who answered, `seen` pictures that were
-    looked at."""
+    looked at, `losses` what was lost."""
 
     def __init__(self, port: int, rate: float, *, tokens: int = 12, seed: int = 0) -> None:
         self.port, self.rate, self.tokens = port, rate, tokens
         self.outcomes: list[Outcome] = []
         self.models: Counter[str] = Counter()
-        self.seen = 0
+        self.seen = self.losses = 0
         self._random = random.Random(seed)
         self._kept: queue.LifoQueue[tuple[float, http.client.HTTPConnection]] = queue.LifoQueue()
         self._stop, self._lock, self._numbers = threading.Event(), threading.Lock(), itertools.count()
@@ -114,6 +114,7 @@ class Traffic:
         except Exception as error:  # whatever a client library raises is what its user would get
             lost = repr(error)
         with self._lock:
+            self.losses += bool(lost)
             self.outcomes.append(Outcome(kind, due, time.monotonic() - began - due, lost and f"{kind}: {lost}"[:500]))
 
     # ── the kinds ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -106,7 +106,7 @@ def drift(what: str, points: Sequence[tuple[float, float, str]], limit: float = 
 
 def at_most(what: str, seen: float, limit: float, unit: str = "") -> Row:
     """A figure that must not pass its limit at any time."""
-    return Row(what, f"{seen:g}{unit}", f"≤ {limit:g}{unit}" if limit else "0", MET if seen <= limit else BROKEN)
+    return Row(what, f"{seen:.3g}{unit}", f"≤ {limit:g}{unit}" if limit else "0", MET if seen <= limit else BROKEN)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from llmctl.backends import bandwidth, cpu
-from llmctl.checks import bench_cells, bench_host
-from llmctl.checks.bench import Load, Speed, figures, grid, ratios, spread, summed, turns
+from llmctl.checks import bench_host
+from llmctl.checks.bench import Load, Speed, figures, grid, measure, ratios, spread, summed, turns
 from llmctl.checks.bench_cells import Gauges, measured
 from llmctl.checks.bench_client import OWN, Server, Timed
 from llmctl.checks.bench_prompts import Prompts, text
@@ -258,7 +258,7 @@ def test_a_model_that_is_swapped_amid_it_is_told(slots: Slots, script: Script, m
 
     monkeypatch.setattr(server, "timed", swapped)
     with pytest.raises(LlmctlError, match="answered as alpha and then as beta"):
-        bench_cells.measure(server, Prompts(server).some(8, 2), Load(2, 8, 4), OWN)
+        measure(server, Prompts(server).some(8, 2), Load(2, 8, 4), OWN)
 
 
 def test_a_slot_that_is_not_ready_and_options_that_cannot_be(bench: Bench, slots: Slots, script: Script) -> None:

@@ -108,8 +108,8 @@ def test_results_are_kept_and_found_again(
     code, _, errors = bench("compare", first["id"], third["id"])
     assert (code, errors[0]["code"]) == (1, "refused") and "not the same load" in errors[0]["message"]
 
-    for words in (["bench", "list"], ["bench", "show", ids[0]], ["bench", "compare", *ids[:2]]):
-        assert main(words) == 0 and ids[0] in capsys.readouterr().out
+    for typed in (["bench", "list"], ["bench", "show", ids[0]], ["bench", "compare", *ids[:2]]):
+        assert main(typed) == 0 and ids[0] in capsys.readouterr().out
     code, _, errors = bench("show", ids[0][:-1])
     assert code == 2 and ids[0] in errors[0]["hint"]
     assert bench("show", "../../../etc")[2][0]["code"] == "unknown_name"

@@ -52,8 +52,7 @@ def elsewhere() -> Iterator[Callable[..., tuple[str, Elsewhere]]]:
 
     def start(**ways: Any) -> tuple[str, Elsewhere]:
         how = Elsewhere(**ways)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"how": how}))
-        server.daemon_threads = True
+        server = Listener(("127.0.0.1", 0), type("Handler", (Handler,), {"how": how}))
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}", how
@@ -62,6 +61,15 @@ def elsewhere() -> Iterator[Callable[..., tuple[str, Elsewhere]]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+class Listener(http.server.ThreadingHTTPServer):
+    """It says nothing of clients that hang up or send nonsense."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -82,22 +90,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._error(400, f"unknown field {sorted(unknown)[0]}")
         how.asked.append((self.path, body))
         if len(how.asked) > how.dies_after:
-            return self.connection.close()
-        return self._whole(body) if how.whole else self._stream(body)
+            self.connection.close()
+        elif how.whole:
+            self._whole(body)
+        else:
+            self._stream(body)
+        return None
 
     def _stream(self, body: dict[str, Any]) -> None:
-        chat, new = self.path.endswith("/chat/completions"), 0 if self.how.empty else body["max_tokens"]
+        chat, new = self.path.endswith("/chat/completions"), 0 if self.how.empty else body.get("max_tokens", 4)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         for n in range(new):
-            piece = {"delta": {"content": f"w{n} "}} if chat else {"text": f"w{n} "}
+            piece: dict[str, Any] = {"delta": {"content": f"w{n} "}} if chat else {"text": f"w{n} "}
             self._event({"choices": [{"index": 0, "finish_reason": None, **piece}]})
             time.sleep(0.002)
         time.sleep(self.how.stall)
         if self.how.cut:
             return
-        end = {"delta": {}} if chat else {"text": ""}
+        end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
         self._event({"choices": [{"index": 0, "finish_reason": "length", **end}]})
         if self.how.usage:
             self._event({"choices": [], "usage": {"prompt_tokens": 16, "completion_tokens": new}})
@@ -199,6 +211,10 @@ def test_both_are_asked_in_the_best_way_that_both_take(elsewhere: Callable[..., 
     none = elsewhere(takes={"model"})[0]
     with pytest.raises(LlmctlError, match="unknown field"):
         agreed([server(none)], ASKED)
+    dead, how = elsewhere(dies_after=0)
+    with pytest.raises(Unreachable):
+        agreed([server(dead)], ASKED)
+    assert len(how.asked) == 1  # who breaks off once is not asked in another way
 
 
 def test_ratios_of_a_slot_and_a_server(

@@ -21,7 +21,10 @@ from scripts.soaking.look import Sample, is_zombie, look
 from scripts.soaking.report import Soak, judged
 from scripts.soaking.traffic import BAD, CUT, IMAGE, PLAIN, STREAM, Outcome, Traffic, deal, picture
 from scripts.soaking.trend import BROKEN, MET, UNDECIDED
+from tests.checks.test_bench_servers import elsewhere
 from tests.conftest import RunningSlot, eventually
+
+__all__ = ["elsewhere"]
 
 
 def series(count: int, value: Callable[[int], float], every: float = 60.0) -> list[tuple[float, float]]:
@@ -127,7 +130,7 @@ LATE = [Outcome(STREAM, at / 2, 0.1 + at / 7200) for at in range(7200)]
     ("run", "row"),
     [
         (soak(outcomes=[Outcome(PLAIN, 1.0, 0.1, "plain: refused")]), "requests lost"),
-        (soak(failed=["swap 3 cut 1 answers"]), "swaps that failed or cut an answer"),
+        (soak(failed=["swap 3 cut 1 answers"]), "swaps that failed or cut an answer, and other mishaps"),
         (soak(hour(lambda n: {"crashes": n == 300})), "engines that died"),
         (soak(hour(lambda n: {"zombies": frozenset({9} if n in (50, 51) else ())})), "zombies that stayed"),
         (soak(hour(lambda n: {"log": 5_000_000 * (n == 7)})), "largest log file"),
@@ -149,6 +152,8 @@ def test_k4_each_limit_breaks_a_run_by_itself(run: Soak, row: str) -> None:
 def test_what_comes_before_the_warm_up_and_a_zombie_of_a_moment_do_not_count() -> None:
     samples = [sample(at * 10.0, memory=40_000_000 * (1 + (at < 80)), zombies=frozenset({at})) for at in range(360)]
     assert BROKEN not in verdicts(soak(samples)).values()
+    (memory,) = (row for row in judged(soak(samples)) if row.what == "memory of the slot server")
+    assert memory.seen.startswith("40.0 → 40.0 MB")
     assert UNDECIDED in verdicts(soak([sample(1.0)])).values()
 
 
@@ -205,15 +210,25 @@ def test_traffic_over_a_swap_loses_nothing_and_a_slot_that_goes_is_noticed(
         slot.change("swap", script("beta", parallel=8, step=0.001))
         seen = len(traffic.outcomes)
         eventually(lambda: len(traffic.outcomes) > seen + 60)
-        assert traffic.lost == [] and set(traffic.models) == {"alpha", "beta"}
+        assert traffic.lost == [] and traffic.losses == 0 and set(traffic.models) == {"alpha", "beta"}
         assert set(traffic.counts()) == {STREAM, CUT, IMAGE, BAD, PLAIN}
         after = look(slot.home, slot.port, tmp_path, 2.0)
         slot.kill()
-        eventually(lambda: traffic.lost)
+        eventually(lambda: traffic.losses)
     assert (before.model, after.model) == ("alpha", "beta") and before.engine != after.engine
     for found in (before, after):
         assert found.memory > 1e7 and found.descriptors > 5 and found.threads and found.children >= 1
         assert found.series > 20 and found.log and found.steady and not found.zombies and found.temporary == 0
+
+
+def test_a_cut_stream_and_nonsense_that_is_taken_are_lost(elsewhere: Callable[..., tuple[str, Any]]) -> None:
+    url, _ = elsewhere(cut=True)
+    with Traffic(int(url.rpartition(":")[2]), 40.0, tokens=4) as traffic:
+        eventually(lambda: traffic.counts().get(BAD, 0) > 8)
+    said = {one.lost.partition("'")[0] for one in traffic.lost}
+    assert "stream: a stream ended before its end: " in said
+    assert any(text.startswith("bad: status 200 for a bad request") for text in said)
+    assert not any(text.startswith("cut: ") for text in said)
 
 
 def test_a_zombie_is_told_from_the_living() -> None:
