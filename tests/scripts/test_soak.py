@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from scripts.soaking.report import Soak, judged
 from scripts.soaking.traffic import BAD, CUT, IMAGE, PLAIN, STREAM, Outcome, Traffic, deal, picture
 from scripts.soaking.trend import BROKEN, MET, UNDECIDED
 from tests.checks.test_bench_servers import elsewhere
-from tests.conftest import RunningSlot, eventually
+from tests.conftest import REPO, RunningSlot, eventually
 
 __all__ = ["elsewhere"]
 
@@ -237,3 +238,19 @@ def test_a_zombie_is_told_from_the_living() -> None:
     assert not is_zombie(1)
     child.wait()
     assert not is_zombie(child.pid)
+
+
+def test_a_run_that_is_interrupted_tells_what_was_seen_and_leaves_the_docs_alone(tmp_path: Path) -> None:
+    out, page = tmp_path / "soak.json", report.DOCS / "soak.md"
+    before = page.read_bytes()
+    words = ["--engine", "scripted", "--minutes", "60", "--swap-every", "1", "--rate", "20", "--json", str(out)]
+    argv = [sys.executable, "-m", "scripts.soaking.main", *words]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPO) as soaking:
+        assert soaking.stderr and soaking.stdout
+        assert "1 swaps" in soaking.stderr.readline()
+        soaking.send_signal(signal.SIGINT)
+        text = soaking.stdout.read()
+        assert soaking.wait(60) == 1
+    assert "interrupted after" in text and "### scripted, 60 minutes" in text and page.read_bytes() == before
+    found = json.loads(out.read_text())
+    assert found["swaps"] >= 1 and found["lost"] == [] and found["requests"][STREAM]
