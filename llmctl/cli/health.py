@@ -53,3 +53,47 @@ def run(
     except Busy:
         notes = [] if quiet else ["another health run is under way: nothing was asked"]
         return Answer({"slots": [], "hosts": [], "changes": [], "notes": notes, "quiet": quiet}, 5)
+
+
+@app.command()
+def install(
+    ctx: typer.Context,
+    every: Annotated[str, typer.Option(metavar="TIME", help="How often: 5m, 1h, …")] = "5m",
+    service: Annotated[
+        str, typer.Option(metavar="SERVICE", help="cron, systemd, systemd-system, launchd or launchd-system.")
+    ] = "cron",
+    heal: Annotated[bool, typer.Option("--heal", help="Let the runs restart what is down.")] = False,
+    notify: Annotated[
+        list[str] | None, typer.Option(metavar="TARGET", help="Whom the runs tell, as for `llmctl health`; repeatable.")
+    ] = None,
+) -> Answer:
+    """Have `llmctl health --quiet` run again and again on this machine; asks nobody twice."""
+    from llmctl.health import schedule
+    from llmctl.health import settings as files
+    from llmctl.health.target import choose
+
+    session: Session = ctx.obj
+    told = list(notify or ())
+    targets = choose(told, files.read(session.config.dir, session.config.hosts).notify)
+    words = ["health", "--quiet", *(["--heal"] if heal else []), *(f"--notify={text}" for text in told)]
+    what = schedule.periodic(words, tables.seconds(every), session.home, session.config.dir)
+    scheduled, changed = schedule.install(service, session.home, what, targets)
+    return Answer({"scheduled": [scheduled.to_dict()], "changed": changed})
+
+
+@app.command()
+def uninstall(ctx: typer.Context) -> Answer:
+    """End the runs that `install` began."""
+    from llmctl.health import schedule
+
+    session: Session = ctx.obj
+    return Answer({"removed": schedule.uninstall(session.home)})
+
+
+@app.command()
+def show(ctx: typer.Context) -> Answer:
+    """Show what has health run on this machine: the crontab line, the timer or the job."""
+    from llmctl.health import schedule
+
+    session: Session = ctx.obj
+    return Answer({"scheduled": [one.to_dict() for one in schedule.show(session.home)]})

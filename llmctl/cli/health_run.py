@@ -115,7 +115,8 @@ def _look(reach: Reach, asked: Wanted, book: Book, hosts: Mapping[Host, Sequence
 def _asked(reach: Reach, asked: Wanted, host: Host, ports: Sequence[int], cursor: str) -> HostSeen:
     from llmctl.cli import host_health
 
-    timeout = asked.settings.of(host.name).timeout
+    own = [part.timeout for (name, _), part in asked.settings.parts.items() if name == host.name]
+    timeout = max([asked.settings.of(host.name).timeout, *own])  # one look at all of its slots has one
     words = ["host", "health", f"--timeout={timeout}", f"--since={cursor}", *(["--wake"] if asked.wake else [])]
     reply = reach.call(
         host, [*words, *map(str, ports)],

@@ -43,4 +43,29 @@ def _changed(change: Mapping[str, Any]) -> str:
     return "  ".join(part for part in parts if part)
 
 
-VIEWS: dict[str, View] = {"health": _health}
+def _scheduled(data: Mapping[str, Any]) -> str:
+    """What has it run, as it is written down."""
+    if not data["scheduled"]:
+        return "nothing has health run here; type: llmctl health install"
+    shown = []
+    for one in data["scheduled"]:
+        state = "" if one["active"] else "  (not active)"
+        shown += [
+            f"{one['service']}{state}",
+            *one["where"],
+            one["text"].rstrip(),
+            *(f"note: {n}" for n in one["notes"]),
+        ]
+    return "\n".join(shown)
+
+
+def _removed(data: Mapping[str, Any]) -> str:
+    return "\n".join(f"removed {what}" for what in data["removed"]) or "nothing had health run here"
+
+
+VIEWS: dict[str, View] = {
+    "health": _health,
+    "health install": _scheduled,
+    "health show": _scheduled,
+    "health uninstall": _removed,
+}
