@@ -53,18 +53,6 @@ class Said:
         return (self.count - 1) / (self.seconds - self.first) if self.count > 1 and self.seconds > self.first else None
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One answer: tokens of its prompt (`cached` were not computed again) and of itself; seconds until it began, and in
-    all."""
-
-    prompt: int
-    cached: int
-    new: int
-    first: float
-    seconds: float
-
-
 class SlotHttp:
     """One slot's API. `timeout` bounds each whole request, in seconds; it ends with Unreachable."""
 
@@ -142,19 +130,6 @@ class SlotHttp:
                     first = first or (time.monotonic() - began if text else 0.0)
                     finish = choice["finish_reason"] or finish
         return Said(model, text, finish, time.monotonic() - began, count, first=first)
-
-    def timed(self, ids: Sequence[int], max_tokens: int) -> Timed:
-        """One whole answer of `max_tokens` to a prompt of these tokens, as a stream."""
-        body = {"prompt": list(ids), "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
-        usage: Mapping[str, Any] = {}
-        began, first = time.perf_counter(), 0.0
-        with self._asked("POST", COMPLETIONS, {**body, "stream_options": {"include_usage": True}}) as response:
-            for event in events(response, self.port):
-                first = first or time.perf_counter() - began
-                usage = event.get("usage") or usage
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        seconds = time.perf_counter() - began
-        return Timed(usage["prompt_tokens"], cached, usage["completion_tokens"], first, seconds)
 
     def hung_up(self, prompt: str, max_tokens: int, **fields: Any) -> Iterator[None]:
         """Yields once an answer has begun to come, and hangs up in the middle of it when it is taken up again."""
