@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llmctl.checks.bench import Load, measure
 from llmctl.checks.bench_client import SHARED, Prompt, Server, Way, agreed
 from llmctl.clients import urls
 from llmctl.clients.openai import OpenAI
@@ -196,6 +197,13 @@ def test_one_that_drips_is_cut_at_the_deadline(elsewhere: Callable[..., tuple[st
     with pytest.raises(Unreachable, match=r"did not answer within 0\.5 s"):
         server(elsewhere(stall=60.0)[0], patience=0.5).timed(ASKED, 5, Way())
     assert time.monotonic() - began < 20
+
+
+def test_after_an_error_nothing_more_is_asked(elsewhere: Callable[..., tuple[str, Elsewhere]]) -> None:
+    url, how = elsewhere(dies_after=0)
+    with pytest.raises(Unreachable):
+        measure(server(url), [ASKED] * 50, Load(50, 3, 4), Way())
+    assert len(how.asked) < 10
 
 
 # ── two servers ─────────────────────────────────────────────────────────────────────────────────────────────────────
