@@ -136,7 +136,7 @@ def test_a_verb_of_the_page_is_the_one_of_the_command_line(site: Site, verb: str
     site.sign_in("admin")
     answer = site.post(f"{SLOT}/{verb}", model=" phi-4 ")
     assert answer.status_code == 303 and answer.headers["location"] == f"{SLOT}#act"
-    eventually(lambda: "is ready, after" in site.client.get(SLOT).text)
+    eventually(lambda: ", after " in site.client.get(SLOT).text)
     assert site.verbs.asked == [(verb, "gpu1", 8101, "phi-4" if verb in ("load", "swap") else None)]
 
 
