@@ -15,7 +15,8 @@ from llmctl.processes import boot_id
 def machine(home: Path, backend: str, models: Path | None = None) -> dict[str, Any]:
     """The fields of HostSeen on the machine itself; `models` is where its models lie, in the state folder if not said.
 
-    Of the two disks the one with less room counts; memory is the machine's own, whatever its backend. What cannot be measured is 0.
+    Of the two disks the one with less room counts; memory is the machine's own, whatever its backend. What cannot be
+    measured is 0.
     """
     name = backends.detect() if backend == "auto" else backend
     disk = min(map(_disk, {home, models or home / "models"}), key=lambda found: found[0])
