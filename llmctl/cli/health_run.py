@@ -73,19 +73,10 @@ def run(session: Session, asked: Wanted) -> Answer:
 def _meant(session: Session, words: Sequence[str]) -> dict[Host, list[int]]:
     """The hosts that are meant, each with its ports; no words: all of them."""
     from llmctl.cli import reach
-    from llmctl.fleet import selection
 
     if not words:
-        return {host: [] for host in selection.select(session.config, ())}
-    found: dict[Host, list[int]] = {}
-    for text in words:
-        if text.rpartition(":")[2].isdigit():
-            hosts, port = reach.slots_of(session, text, None)
-        else:
-            hosts, port = reach.select(session, [text]), ""
-        for host in hosts:
-            found.setdefault(host, []).extend([int(port)] if port else [])
-    return found
+        return {host: [] for host in session.config.hosts.values()}
+    return {host: [int(port) for port in ports] for host, ports in reach.targets(session, words).items()}
 
 
 # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,6 +142,7 @@ def _patients(found: Sequence[Row], book: Book, settings: Settings) -> tuple[lis
 
 def _healed(reach: Reach, asked: Wanted, book: Book, found: list[Row], steps: Sequence[Step]) -> list[Row]:
     """Do what is to be done, host by host side by side, and look at those slots again."""
+    before = {row.key: row for row in found}
     doing: dict[Host, list[Step]] = {}
     for step in steps:
         if step.does:
@@ -160,13 +152,12 @@ def _healed(reach: Reach, asked: Wanted, book: Book, found: list[Row], steps: Se
         return found
 
     def on(host: Host) -> list[tuple[Step, LlmctlError | None]]:
-        return [(step, _do(reach, host, step)) for step in doing[host]]
+        return [(step, _do(reach, host, step, stuck=_stuck(before[step.host, step.port]))) for step in doing[host]]
 
     done: dict[Key, tuple[Step, LlmctlError | None]] = {}
     for outcome in fanout.over(list(doing), on):
         for step, error in outcome.value or ():
             done[step.host, step.port] = step, error
-    before = {row.key: row for row in found}
     for key, (step, error) in done.items():
         book.did(before[key], step.action, "failed" if error else "ok", error.message if error else step.why)
     again = _look(reach, asked, book, {host: [step.port for step in doing[host]] for host in doing})
@@ -175,14 +166,19 @@ def _healed(reach: Reach, asked: Wanted, book: Book, found: list[Row], steps: Se
     return [fresh.get(row.key, row) for row in found]
 
 
-def _do(reach: Reach, host: Host, step: Step) -> LlmctlError | None:
+def _stuck(row: Row) -> bool:
+    """Its engine took a request, and did nothing."""
+    return any(finding.code == verdict.WEDGED for finding in row.judged.findings)
+
+
+def _do(reach: Reach, host: Host, step: Step, *, stuck: bool) -> LlmctlError | None:
     """Why it did not work; None when it did."""
     from llmctl.cli import host_heal
 
     try:
         reach.call(
-            host, ["host", "heal", f"--action={step.action}", str(step.port)],
-            lambda session: host_heal.healed(session, step.port, step.action),
+            host, ["host", "heal", f"--action={step.action}", *(["--stuck"] if stuck else []), str(step.port)],
+            lambda session: host_heal.healed(session, step.port, step.action, stuck),
             timeout=LOAD, check=f"llmctl status {host.name}:{step.port}",
         ).value()  # fmt: skip
     except LlmctlError as error:

@@ -12,6 +12,8 @@ from llmctl.health.seen import HostSeen, Sensor, SlotSeen
 OK, DEGRADED, DOWN, UNKNOWN, SKIPPED = "ok", "degraded", "down", "unknown", "skipped"
 WORST_FIRST = (DOWN, UNKNOWN, DEGRADED, OK, SKIPPED)
 NOTHING_RAN = 5
+WEDGED = "wedged"
+"""The finding's code of an engine that takes requests and does nothing."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _broken(where: str, seen: SlotSeen) -> list[Finding]:
     if seen.state in (BACKOFF, STARTING) or (seen.state != READY and seen.state != SLEEPING):
         return [Finding(DOWN, f"{seen.state}{why}", logs, "not_ready")]
     if seen.generation and seen.generation.why and not seen.generation.busy:
-        code = "wedged" if seen.generation.first is None else "insane"
+        code = WEDGED if seen.generation.first is None else "insane"
         return [Finding(DOWN, seen.generation.why, restart, code)]
     if seen.model != seen.desired:
         return [Finding(DOWN, f"{seen.model} serves, {seen.desired} is desired", restart, "identity")]

@@ -89,9 +89,11 @@ class Slot:
     # ── operators' verbs ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def change(
-        self, spec: SlotSpec, *, verb: str, order: str, owner: str, lock_wait: float = 0.0, on_event: OnEvent
-    ) -> dict[str, Any]:
-        """Load or swap: prove the new model, give it the traffic, let the old one finish. On failure the old serves."""
+        self, spec: SlotSpec, *, verb: str, order: str, owner: str, stuck: bool = False, lock_wait: float = 0.0,
+        on_event: OnEvent,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Load or swap: prove the new model, give it the traffic, let the old one finish. On failure the old serves,
+        unless it is `stuck`: then it ends first, with its requests."""
         async with self.operations.changing(verb, owner, lock_wait):
             before = self.desired.spec
             if self.desired.disabled:
@@ -104,13 +106,20 @@ class Slot:
                 )
             if verb == "load" and before == spec and self.current:
                 return self._result(before, "none", 0.0, 0)
+            if stuck:
+                await self._end_stuck(on_event)
             return await self._replace(spec, order, on_event)
 
-    async def restart(self, *, owner: str, lock_wait: float = 0.0, on_event: OnEvent) -> dict[str, Any]:
-        """Start the desired model anew, beside the running one where memory allows."""
+    async def restart(
+        self, *, owner: str, stuck: bool = False, lock_wait: float = 0.0, on_event: OnEvent
+    ) -> dict[str, Any]:  # fmt: skip
+        """Start the desired model anew, beside the running one where memory allows; one that is `stuck` ends first,
+        with its requests."""
         async with self.operations.changing("restart", owner, lock_wait):
             if self.desired.disabled:
                 raise self._is_disabled()
+            if stuck:
+                await self._end_stuck(on_event)
             return await self._replace(self._desired_spec(), "auto", on_event)
 
     async def unload(self, *, owner: str, lock_wait: float = 0.0, on_event: OnEvent) -> dict[str, Any]:
@@ -274,6 +283,13 @@ class Slot:
             if is_wedged(len(engine.streams), engine.silent_for(), self.limits.stall):
                 break
             await asyncio.sleep(0.02)
+
+    async def _end_stuck(self, on_event: OnEvent) -> None:
+        """End an engine that answers nobody, and tell those who wait for it."""
+        engine = self._take_off(domain.STARTING)
+        if engine:
+            engine.cut(RequestError("the engine gave no answer", status=503, code="engine_died"))
+        await self._retire(engine, on_event)
 
     def _take_off(self, state: str) -> EngineProcess | None:
         """Take the engine off the traffic: who comes now waits or is sent away, as `state` says."""

@@ -61,13 +61,16 @@ def change(
     return result
 
 
-def back(home: Path, port: int, on_event: OnEvent | None = None) -> ChangeResult:
-    """Swap to the model that served before the present one; Refused when there is none."""
+def back(home: Path, port: int, *, stuck: bool = False, on_event: OnEvent | None = None) -> ChangeResult:
+    """Swap to the model that served before the present one, not waiting for one that is `stuck`; Refused when there is
+    none."""
     before = SlotFolder(home, port).read_actual().before
     if before is None:
         raise Refused(f"port {port} had no other model before", hint=f"llmctl swap {port} MODEL", port=port)
     end_hung(home, port)
-    return change(home, port, "swap", before, on_event=on_event)
+    ensure_server(home, port)
+    args = {"verb": "swap", "spec": before.to_dict(), "order": "auto", "stuck": stuck}
+    return _call(home, port, "change", args, on_event)
 
 
 def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
@@ -88,13 +91,13 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
 
 
 def restart(
-    home: Path, port: int, *, reexec: bool = False, service: str = "auto", lock_wait: float = 0.0,
+    home: Path, port: int, *, reexec: bool = False, stuck: bool = False, service: str = "auto", lock_wait: float = 0.0,
     on_event: OnEvent | None = None,
 ) -> ChangeResult:  # fmt: skip
     """Start the model anew (new-first where memory allows), or with `reexec` this llmctl's slot server around it.
 
     A slot server that runs under another service manager than `service` comes under that one; its engine starts anew.
-    One that is there and answers nobody is killed first.
+    One that is there and answers nobody is killed first. An engine that is `stuck` is not waited for.
     """
     _must_exist(home, port)
     if end_hung(home, port) and on_event:
@@ -104,7 +107,7 @@ def restart(
     if reexec:
         return _reexec(home, port)
     ensure_server(home, port)
-    result = _call(home, port, "restart", {"lock_wait": lock_wait}, on_event)
+    result = _call(home, port, "restart", {"lock_wait": lock_wait, "stuck": stuck}, on_event)
     _units(home, port).at_boot(home, port, True)  # somebody may have disabled its unit
     return result
 
