@@ -17,8 +17,15 @@ from llmctl.errors import UsageError, VersionSkew
 
 FLAGS = ("--json", "--yes", "-y", "--debug")
 VALUES = ("--config-dir=", "--as-host=", "--for-version=")
-PLAIN = {"status": "llmctl.cli.status"}
-NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys")
+PLAIN = {
+    "status": ("llmctl.cli.status", "--host"),
+    "host watch": ("llmctl.cli.host_watch", "--every"),
+    "host metrics": ("llmctl.cli.host_metrics", "--timeout"),
+}
+"""Each with its module and the only option that it takes."""
+NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics", "history")
+OF_ITSELF = {"health": ("install", "uninstall", "show")}
+"""Verbs that have some of their own, which may stand in the place of what they are about."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,14 +68,15 @@ def hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def command_of(words: Sequence[str]) -> str:
     """The verb, or noun and verb, that a command line begins with."""
     plain = [word for word in words[:2] if not word.startswith("-")]
-    return " ".join(plain if plain and plain[0] in NOUNS else plain[:1])
+    noun = plain and (plain[0] in NOUNS or plain[-1] in OF_ITSELF.get(plain[0], ()))
+    return " ".join(plain if noun else plain[:1])
 
 
 def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
     """The answer of a command line; an int when Typer has shown help or a completion itself."""
     check_version(common)
     if plain := plain_verb(common, words):
-        found: Answer = plain.answer(words[1:], as_host=value(common, "--as-host"))
+        found: Answer = plain.answer(words[len(command_of(words).split()) :], as_host=value(common, "--as-host"))
         return found
     from typer.exceptions import Abort, TyperException
 
@@ -90,10 +98,11 @@ def run(common: Sequence[str], words: Sequence[str]) -> Answer | int:
 def plain_verb(common: Sequence[str], words: Sequence[str]) -> Any:
     """The module of PLAIN that answers this line; None where it takes Typer."""
     shared = [word for word in common if not word.startswith(("--as-host=", "--for-version="))]
-    if shared != ["--json"] or not words or words[0] not in PLAIN:
+    module, known = PLAIN.get(command_of(words), ("", ""))
+    if shared != ["--json"] or not module:
         return None
-    options = [word for word in words[1:] if word.startswith("-") and not word.startswith("--host")]
-    return None if options else import_module(PLAIN[words[0]])
+    options = [word for word in words if word.startswith("-") and not word.startswith(known)]
+    return None if options else import_module(module)
 
 
 def check_version(common: Sequence[str]) -> None:

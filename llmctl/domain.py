@@ -24,6 +24,7 @@ NGRAM = "ngram"
 EMPTY, STARTING, READY, SWAPPING, STOPPING = "empty", "starting", "ready", "swapping", "stopping"
 SLEEPING, BACKOFF, CRASH_LOOP, DISABLED = "sleeping", "backoff", "crash-loop", "disabled"
 DOWN = "down"  # desired state exists but no slot server runs
+STATES = (EMPTY, STARTING, READY, SWAPPING, STOPPING, SLEEPING, BACKOFF, CRASH_LOOP, DISABLED, DOWN)
 
 T = TypeVar("T")
 

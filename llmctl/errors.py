@@ -16,6 +16,8 @@
     ├── ConversionFailed        1   a converter ended without a result; `details["log"]` holds its last lines
     ├── QualityFailed           1   a converted model lost more than its limit allows; the figures are in `details`
     ├── StateError              1   a state file cannot be trusted
+    ├── HistoryError            1   the history cannot be read or written: full, damaged, locked, of a newer llmctl
+    ├── NotifyFailed            1   somebody could not be told; the message names them, and no secret
     ├── NoPython                1   a host has no Python that llmctl can run on
     ├── NotDeployed             1   a host has no llmctl yet
     ├── VersionSkew             1   the llmctl of a host is not this one
@@ -168,6 +170,18 @@ class StateError(LlmctlError):
     """A state file is torn or from a newer llmctl; nothing was overwritten."""
 
     code = "state"
+
+
+class HistoryError(LlmctlError):
+    """The history cannot be read or written; everything else goes on without it."""
+
+    code = "history"
+
+
+class NotifyFailed(LlmctlError):
+    """A message did not get to its target; it is kept, and tried again with the next one."""
+
+    code = "notify_failed"
 
 
 class NoPython(LlmctlError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -28,6 +29,24 @@ def write_json(path: Path, data: Any) -> None:
     _put(temp, path)
 
 
+def append(path: Path, line: bytes) -> os.stat_result:
+    """Add a line to a file, in one write; a line that a crash cut short stays alone. What the file is then."""
+    before = b"" if _ends_a_line(path) else b"\n"
+    with open(path, "ab", buffering=0, opener=private) as file:
+        if file.write(before + line + b"\n") < len(before) + len(line) + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return os.fstat(file.fileno())
+
+
+def _ends_a_line(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:
+        return True
+
+
 def write_text(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> None:
     """Replace a file that people edit by `text`, whole or not at all; its folder is made, no backup is kept."""
     _put(_written(path, text, opener), path)
@@ -35,9 +54,12 @@ def write_text(path: Path, text: str, opener: Callable[[str, int], int] | None =
 
 def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = None) -> Path:
     """A new file beside `path` that holds `text` and is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if opener is private:
+        private_folder(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temp, "w", encoding="utf-8", opener=opener) as file:
+    with _or_gone(temp), open(temp, "w", encoding="utf-8", opener=opener) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -45,8 +67,20 @@ def _written(path: Path, text: str, opener: Callable[[str, int], int] | None = N
 
 
 def _put(temp: Path, path: Path) -> None:
-    os.replace(temp, path)
+    with _or_gone(temp):
+        os.replace(temp, path)
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def _or_gone(temp: Path) -> Iterator[None]:
+    """A new file that cannot be finished takes no room."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
 
 
 def sync(path: Path) -> None:
@@ -105,6 +139,12 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, each its owner's alone; one that is there stays as it is."""
+    for folder in reversed([one for one in (path, *path.parents) if not one.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True, what: str = "") -> Iterator[int]:
     """An exclusive flock on `path` (made 0600 if missing); Busy at once with wait=False when another process has it."""
@@ -117,7 +157,7 @@ def locked(path: Path, *, wait: bool = True, what: str = "") -> Iterator[int]:
 
 def take_lock(path: Path, *, wait: bool, what: str) -> int:
     """The descriptor holding the flock; closing it (or dying) releases it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+GRACE = 0.5
+"""Seconds that a program has to be gone after SIGKILL; one that waits for a driver may never be."""
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -99,10 +102,39 @@ def own_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {**base, "PYTHONPATH": os.pathsep.join(path)}
 
 
+def asked(argv: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str] | None:
+    """What a short query said; None when it cannot be started, or not within `timeout` seconds.
+
+    Returns in time whatever the program does: one that the kernel cannot end (a driver that hangs), and one whose
+    children hold its output open, are left behind.
+    """
+    try:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", start_new_session=True, env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+    except OSError:
+        return None
+    assert process.stdout and process.stderr
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+        process.stdout.close()
+        process.stderr.close()
+        return None
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
 @contextlib.contextmanager
 def group(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A process with pipes to its stdin and stdout, and a group of its own: nothing of that outlives the block."""
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, **options)
+    """A process with pipes to its stdin and stdout (unless `options` has others), and a group of its own: nothing of
+    that outlives the block."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(argv, start_new_session=True, **{**pipes, **options})
     try:
         yield process
     finally:

@@ -73,3 +73,10 @@ def test_state_survives_kill_9_while_it_is_written(tmp_path: Path) -> None:
 def test_a_lock_held_elsewhere_is_busy(tmp_path: Path) -> None:
     with files.locked(tmp_path / "x.lock"), pytest.raises(Busy), files.locked(tmp_path / "x.lock", wait=False):
         pass
+
+
+def test_what_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.write_text(tmp_path / "folder", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("typer", "click", "rich", "httpx", "fabric", "paramiko", "huggingface_hub", "uvicorn", "numpy")
+HEAVY = ("typer", "click", "rich", "httpx", "fabric", "paramiko", "huggingface_hub", "uvicorn", "numpy", "textual")
 HEAVIER = ("torch", "transformers", "mlx", "mlx_lm", "xllamacpp", "prometheus_client", "fabric", "huggingface_hub")
 SHOW = "import json, sys; json.dump(sorted(sys.modules), sys.stderr)"
 

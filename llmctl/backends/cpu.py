@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from llmctl.backends import Memory
 from llmctl.errors import Unsupported
+from llmctl.processes import asked
 
 NAME = "cpu"
 CGROUPS = Path("/sys/fs/cgroup")
@@ -102,10 +102,11 @@ def darwin_memory() -> Memory:
 
 def command(*argv: str) -> str:
     """The output of a short query; Unsupported when it fails, so that admission says why it cannot decide."""
-    try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise Unsupported(f"`{' '.join(argv)}` failed: {error}") from error
+    done = asked(argv, 10)
+    if done is None or done.returncode:
+        how = "did not answer" if done is None else f"ended with {done.returncode}"
+        raise Unsupported(f"`{' '.join(argv)}` {how}")
+    return done.stdout
 
 
 def parse_vm_stat(text: str) -> int:

@@ -50,7 +50,7 @@ def write(out: Path, run: Run, *, private: bool = False) -> Path:
     masks = {} if private else {**run.secret, **public.aliases(str(row["host"]) for row in [*run.rows, *run.subjects])}
     rows, subjects = (list(found) if private else public.clean(found, masks) for found in (run.rows, run.subjects))
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
-    id = _run_id(run.began, lines)
+    id = run_id(run.began, lines)
     meta = {"_meta": "proof_bundle", "type": run.kind, "run_id": id, "version": 1}
     texts = {
         "metadata.json": json.dumps({**meta, **_told(run, rows), "subjects": subjects}, indent=1) + "\n",
@@ -63,7 +63,7 @@ def write(out: Path, run: Run, *, private: bool = False) -> Path:
     return folder
 
 
-def _run_id(began: float, lines: str) -> str:
+def run_id(began: float, lines: str) -> str:
     """When it began (UTC), and the first 8 hex digits of its rows' sha256."""
     moment = datetime.datetime.fromtimestamp(began, datetime.timezone.utc)
     return f"{moment:%Y%m%d-%H%M%S}-{hashlib.sha256(lines.encode()).hexdigest()[:8]}"

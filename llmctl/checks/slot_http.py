@@ -18,6 +18,8 @@ from llmctl.errors import LlmctlError, Unreachable
 
 SEED = 42
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+METRICS = 2**19
+"""Bytes of a page of metrics; a slot's has a hundredth of that."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Token:
 @dataclass(frozen=True)
 class Said:
     """One answer. `tokens` are there where log-probabilities were asked for; `count` is what the slot counted, `prompt`
-    the tokens of the prompt, and `cached` those of them that were not computed again."""
+    the tokens of the prompt, and `cached` those of them that were not computed again. `first` is seconds until text
+    came, of a stream."""
 
     model: str
     text: str
@@ -42,18 +45,12 @@ class Said:
     tokens: tuple[Token, ...] = ()
     prompt: int = 0
     cached: int = 0
+    first: float = 0.0
 
-
-@dataclass(frozen=True)
-class Timed:
-    """One answer: tokens of its prompt (`cached` were not computed again) and of itself; seconds until it began, and in
-    all."""
-
-    prompt: int
-    cached: int
-    new: int
-    first: float
-    seconds: float
+    @property
+    def rate(self) -> float | None:
+        """Tokens/s from the first text on; None where that cannot be said."""
+        return (self.count - 1) / (self.seconds - self.first) if self.count > 1 and self.seconds > self.first else None
 
 
 class SlotHttp:
@@ -81,6 +78,11 @@ class SlotHttp:
                 return [float(number) for number in json.loads(response.read())["data"][0]["embedding"]]
         with self._asked("POST", "/v1/rerank", {"query": text, "documents": [text]}) as response:
             return [float(json.loads(response.read())["results"][0]["relevance_score"])]
+
+    def metrics(self) -> str:
+        """What the slot counts, as Prometheus reads it; no more than METRICS bytes of it."""
+        with self._asked("GET", "/metrics", None) as response:
+            return response.read(METRICS).decode(errors="replace")
 
     def tokenized(self, text: str) -> list[int]:
         """The ids of a text, as of a prompt."""
@@ -118,27 +120,16 @@ class SlotHttp:
     def streamed(self, prompt: str, max_tokens: int, **fields: Any) -> Said:
         """One answer as a stream, put together."""
         began = time.monotonic()
-        model, text, finish = "", "", None
-        with self._stream(prompt, max_tokens, fields) as found:
+        model, text, finish, first, count = "", "", None, 0.0, 0
+        with self._stream(prompt, max_tokens, {"stream_options": {"include_usage": True}, **fields}) as found:
             for event in found:
                 model = event.get("model") or model
+                count = (event.get("usage") or {}).get("completion_tokens") or count
                 for choice in event["choices"]:
                     text += self._piece(choice)
+                    first = first or (time.monotonic() - began if text else 0.0)
                     finish = choice["finish_reason"] or finish
-        return Said(model, text, finish, time.monotonic() - began)
-
-    def timed(self, ids: Sequence[int], max_tokens: int) -> Timed:
-        """One whole answer of `max_tokens` to a prompt of these tokens, as a stream."""
-        body = {"prompt": list(ids), "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
-        usage: Mapping[str, Any] = {}
-        began, first = time.perf_counter(), 0.0
-        with self._asked("POST", COMPLETIONS, {**body, "stream_options": {"include_usage": True}}) as response:
-            for event in events(response, self.port):
-                first = first or time.perf_counter() - began
-                usage = event.get("usage") or usage
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        seconds = time.perf_counter() - began
-        return Timed(usage["prompt_tokens"], cached, usage["completion_tokens"], first, seconds)
+        return Said(model, text, finish, time.monotonic() - began, count, first=first)
 
     def hung_up(self, prompt: str, max_tokens: int, **fields: Any) -> Iterator[None]:
         """Yields once an answer has begun to come, and hangs up in the middle of it when it is taken up again."""
@@ -153,9 +144,13 @@ class SlotHttp:
         try:
             self.whole(prompt, 1)
         except LlmctlError as error:
-            if error.details.get("param") != "messages":
-                raise
-            self.chats = False
+            self.without_chat(error)
+
+    def without_chat(self, error: LlmctlError) -> None:
+        """Ask for plain completions from now on if that is what `error` means; else it is raised."""
+        if error.details.get("param") != "messages" or not self.chats:
+            raise error
+        self.chats = False
 
     # ── one request ─────────────────────────────────────────────────────────────────────────────────────────────────
 

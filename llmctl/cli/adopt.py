@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmctl import events
 from llmctl.cli import options as o
 from llmctl.cli.far import on_hosts
 from llmctl.cli.session import Session, Target
@@ -55,6 +56,8 @@ def adopt(
     if dry_run:
         return Answer({**data, "plan": "manage" if manage else "attach", "model": spec.model, "entry": _text(spec)})
     result = _taken_over(session, slot, found, spec) if manage else _loaded(session, slot, spec)
+    how = "ended and started anew" if manage else "goes on as it is"
+    events.note(session.home, "adopt", port=slot.port, model=spec.model, outcome=events.OK, what=f"the server {how}")
     saved = _save(session, spec) if save else None
     return Answer({**data, **result, "saved": saved, "entry": _text(spec)})
 

@@ -16,13 +16,21 @@ from llmctl.cli import (
     convert,
     copy_ends,
     deploy,
+    doctor,
     fleet,
+    health,
+    history,
     host,
+    host_doctor,
+    host_events,
+    host_heal,
+    host_health,
     hosts,
     hosts_edit,
     init,
     jobs,
     keys,
+    metrics,
     models,
     native,
     profiles,
@@ -34,8 +42,10 @@ from llmctl.cli import (
     smoke,
     test_models,
     token,
+    top,
     trust,
     verify,
+    web,
     wheelhouse,
 )
 from llmctl.cli.options import EVERYWHERE
@@ -66,7 +76,8 @@ def common(
 
 
 VERBS = (
-    init, slots, adopt, fleet, deploy, wheelhouse, smoke, test_models, ask, chat, client_config, serve, pull, convert,
+    init, slots, adopt, fleet, deploy, wheelhouse, smoke, doctor, top, web, test_models, ask, chat,
+    client_config, serve, pull, convert,
 )  # fmt: skip
 NOUNS = {
     "hosts": hosts,
@@ -77,6 +88,9 @@ NOUNS = {
     "native": native,
     "registry": registry,
     "keys": keys,
+    "metrics": metrics,
+    "health": health,
+    "history": history,
     "host": host,
 }
 for verbs in VERBS:
@@ -86,6 +100,10 @@ for verbs in (verify, search):
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
 host.app.add_typer(copy_ends.app)
+host.app.add_typer(host_doctor.app)
+host.app.add_typer(host_events.app)
+host.app.add_typer(host_heal.app)
+host.app.add_typer(host_health.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
 for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit, trust, token):

@@ -47,6 +47,12 @@ def of(reach: Reach, meant: Meant) -> Partner:
 
 def of_slot(reach: Reach, target: Target) -> Partner:
     """A slot; one of another host is reached over its ssh connection, also when it listens on loopback only."""
+    name, data = f"{target.host.name}:{target.port}", {"host": target.host.name, "port": target.port}
+    return Partner(OpenAI(place_of(reach, target)), name, data)
+
+
+def place_of(reach: Reach, target: Target) -> Place:
+    """Where a slot is, and how its key is found."""
     host, port = target.host, target.port
     slot = str(port) if host.transport == "local" else f"{host.name}:{port}"
     address = ANYWHERE.get(host.bind, host.bind)
@@ -59,8 +65,7 @@ def of_slot(reach: Reach, target: Target) -> Partner:
             reach.drop(host)
             return reach.transport(host).dial(address, port)
 
-    place = Place(dial, netloc, slot=slot, find_key=lambda: key_of(reach, host))
-    return Partner(OpenAI(place), f"{host.name}:{port}", {"host": host.name, "port": port})
+    return Place(dial, netloc, slot=slot, find_key=lambda: key_of(reach, host))
 
 
 def key_of(reach: Reach, host: Host) -> str | None:

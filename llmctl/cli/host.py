@@ -92,6 +92,24 @@ def rank(
     os.execve(argv[0], argv, own_environment({**os.environ, **backend.environment(), "PYTHONUNBUFFERED": "1"}))
 
 
+@app.command()
+def watch(ctx: typer.Context, every: Annotated[str, typer.Option(metavar="SECONDS")] = "2") -> Answer:
+    """Tell of this host's slots in lines of JSON, one when something changed and one every ten seconds."""
+    from llmctl.cli import host_watch
+
+    session: Session = ctx.obj
+    return Answer(stream=host_watch.lines(session.home, session.called or "local", host_watch.seconds(every)))
+
+
+@app.command()
+def metrics(ctx: typer.Context, timeout: Annotated[str, typer.Option(metavar="TIME")] = "2s") -> Answer:
+    """What this host and its slots count, for the exporter of another."""
+    from llmctl.cli import host_metrics
+
+    session: Session = ctx.obj
+    return host_metrics.told(session.home, session.called or "local", timeout)
+
+
 def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
     """The answer of `host plan`."""
     from llmctl.slots import wanted

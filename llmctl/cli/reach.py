@@ -165,6 +165,19 @@ def _holder(session: Session, port: int) -> Host:
     raise UsageError(f"no host has a model on {port}; which is meant: {', '.join(names)}?", hint=hint)
 
 
+def targets(session: Session, words: Sequence[str]) -> dict[Host, list[str]]:
+    """What words like 8101, HOST:8101, HOST and @LABEL mean: hosts, each with its ports (none: all of them)."""
+    found: dict[Host, list[str]] = {}
+    for text in words:
+        if text.rpartition(":")[2].isdigit():
+            hosts, port = slots_of(session, text, None)
+        else:
+            hosts, port = select(session, [text]), ""
+        for host in hosts:
+            found.setdefault(host, []).extend([port] if port else [])
+    return found
+
+
 def members(config: Config, names: Sequence[str]) -> tuple[str, ...]:
     """The hosts of a spread as they find each other, where they know nothing but what is written here."""
     said = [name for text in names for name in text.split(",")]

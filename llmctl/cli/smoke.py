@@ -71,19 +71,11 @@ def smoke(
     return Answer({**data, "proof": str(kept) if kept else None}, code, errors)
 
 
-def _meant(session: Session, targets: Sequence[str]) -> dict[Host, list[str]]:
+def _meant(session: Session, words: Sequence[str]) -> dict[Host, list[str]]:
     """The hosts that are meant, each with the ports; none: all that should be up."""
     from llmctl.cli import reach
 
-    found: dict[Host, list[str]] = {} if targets else {host: [] for host in reach.select(session, None)}
-    for text in targets:
-        if text.rpartition(":")[2].isdigit():
-            hosts, port = reach.slots_of(session, text, None)
-        else:
-            hosts, port = reach.select(session, [text]), ""
-        for host in hosts:
-            found.setdefault(host, []).extend([port] if port else [])
-    return found
+    return reach.targets(session, words) if words else {host: [] for host in reach.select(session, None)}
 
 
 def _here(session: Session, ports: Iterable[str], timeout: float, wake: bool) -> Answer:

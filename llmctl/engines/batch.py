@@ -70,6 +70,12 @@ class BatchEngine:
         self._running: list[Running] = []
         self._tasks = Tasks(engine, emit)
 
+    @property
+    def held(self) -> int:
+        """Tokens whose keys and values the sequences under way hold; a prefix that they share counts for each."""
+        begun = sum(len(running.job.prompt) + running.sequence.made for running in self._running)
+        return begun + sum(work.done for work in self._prefills)
+
     def submit(self, request: GenerateRequest) -> None:
         prompt, seen = self._prompt(request)
         validate(request, prompt, self.identity)

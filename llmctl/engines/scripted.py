@@ -126,6 +126,11 @@ class Scripted:
             capabilities=("logprobs", "tools", *(("reasoning",) if self.speech.reasoning else ())),
         )
 
+    @property
+    def held(self) -> int:
+        """Tokens of what it answers now."""
+        return sum(self.left[s.request.id][0] + s.at for s in self.live)
+
     def submit(self, request: GenerateRequest) -> None:
         prompt, question = self.prompt(request)
         room = self.identity.context - prompt

@@ -59,7 +59,7 @@ def call(
     try:
         reply = read(ran.out)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _no_answer(host, ran) from None
+        raise no_answer(host, ran) from None
     if reply.version != __version__ and not any_version:
         raise skew(host, reply.version)
     for error in reply.errors:
@@ -91,7 +91,7 @@ def skew(host: str, version: str) -> VersionSkew:
     )
 
 
-def _no_answer(host: str, ran: Ran) -> LlmctlError:
+def no_answer(host: str, ran: Ran) -> LlmctlError:
     """Why llmctl did not say anything there."""
     hint, log = f"llmctl deploy {host}", (ran.err or ran.out).strip().splitlines()[-LOG_LINES:]
     if ran.code in NOT_FOUND and log and log[-1].startswith(PROGRAM):  # the script itself, of what it should start

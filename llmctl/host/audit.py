@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmctl.files import private
+from llmctl import events
+from llmctl.files import append, sync
 
 
 def note(home: Path, entry: Mapping[str, Any]) -> None:
-    """Append a line, in one write; a line that a crash cut short stays alone."""
+    """Append a line; what the fleet's history keeps of it is an event too."""
     at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    path = home / "audit.log"
-    before = b"" if _ends_a_line(path) else b"\n"
-    with open(path, "ab", buffering=0, opener=private) as file:
-        file.write(before + json.dumps({"at": at, **entry}).encode() + b"\n")
-        os.fsync(file.fileno())
+    append(home / "audit.log", json.dumps({"at": at, **entry}).encode())
+    sync(home / "audit.log")
+    if entry.get("what") in events.KINDS:
+        said = {key: value for key, value in entry.items() if key not in ("what", "outcome")}
+        good, ways = entry.get("outcome") == "ok", [entry[key] for key in ("from", "to") if entry.get(key)]
+        what = " → ".join(ways) if good else str(entry.get("outcome"))
+        events.note(home, str(entry["what"]), outcome=events.OK if good else events.FAILED, what=what, **said)
 
 
 def read(home: Path, most: int) -> list[dict[str, Any]]:
@@ -36,12 +38,3 @@ def read(home: Path, most: int) -> list[dict[str, Any]]:
             if isinstance(entry, dict):
                 entries.append(entry)
     return entries[-most:]
-
-
-def _ends_a_line(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
-    except OSError:
-        return True

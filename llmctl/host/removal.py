@@ -18,7 +18,7 @@ GOES = (
     "current", "bin", "releases", "envs", "wheelhouse", "incoming", "tools", "config", "service",
     "deploy-undo.json", "deploy-undo.bak",
 )  # fmt: skip
-STAYS = ("models", "keys.json", "hf_token", "history.db", "audit.log", "slots", "jobs")
+STAYS = ("models", "keys.json", "hf_token", "history.db", "audit.log", "events.jsonl", "slots", "jobs")
 
 
 WAITING = 3600.0

@@ -15,9 +15,13 @@ from llmctl.render import (
     client_config,
     convert,
     deploy,
+    doctor,
     fleet,
+    health,
+    history,
     hosts,
     jobs,
+    metrics,
     models,
     native,
     profiles,
@@ -95,7 +99,10 @@ def _planned(data: Mapping[str, Any]) -> str:
     )
 
 
-FOR_HOSTS = tuple(f"host {verb}" for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token"))
+FOR_HOSTS = tuple(
+    f"host {verb}"
+    for verb in ("plan", "apply", "slots", "artifacts", "incoming", "token", "metrics", "doctor", "events")
+)
 """What other hosts ask, and people hardly ever."""
 
 VIEWS: dict[str, View] = {
@@ -107,6 +114,7 @@ VIEWS: dict[str, View] = {
     **slots.VIEWS,
     **adopt.VIEWS,
     **models.VIEWS,
+    **metrics.VIEWS,
     **profiles.VIEWS,
     **jobs.VIEWS,
     **registry.VIEWS,
@@ -115,7 +123,10 @@ VIEWS: dict[str, View] = {
     **convert.VIEWS,
     **hosts.VIEWS,
     **deploy.VIEWS,
+    **doctor.VIEWS,
     **fleet.VIEWS,
+    **health.VIEWS,
+    **history.VIEWS,
     **smoke.VIEWS,
     **test_models.VIEWS,
     **bench.VIEWS,

@@ -162,7 +162,7 @@ def _operator_routes(service: Service, auth: Auth, metrics: Metrics) -> Routes:
             await exchange.json(answer, 503, [(b"retry-after", b"1")])
 
     async def scrape(exchange: Exchange) -> None:
-        text = metrics.scrape(service.health(), service.identity())
+        text = metrics.scrape(service.health(), service.identity(), service.figures())
         await exchange.respond(200, CONTENT_TYPE_LATEST.encode(), text)
 
     routes: Routes = {OPEN: {"GET": health}, "/ready": {"GET": ready}, "/metrics": {"GET": scrape}}

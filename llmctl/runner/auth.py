@@ -17,16 +17,24 @@ HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?")
 
 
 class Auth:
-    """The rules of one bind address. `hosts` are further names that Host and Origin may carry."""
+    """The rules of one bind address. `hosts` are further names that Host and Origin may carry; `what` listens there."""
 
-    def __init__(self, bind: str, keys: Keys | None, *, require_key: bool = False, hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        bind: str,
+        keys: Keys | None,
+        *,
+        require_key: bool = False,
+        hosts: Iterable[str] = (),
+        what: str = "a slot",
+    ) -> None:
         self._loopback = is_loopback(bind)
         self._keyless = self._loopback and not require_key
         self._keys = keys
         self._hosts = {host.lower() for host in hosts}
         if keys is None and not self._keyless:
             raise Refused(
-                f"a slot on {bind or 'every address'} needs a key, and there is none",
+                f"{what} on {bind or 'every address'} needs a key, and there is none",
                 hint="make the keys first: llmctl keys show",
             )
 
@@ -40,7 +48,7 @@ class Auth:
         """RequestError 403 when a foreign web page stands behind the request; no key is asked for."""
         host = _header(scope, b"host")
         if self._loopback and host is not None and not self._known(host):
-            raise _forbidden("this slot does not answer to the name in the Host header")
+            raise _forbidden("this server does not answer to the name in the Host header")
         origin = _header(scope, b"origin")
         if origin is None:
             return

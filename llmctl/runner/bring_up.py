@@ -26,7 +26,7 @@ class Effects:
     """What a slot does to the world outside its own memory; replaced in tests of its schedule.
 
     `spare(spec)` keeps a process ready for models like this one (None: for none), `ahead(spec)` reads a model's files
-    within a block.
+    within a block, `happened(kind, …)` notes an event (llmctl.events).
     """
 
     spawn: Spawn
@@ -36,6 +36,7 @@ class Effects:
     note: Callable[[str], None]
     spare: Callable[[SlotSpec | None], None] = lambda spec: None
     ahead: Callable[[SlotSpec], AbstractContextManager[None]] = lambda spec: nullcontext()
+    happened: Callable[..., None] = lambda kind, **said: None
 
 
 async def bring_up(

@@ -54,6 +54,7 @@ class EngineProcess(asyncio.Protocol):
         self._answers: dict[str, asyncio.Future[Mapping[str, Any]]] = {}  # by the kind of frame that is waited for
         self._transport: asyncio.Transport | None = None
         self._reader = frames.Reader()
+        self.held: int | None = None  # tokens in its cache, at its last beat, where it tells
         self._steps: int | None = None
         self._dying: LlmctlError | None = None  # why it cannot go on, as it said itself
         self._rate: list[tuple[float, int]] = []
@@ -158,6 +159,7 @@ class EngineProcess(asyncio.Protocol):
             if len(self._rate) > 512:
                 self._forget_rate(self.progressed_at)
         elif kind == "beat":
+            self.held = head.get("held")
             if head["steps"] is None or head["steps"] != self._steps:
                 self._steps = head["steps"]
                 self.progressed_at = time.monotonic()

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl import __version__, backends, keys
+from llmctl import __version__, backends, events, keys
 from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, Refused
 from llmctl.files import take_lock
@@ -52,13 +52,14 @@ class Server:
         self.folder, self.lock = folder, lock
         self.launch = folder.read_desired().launch
         self.log = EngineLog(folder.log, echo=not keep)
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.launch.backend)
         self.ledger = Ledger(folder.home)
         self.backend = backends.get(self.launch.backend)
         self.spare = Spare(spare.Effects(self.warm, self.reserve_spare, self.ledger.release, self.note))
         effects = Effects(
-            self.spawn, self.reserve, self.ledger.release, self.ledger.settle, self.note, self.spare.want, self.ahead
-        )
+            self.spawn, self.reserve, self.ledger.release, self.ledger.settle, self.note, self.spare.want, self.ahead,
+            self.happened if keep else lambda kind, **said: None,
+        )  # fmt: skip
         self.slot = Slot(folder, effects, self.metrics, keep=keep)
         auth = Auth(self.launch.bind, keys.read(folder.home), require_key=self.launch.require_key)
         app = make_app(self.slot.traffic, auth, self.metrics)
@@ -98,6 +99,10 @@ class Server:
 
     def note(self, message: str) -> None:
         self.log.line("slot", message)
+
+    def happened(self, kind: str, **said: Any) -> None:
+        if not events.note(self.folder.home, kind, port=self.folder.port, **said):
+            self.note(f"the event {kind} could not be written")
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -42,14 +42,16 @@ def verbs(server: Server) -> dict[str, Verb]:
     async def change(args: Any, owner: str, on_event: Any) -> Any:
         spec = SlotSpec.from_dict(args["spec"])
         return await slot.change(
-            spec, verb=args["verb"], order=args["order"], owner=owner, lock_wait=wait(args), on_event=on_event
-        )
+            spec, verb=args["verb"], order=args["order"], owner=owner, stuck=bool(args.get("stuck")),
+            lock_wait=wait(args), on_event=on_event,
+        )  # fmt: skip
 
     async def unload(args: Any, owner: str, on_event: Any) -> Any:
         return await slot.unload(owner=owner, lock_wait=wait(args), on_event=on_event)
 
     async def restart(args: Any, owner: str, on_event: Any) -> Any:
-        return await slot.restart(owner=owner, lock_wait=wait(args), on_event=on_event)
+        stuck = bool(args.get("stuck"))
+        return await slot.restart(owner=owner, stuck=stuck, lock_wait=wait(args), on_event=on_event)
 
     async def disable(args: Any, owner: str, on_event: Any) -> Any:
         return await slot.disable(build(Disabled, args), owner=owner, on_event=on_event)

@@ -42,6 +42,10 @@ class Service(Protocol):
     def health(self) -> Mapping[str, Any]:
         """{"verdict": ok|degraded|down, "state", "model", "ready", "wedged", ...}; never waits, never wakes."""
 
+    def figures(self) -> Mapping[str, int | None]:
+        """What only a scrape asks: `queue_limit`, the engine's `resident` bytes and the tokens `held` in its cache
+        (None: it does not tell)."""
+
     async def generate(self, request: GenerateRequest) -> Stream:
         """Queue, wait for an engine, hand over, and return once the engine accepted the request.
 

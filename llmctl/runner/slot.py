@@ -17,12 +17,13 @@ from llmctl.domain import SlotSpec
 from llmctl.errors import LlmctlError, LoadFailed, Refused, RequestError
 from llmctl.runner.bring_up import Effects, OnEvent, bring_up
 from llmctl.runner.engine_process import EngineProcess
+from llmctl.runner.happenings import Happenings
 from llmctl.runner.operations import FALL_ASLEEP, Operations
 from llmctl.runner.resting import Resting, rests
 from llmctl.runner.traffic import NO_MODEL, REMEMBER_NAMES, Record, Traffic, names, now
 from llmctl.slots.admission import OLD_FIRST
-from llmctl.slots.state import Desired, Disabled, SlotFolder
-from llmctl.slots.supervisor import GiveUp, after_crash, idle_due, is_wedged
+from llmctl.slots.state import Desired, Disabled, SlotFolder, last_good
+from llmctl.slots.supervisor import GiveUp, after_crash, idle_due, is_wedged, recent
 
 
 class Slot:
@@ -34,6 +35,7 @@ class Slot:
         self.limits = self.record.desired.launch.limits
         self.traffic = Traffic(self.record, metrics, self._wake)
         self.operations = Operations(folder.port, effects.note, self._after_operation)
+        self._happened = Happenings(self.operations, effects.happened)
         self._crashes: list[float] = []
         self._unsettled: str | None = None  # why the engine is gone, noted during an operation
         self._housekeeper: asyncio.Task[None] | None = None
@@ -69,24 +71,29 @@ class Slot:
         """Traffic goes to `engine` from now on: the moment of a swap."""
         spec, wall = engine.spec, time.time()
         served = {name: until for name, until in self.record.actual.served.items() if until > wall}
-        if self.desired.spec:
-            served |= dict.fromkeys((n.casefold() for n in names(self.desired.spec)), wall + REMEMBER_NAMES)
+        was, before = self.desired.spec, self.record.actual.before
+        if was:
+            served |= dict.fromkeys((n.casefold() for n in names(was)), wall + REMEMBER_NAMES)
+            if was.model != spec.model:
+                before = None if before and before.model == spec.model else was
         try:
             self._want(spec=spec)
         except OSError as error:
             engine.kill()
             raise LoadFailed(f"the new state cannot be written: {error}", hint="make room on the disk") from error
         self.traffic.engine = engine
-        self._set(domain.READY, last_known_good=spec, served=served, last_load=engine.load_seconds)
+        self._set(domain.READY, last_known_good=spec, before=before, served=served, last_load=engine.load_seconds)
         self.metrics.loaded(engine.load_seconds)
         self.traffic.serve_with(engine)
 
     # ── operators' verbs ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def change(
-        self, spec: SlotSpec, *, verb: str, order: str, owner: str, lock_wait: float = 0.0, on_event: OnEvent
-    ) -> dict[str, Any]:
-        """Load or swap: prove the new model, give it the traffic, let the old one finish. On failure the old serves."""
+        self, spec: SlotSpec, *, verb: str, order: str, owner: str, stuck: bool = False, lock_wait: float = 0.0,
+        on_event: OnEvent,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Load or swap: prove the new model, give it the traffic, let the old one finish. On failure the old serves,
+        unless it is `stuck`: then it ends first, with its requests."""
         async with self.operations.changing(verb, owner, lock_wait):
             before = self.desired.spec
             if self.desired.disabled:
@@ -99,13 +106,20 @@ class Slot:
                 )
             if verb == "load" and before == spec and self.current:
                 return self._result(before, "none", 0.0, 0)
+            if stuck:
+                await self._end_stuck(on_event)
             return await self._replace(spec, order, on_event)
 
-    async def restart(self, *, owner: str, lock_wait: float = 0.0, on_event: OnEvent) -> dict[str, Any]:
-        """Start the desired model anew, beside the running one where memory allows."""
+    async def restart(
+        self, *, owner: str, stuck: bool = False, lock_wait: float = 0.0, on_event: OnEvent
+    ) -> dict[str, Any]:  # fmt: skip
+        """Start the desired model anew, beside the running one where memory allows; one that is `stuck` ends first,
+        with its requests."""
         async with self.operations.changing("restart", owner, lock_wait):
             if self.desired.disabled:
                 raise self._is_disabled()
+            if stuck:
+                await self._end_stuck(on_event)
             return await self._replace(self._desired_spec(), "auto", on_event)
 
     async def unload(self, *, owner: str, lock_wait: float = 0.0, on_event: OnEvent) -> dict[str, Any]:
@@ -116,6 +130,7 @@ class Slot:
             self._want(spec=None)
             self._set(domain.EMPTY)
             self.traffic.dismiss(self.traffic.unavailable(NO_MODEL[domain.EMPTY]))
+            self._happened.done(before.model if before else None, cut=cut)
             return self._result(before, "none", now() - began, cut)
 
     async def disable(self, disabled: Disabled, *, owner: str, on_event: OnEvent) -> dict[str, Any]:
@@ -126,6 +141,7 @@ class Slot:
             cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._set(domain.DISABLED, disabled.why)
             self.traffic.dismiss(self.traffic.unavailable(f"{NO_MODEL[domain.DISABLED]}: {disabled.why}"))
+            self._happened.done(self._model(), disabled.why, until=disabled.until)
             return self._result(self.desired.spec, "none", now() - began, cut)
 
     async def enable(self, *, owner: str, on_event: OnEvent) -> dict[str, Any]:
@@ -134,8 +150,10 @@ class Slot:
             self._want(disabled=None)
             if self.desired.spec is None:
                 self._set(domain.EMPTY)
+                self._happened.done(None)
                 return self._result(None, "none", 0.0, 0)
             if self.current:
+                self._happened.done(self._model())
                 return self._result(self.desired.spec, "none", 0.0, 0)
             return await self._replace(self.desired.spec, "auto", on_event)
 
@@ -148,10 +166,14 @@ class Slot:
             "pid": engine.child.pid if engine else None, "handles": list(self.traffic.served_names())[1:],
             "since": self.record.actual.since, "memory_bytes": engine.resident() if engine else 0,
             "tokens_per_second": engine.tokens_per_second() if engine else 0.0, "active": self.traffic.active(),
+            "silent": round(engine.silent_for(), 1) if engine and engine.streams else 0.0,
             "queued": len(self.traffic.line), "operation": operation.verb if operation else None,
             "spread": [member["host"] for member in spec.engine.spread] if spec else [],
             "load_path": engine.identity.load_path if engine and engine.identity else None,
             "residency": engine.identity.residency if engine and engine.identity else {},
+            "progress": self.traffic.progress,
+            "crashes": recent(self._crashes, now()), "queue_limit": self.limits.queue,
+            "last_good": last_good(self.record.actual),
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,11 +190,14 @@ class Slot:
                 cut = await self._old_first(spec, reservation, before, on_event)
             else:
                 cut = await self._new_first(spec, reservation, on_event)
-        except LlmctlError:
+        except LlmctlError as error:
             self.metrics.swap("failed")
+            self._happened.failed(spec.model, error, order=order)
             raise
         self.metrics.swap("ok")
-        return self._result(before, order, now() - began, cut)
+        result = self._result(before, order, now() - began, cut)
+        self._happened.done(spec.model, **{key: result[key] for key in ("previous", "order", "seconds", "cut")})
+        return result
 
     async def _new_first(self, spec: SlotSpec, reservation: str, on_event: OnEvent) -> int:
         was = self.state
@@ -246,6 +271,7 @@ class Slot:
         error = RequestError("the model is being replaced and this answer took too long", status=503, code="cut")
         cut = engine.cut(error)
         await engine.stop()
+        self.metrics.cut(cut)
         if cut:
             on_event({"event": "note", "message": f"{cut} answers were cut at the finish cap"})
         return cut
@@ -257,6 +283,13 @@ class Slot:
             if is_wedged(len(engine.streams), engine.silent_for(), self.limits.stall):
                 break
             await asyncio.sleep(0.02)
+
+    async def _end_stuck(self, on_event: OnEvent) -> None:
+        """End an engine that answers nobody, and tell those who wait for it."""
+        engine = self._take_off(domain.STARTING)
+        if engine:
+            engine.cut(RequestError("the engine gave no answer", status=503, code="engine_died"))
+        await self._retire(engine, on_event)
 
     def _take_off(self, state: str) -> EngineProcess | None:
         """Take the engine off the traffic: who comes now waits or is sent away, as `state` says."""
@@ -284,6 +317,7 @@ class Slot:
         """Go on with the engine that the program image before this one had."""
         engine.gone.add_done_callback(lambda _: self._ended(engine))
         self.traffic.serve_with(engine)
+        self._happened.adopted(engine.spec.model)
 
     def _ended(self, engine: EngineProcess) -> None:
         """An engine process is gone, whoever wanted it."""
@@ -293,6 +327,7 @@ class Slot:
             self.traffic.engine = None
             why = f"the engine {engine.gone.result()}"
             self.effects.note(why)
+            self._happened.ended("crash", engine.spec.model, why)
             self.metrics.restarted()
             self._crashed(why)
 
@@ -306,6 +341,7 @@ class Slot:
         decision = after_crash(self._crashes, now())
         if isinstance(decision, GiveUp):
             self._set(domain.CRASH_LOOP, f"{why}; {decision.crashes} crashes, given up")
+            self._happened.ended("crash-loop", self._model(), why)
             self.traffic.dismiss(self.traffic.unavailable(f"{NO_MODEL[domain.CRASH_LOOP]}: {why}"))
             self._keep_spare()
         else:
@@ -324,8 +360,10 @@ class Slot:
             reservation, _ = self.effects.reserve(spec, 0, "auto")
             engine = await self.resting.wake(reservation)
             self._serving(engine or await self._bring_up(spec, reservation, lambda event: None))
+            self._happened.done(spec.model, seconds=round(now() - self.traffic.waits_since, 3))
         except LlmctlError as error:
             self.effects.note(f"{spec.model} did not come back: {error.message}")
+            self._happened.failed(spec.model, error)
             self._crashed(error.message)
 
     def _wake(self) -> None:
@@ -374,6 +412,7 @@ class Slot:
 
     async def _fall_asleep(self) -> None:
         engine = self._take_off(domain.SLEEPING)
+        self._happened.done(self._model())
         if engine and rests(engine):
             await self._finished(engine)
             if await self.resting.keep(engine):
@@ -388,6 +427,9 @@ class Slot:
             hint=f"llmctl enable {self.port}",
             port=self.port,
         )
+
+    def _model(self) -> str | None:
+        return self.desired.spec.model if self.desired.spec else None
 
     def _desired_spec(self) -> SlotSpec:
         if self.desired.spec is None:

@@ -30,6 +30,7 @@ class Counts(Protocol):
     """What traffic counts (runner.metrics)."""
 
     def rejected(self) -> None: ...
+    def waited(self, seconds: float) -> None: ...
 
 
 class Record:
@@ -107,6 +108,13 @@ class Traffic:
             "progress": self.progress or None,
         }  # fmt: skip
 
+    def figures(self) -> Mapping[str, int | None]:
+        engine = self.engine
+        return {
+            "queue_limit": self.limits.queue, "resident": engine.resident() if engine else 0,
+            "held": engine.held if engine else 0,
+        }  # fmt: skip
+
     async def generate(self, request: GenerateRequest) -> RequestStream:
         stream = await self._begun(request)
         try:
@@ -122,10 +130,13 @@ class Traffic:
 
     async def _begun(self, request: GenerateRequest | Task) -> RequestStream:
         """An engine has it, at once or after its turn in the line."""
-        self.last_activity = now()
+        self.last_activity = began = now()
         if self.engine and not len(self.line) and self.engine.has_room():
-            return self.engine.begin(request)
-        return await self._wait(request)
+            stream = self.engine.begin(request)
+        else:
+            stream = await self._wait(request)
+        self.counts.waited(now() - began)
+        return stream
 
     async def _wait(self, request: GenerateRequest | Task) -> RequestStream:
         self._may_wait()

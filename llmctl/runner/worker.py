@@ -154,7 +154,7 @@ def run(engine: Engine, link: Link) -> None:
         now = time.monotonic()
         if now >= beat_at:
             beat_at = now + BEAT
-            link.send({"t": "beat", "steps": getattr(engine, "steps", None)})
+            link.send({"t": "beat", "steps": getattr(engine, "steps", None), "held": getattr(engine, "held", None)})
             profiler.look()
         if not busy and not link.inbox and not link.events:
             link.wait(beat_at - now)

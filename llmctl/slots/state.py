@@ -69,16 +69,23 @@ class Desired:
 
 @dataclass(frozen=True)
 class Actual:
-    """What runs, as last written by the slot server. `served` maps names to (model, until when they stay valid)."""
+    """What runs, as last written by the slot server. `served` maps names to (model, until when they stay valid);
+    `before` is what served before the model that is desired now: to go back to when that one fails for good."""
 
     state: str = EMPTY
     since: float = 0.0
     server: Mapping[str, Any] | None = None
     engine: Mapping[str, Any] | None = None
     last_known_good: SlotSpec | None = None
+    before: SlotSpec | None = None
     served: Mapping[str, float] = field(default_factory=dict)
     last_load: float = 0.0
     why: str | None = None
+
+
+def last_good(actual: Actual) -> str | None:
+    """The model to go back to."""
+    return actual.before.model if actual.before else None
 
 
 class SlotFolder:
@@ -113,8 +120,8 @@ class SlotFolder:
         data = read_json(self.path / "actual.json")
         if data is None:
             return Actual()
-        good = data.get("last_known_good")
-        return build(Actual, {**data, "last_known_good": SlotSpec.from_dict(good) if good else None})
+        specs = {key: SlotSpec.from_dict(data[key]) for key in ("last_known_good", "before") if data.get(key)}
+        return build(Actual, {**data, **specs})
 
     def write_actual(self, actual: Actual) -> None:
         write_json(self.path / "actual.json", asdict(actual))

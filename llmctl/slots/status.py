@@ -21,7 +21,9 @@ TIMEOUT = 5.0
 @dataclass(frozen=True)
 class SlotStatus:
     """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
-    `residency` are those of its identity; `spare` is starting or ready, None where the slot has none."""
+    `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the
+    slot has none. `silent` is seconds since an engine with requests made progress. `crashes` are those of the last ten
+    minutes, `last_good` is the model that served before the desired one."""
 
     host: str
     port: int
@@ -35,6 +37,7 @@ class SlotStatus:
     memory_bytes: int = 0
     tokens_per_second: float = 0.0
     active: int = 0
+    silent: float = 0.0
     queued: int = 0
     operation: str | None = None
     version: str | None = None
@@ -44,6 +47,10 @@ class SlotStatus:
     spare_pid: int | None = None
     load_path: str | None = None
     residency: Mapping[str, int] = field(default_factory=dict)
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    crashes: int = 0
+    queue_limit: int = 0
+    last_good: str | None = None
 
 
 def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
@@ -81,7 +88,7 @@ def _at_rest(home: Path, port: int, host: str) -> SlotStatus:
     """A slot without a server: what is desired, and that it is down."""
     from llmctl import units
     from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, EMPTY
-    from llmctl.slots.state import SlotFolder
+    from llmctl.slots.state import SlotFolder, last_good
 
     folder = SlotFolder(home, port)
     try:
@@ -104,4 +111,5 @@ def _at_rest(home: Path, port: int, host: str) -> SlotStatus:
     return SlotStatus(
         host, port, spec.model if spec else None, spec.engine.engine if spec else None, state,
         since=actual.since, why=why, spread=tuple(member["host"] for member in spec.engine.spread) if spec else (),
+        queue_limit=desired.launch.limits.queue, last_good=last_good(actual),
     )  # fmt: skip

@@ -28,10 +28,15 @@ class GiveUp:
 
 def after_crash(crashes: Sequence[float], now: float) -> Restart | GiveUp:
     """The next move after the crash at `crashes[-1]`; times in seconds. Delay doubles, the CRASHESth crash gives up."""
-    recent = [t for t in crashes if now - t <= WINDOW]
-    if len(recent) >= CRASHES:
-        return GiveUp(len(recent))
-    return Restart(min(FIRST_DELAY * 2 ** max(0, len(recent) - 1), LONGEST_DELAY))
+    count = recent(crashes, now)
+    if count >= CRASHES:
+        return GiveUp(count)
+    return Restart(min(FIRST_DELAY * 2 ** max(0, count - 1), LONGEST_DELAY))
+
+
+def recent(crashes: Sequence[float], now: float) -> int:
+    """How many of `crashes` lie within the last WINDOW seconds."""
+    return sum(now - at <= WINDOW for at in crashes)
 
 
 def spare_delay(ended: int) -> float:

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl import logs, units
+from llmctl import events, logs, units
 from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, STARTING, SlotSpec, build
 from llmctl.errors import LoadFailed, Refused, UnknownName, Unreachable
 from llmctl.processes import code, start_time
 from llmctl.slots import control
+from llmctl.slots.hung import end_hung
 from llmctl.slots.launch import ensure_server, held_down, under
 from llmctl.slots.state import Disabled, Launch, SlotFolder
 from llmctl.slots.status import SlotStatus as SlotStatus
@@ -60,6 +61,18 @@ def change(
     return result
 
 
+def back(home: Path, port: int, *, stuck: bool = False, on_event: OnEvent | None = None) -> ChangeResult:
+    """Swap to the model that served before the present one, not waiting for one that is `stuck`; Refused when there is
+    none."""
+    before = SlotFolder(home, port).read_actual().before
+    if before is None:
+        raise Refused(f"port {port} had no other model before", hint=f"llmctl swap {port} MODEL", port=port)
+    end_hung(home, port)
+    ensure_server(home, port)
+    args = {"verb": "swap", "spec": before.to_dict(), "order": "auto", "stuck": stuck}
+    return _call(home, port, "change", args, on_event)
+
+
 def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
     """End the model after its requests; a port that is up stays up and says that nothing is loaded."""
     _must_exist(home, port)
@@ -70,6 +83,7 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
             folder.write_desired(replace(desired, spec=None))
             before = desired.spec.model if desired.spec else None
             result = ChangeResult(port, None, before, None, "none", 0.0, 0.0, 0, EMPTY)
+            events.note(home, "unload", port=port, model=before, outcome=events.OK, who=control.who())
     if not down:
         result = _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
     _units(home, port).at_boot(home, port, False)
@@ -77,20 +91,25 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
 
 
 def restart(
-    home: Path, port: int, *, reexec: bool = False, service: str = "auto", lock_wait: float = 0.0,
+    home: Path, port: int, *, reexec: bool = False, stuck: bool = False, service: str = "auto", lock_wait: float = 0.0,
     on_event: OnEvent | None = None,
 ) -> ChangeResult:  # fmt: skip
     """Start the model anew (new-first where memory allows), or with `reexec` this llmctl's slot server around it.
 
     A slot server that runs under another service manager than `service` comes under that one; its engine starts anew.
+    One that is there and answers nobody is killed first. An engine that is `stuck` is not waited for.
     """
     _must_exist(home, port)
+    if end_hung(home, port) and on_event:
+        on_event({"event": "note", "message": f"the slot server of port {port} did not answer: it was killed"})
     if service not in ("auto", _service(SlotFolder(home, port))):
         return _move(home, port, service)
     if reexec:
         return _reexec(home, port)
     ensure_server(home, port)
-    return _call(home, port, "restart", {"lock_wait": lock_wait}, on_event)
+    result = _call(home, port, "restart", {"lock_wait": lock_wait, "stuck": stuck}, on_event)
+    _units(home, port).at_boot(home, port, True)  # somebody may have disabled its unit
+    return result
 
 
 def _reexec(home: Path, port: int) -> ChangeResult:

@@ -30,10 +30,10 @@ class Launchd:
     # ── names and command lines ─────────────────────────────────────────────────────────────────────────────────────
 
     def label(self, home: Path, port: int) -> str:
-        return f"{self._prefix(home)}.{port}"
+        return f"{self.prefix(home)}.{port}"
 
     def path(self, home: Path, port: int) -> Path:
-        return self._folder() / f"{self.label(home, port)}.plist"
+        return self.folder() / f"{self.label(home, port)}.plist"
 
     def domain(self) -> str:
         return "system" if self.system else f"gui/{os.getuid()}"
@@ -84,7 +84,7 @@ class Launchd:
         path = self.path(home, port)
         if path.exists():
             _run(self._sudo(self.bootout(home, port)))
-            self._change(["rm", "-f", str(path)])
+            self.change(["rm", "-f", str(path)])
 
     def state(self, home: Path, port: int) -> UnitState:
         ran = _run(self.show(home, port))
@@ -96,19 +96,19 @@ class Launchd:
 
     # ── effects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prefix(self, home: Path) -> str:
+    def prefix(self, home: Path) -> str:
         user = pwd.getpwuid(os.getuid())
         plain = f"llmctl.{user.pw_uid}" if self.system else "llmctl"
         return label(home, Path(user.pw_dir) / ".llmctl", plain)
 
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
         own = Path(pwd.getpwuid(os.getuid()).pw_dir) / "Library" / "LaunchAgents"
         return Path("/Library/LaunchDaemons") if self.system else own
 
     def _ports(self, home: Path) -> list[int]:
         """The ports that have a job."""
-        names = (path.stem.rpartition(".") for path in self._folder().glob(f"{self._prefix(home)}.*.plist"))
-        return sorted(int(port) for prefix, _, port in names if prefix == self._prefix(home) and port.isdigit())
+        names = (path.stem.rpartition(".") for path in self.folder().glob(f"{self.prefix(home)}.*.plist"))
+        return sorted(int(port) for prefix, _, port in names if prefix == self.prefix(home) and port.isdigit())
 
     def _write(self, home: Path, port: int, at_boot: bool = True) -> bool:
         """Have the property list as it should be; whether it was changed."""
@@ -117,7 +117,7 @@ class Launchd:
         if path.is_file() and path.read_bytes() == wanted:
             return False
         if self.system:
-            self._change(["install", "-m", "644", "/dev/stdin", str(path)], wanted)
+            self.change(["install", "-m", "644", "/dev/stdin", str(path)], wanted)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(wanted)
@@ -126,7 +126,12 @@ class Launchd:
     def _sudo(self, argv: Sequence[str]) -> list[str]:
         return ["sudo", "-n", *argv] if self.system else list(argv)
 
-    def _change(self, argv: Sequence[str], stdin: bytes = b"") -> None:
+    def ran(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Do it, whatever comes of it."""
+        return _run(self._sudo(argv))
+
+    def change(self, argv: Sequence[str], stdin: bytes = b"") -> None:
+        """Do it; Refused with what there is to type when it may not be done."""
         ran = _run(self._sudo(argv), stdin)
         if ran.returncode:
             raise Refused(

@@ -33,10 +33,10 @@ class Systemd:
 
     def name(self, home: Path) -> str:
         """Without the port: llmctl@, a name of the state folder's own, or for system units of the user's own."""
-        user, plain = _user().pw_name, "llmctl"
+        user, plain = own_user().pw_name, "llmctl"
         if self.system:
-            plain = f"llmctl-{user}" if _PLAIN_NAME.fullmatch(user) else f"llmctl-{_user().pw_uid}"
-        return label(home, Path(_user().pw_dir) / ".llmctl", plain) + "@"
+            plain = f"llmctl-{user}" if _PLAIN_NAME.fullmatch(user) else f"llmctl-{own_user().pw_uid}"
+        return label(home, Path(own_user().pw_dir) / ".llmctl", plain) + "@"
 
     def unit(self, home: Path, port: int) -> str:
         """The unit of one slot."""
@@ -44,20 +44,20 @@ class Systemd:
 
     def path(self, home: Path) -> Path:
         """Where the unit's file lies."""
-        own = Path(_user().pw_dir) / ".config" / "systemd" / "user"
+        own = Path(own_user().pw_dir) / ".config" / "systemd" / "user"
         return (Path("/etc/systemd/system") if self.system else own) / f"{self.name(home)}.service"
 
     def text(self, home: Path) -> str:
         """What the unit's file should hold."""
         if not self.system:
             return user_unit(home)
-        return system_unit(home, _user().pw_name, Path(_user().pw_dir))
+        return system_unit(home, own_user().pw_name, Path(own_user().pw_dir))
 
     # ── Units ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def install(self, home: Path) -> list[str]:
-        changed = [] if self.system else _linger()
-        if self.system and _user().pw_uid == 0:
+        changed = [] if self.system else linger()
+        if self.system and own_user().pw_uid == 0:
             raise Refused(
                 "slot servers do not run as root, and this is root's llmctl",
                 hint='deploy as another user (user = "…" in hosts.toml), or set service = "systemd"',
@@ -65,10 +65,10 @@ class Systemd:
         path, wanted = self.path(home), self.text(home)
         if not path.is_file() or path.read_text(encoding="utf-8") != wanted:
             if self.system:
-                self._change("install", "-m", "644", "/dev/stdin", str(path), stdin=wanted)
+                self.change("install", "-m", "644", "/dev/stdin", str(path), stdin=wanted)
             else:
                 write_text(path, wanted)
-            self._change("systemctl", "daemon-reload")
+            self.change("systemctl", "daemon-reload")
             changed.append(path.name)
         return changed
 
@@ -80,14 +80,14 @@ class Systemd:
                 hint='llmctl deploy this host, or set service = "none"',
             )
         if self._property(unit, "ActiveState") == "failed":
-            self._change("systemctl", "reset-failed", unit)
-        started = self._systemctl("start", unit, change=True, timeout=START_TIMEOUT + 10)
+            self.change("systemctl", "reset-failed", unit)
+        started = self.systemctl("start", unit, change=True, timeout=START_TIMEOUT + 10)
         if started.returncode == 0:
             return self.at_boot(home, port, True)
         if (refused := _needs_password(started)) is not None:
             raise refused
-        about = self._systemctl("status", "--no-pager", "--full", "--lines=10", unit).stdout
-        self._systemctl("stop", unit, change=True, timeout=STOP_TIMEOUT)  # else it would be tried again and again
+        about = self.systemctl("status", "--no-pager", "--full", "--lines=10", unit).stdout
+        self.systemctl("stop", unit, change=True, timeout=STOP_TIMEOUT)  # else it would be tried again and again
         raise LoadFailed(
             f"the unit {unit} did not start",
             hint=f"on that host: {shlex.join(self._argv('status', unit))}",
@@ -96,16 +96,16 @@ class Systemd:
         )
 
     def at_boot(self, home: Path, port: int, on: bool) -> None:
-        self._change("systemctl", "enable" if on else "disable", "--quiet", self.unit(home, port))
+        self.change("systemctl", "enable" if on else "disable", "--quiet", self.unit(home, port))
 
     def stop(self, home: Path, port: int) -> None:
         unit = self.unit(home, port)
         if self.path(home).exists():
-            self._change("systemctl", "disable", "--quiet", "--now", unit, timeout=STOP_TIMEOUT + 10)
-            self._systemctl("reset-failed", unit, change=True)
+            self.change("systemctl", "disable", "--quiet", "--now", unit, timeout=STOP_TIMEOUT + 10)
+            self.systemctl("reset-failed", unit, change=True)
 
     def state(self, home: Path, port: int) -> UnitState:
-        shown = self._systemctl("show", "-p", "ActiveState,UnitFileState,NRestarts", self.unit(home, port)).stdout
+        shown = self.systemctl("show", "-p", "ActiveState,UnitFileState,NRestarts", self.unit(home, port)).stdout
         found = dict(line.partition("=")[::2] for line in shown.splitlines())
         restarts = found.get("NRestarts", "")
         return UnitState(
@@ -118,12 +118,12 @@ class Systemd:
         if not self.path(home).exists():
             return
         for unit in self._units(home):
-            self._change("systemctl", "disable", "--quiet", "--now", unit, timeout=STOP_TIMEOUT + 10)
+            self.change("systemctl", "disable", "--quiet", "--now", unit, timeout=STOP_TIMEOUT + 10)
         if self.system:
-            self._change("rm", "-f", str(self.path(home)))
+            self.change("rm", "-f", str(self.path(home)))
         else:
             self.path(home).unlink(missing_ok=True)
-        self._change("systemctl", "daemon-reload")
+        self.change("systemctl", "daemon-reload")
 
     # ── systemctl ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,23 +131,23 @@ class Systemd:
         """The instances that are enabled, or known to the manager now."""
         pattern = f"{self.name(home)}*.service"
         found = {link.name for link in self.path(home).parent.glob(f"*.wants/{pattern}")}
-        listed = self._systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", pattern)
+        listed = self.systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", pattern)
         found |= {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
         return sorted(unit for unit in found if unit.partition("@")[2].partition(".")[0].isdigit())
 
     def _property(self, unit: str, name: str) -> str:
-        return self._systemctl("show", "-p", name, "--value", unit).stdout.strip()
+        return self.systemctl("show", "-p", name, "--value", unit).stdout.strip()
 
     def _argv(self, *words: str) -> list[str]:
         return ["systemctl", *([] if self.system else ["--user"]), *words]
 
-    def _systemctl(self, *words: str, change: bool = False, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def systemctl(self, *words: str, change: bool = False, timeout: float = 30) -> subprocess.CompletedProcess[str]:
         return _run([*self._sudo(change), *self._argv(*words)], timeout)
 
     def _sudo(self, change: bool = True) -> list[str]:
-        return ["sudo", "-n"] if self.system and change and _user().pw_uid != 0 else []
+        return ["sudo", "-n"] if self.system and change and own_user().pw_uid != 0 else []
 
-    def _change(self, program: str, *words: str, stdin: str = "", timeout: float = 30) -> None:
+    def change(self, program: str, *words: str, stdin: str = "", timeout: float = 30) -> None:
         """Do it; Refused with what there is to type when it may not be done."""
         argv = self._argv(*words) if program == "systemctl" else [program, *words]
         ran = _run([*self._sudo(), *argv], timeout, stdin)
@@ -163,7 +163,7 @@ class Systemd:
 USER, SYSTEM = Systemd(system=False), Systemd(system=True)
 
 
-def _user() -> pwd.struct_passwd:
+def own_user() -> pwd.struct_passwd:
     return pwd.getpwuid(os.getuid())
 
 
@@ -185,9 +185,9 @@ def _needs_password(ran: subprocess.CompletedProcess[str]) -> Refused | None:
     )
 
 
-def _linger() -> list[str]:
+def linger() -> list[str]:
     """Have the user's manager run from boot on, and now; what was changed."""
-    name, changed = _user().pw_name, []
+    name, changed = own_user().pw_name, []
     if not (LINGER / name).exists():
         tries = [["loginctl", "enable-linger"], ["sudo", "-n", "loginctl", "enable-linger", name]]
         if not any(_run(argv, 30).returncode == 0 and (LINGER / name).exists() for argv in tries):

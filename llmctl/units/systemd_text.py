@@ -79,24 +79,24 @@ def user_unit(home: Path) -> str:
 
 def system_unit(home: Path, user: str, user_home: Path) -> str:
     """The template unit of the slots in `home`, for the system's manager; it runs as `user`."""
-    writable = " ".join(_quoted(f"-{path}") for path in dict.fromkeys([user_home, home]))
+    writable = " ".join(quoted(f"-{path}") for path in dict.fromkeys([user_home, home]))
     hardening = _HARDENING.format(writable=writable)
     return _unit(home, "multi-user.target", after=_AFTER, user=f"User={user}\n", hardening=hardening)
 
 
 def _unit(home: Path, target: str, after: str = "", user: str = "", hardening: str = "") -> str:
     return _UNIT.format(
-        home=_word(str(home)), program=_word(str(program(home))), with_errors=_word(WITH_ERRORS), target=target,
+        home=word(str(home)), program=word(str(program(home))), with_errors=word(WITH_ERRORS), target=target,
         after=after, user=user, hardening=hardening, start_timeout=START_TIMEOUT, stop_timeout=STOP_TIMEOUT,
     )  # fmt: skip
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     """One word of a command line."""
-    return _quoted(text).replace("$", "$$")
+    return quoted(text).replace("$", "$$")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     if any(ord(character) < 32 for character in text):
         raise Refused(f"{text!r} has a control character in it, and a unit cannot name it", hint="set LLMCTL_HOME")
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")

@@ -22,6 +22,8 @@ from scripts.benchmarks import (
     streams,
     surface,
     swap,
+    top,
+    web,
 )
 from scripts.benchmarks.report import Row
 
@@ -37,6 +39,8 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "fit": fit.measure,
     "pull": pull.measure,
     "fleet": fleet.measure,
+    "top": top.measure,
+    "web": web.measure,
 }
 PEERS: dict[str, Callable[[], Iterator[Row]]] = {
     "peers-llamacpp": peers.llamacpp,

@@ -31,7 +31,7 @@ def measure() -> Iterator[Row]:
 
 def _status(folder: Path, programs: Path) -> Iterator[Row]:
     with light_hosts(HOSTS) as testbed:
-        _configure(folder, testbed)
+        configure(folder, testbed)
         for host in testbed.machines:
             host.bring_llmctl()
         inventory = _inventories(folder, testbed)
@@ -70,7 +70,7 @@ def _status(folder: Path, programs: Path) -> Iterator[Row]:
 def _deploy(folder: Path) -> Iterator[Row]:
     again, first, last = [], [], ""
     with machines(DEPLOYS) as testbed:
-        _configure(folder, testbed, engines="[]")
+        configure(folder, testbed, engines="[]")
         deploy = [sys.executable, "-m", "llmctl", "--yes", "--json", "deploy"]
         wheels = ["--wheelhouse", str(_wheels(testbed, folder))]
         for host in testbed.machines:
@@ -93,7 +93,7 @@ def _peers() -> Path:
     return folder / "bin"
 
 
-def _configure(folder: Path, testbed: Testbed, **more: str) -> None:
+def configure(folder: Path, testbed: Testbed, **more: str) -> None:
     """The operator's configuration and trusted keys."""
     (folder / "hosts.toml").write_text(testbed.hosts_toml(**more))
     (folder / "home").mkdir()

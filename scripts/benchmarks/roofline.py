@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmctl.backends import bandwidth
 from llmctl.models.convert import fetch
 from llmctl.slots import verbs
 from scripts.benchmarks import convert, llama_cpp, testbed
@@ -14,7 +14,6 @@ from scripts.benchmarks.report import Row, row
 from scripts.benchmarks.words import prompt
 
 RUNS, NEW = 5, 128
-READ = 2**30  # bytes of one measurement of the bandwidth
 GOALS = {"f16": "≥ 0.9", "q8_0": "≥ 0.65", "q4_0": "≥ 0.65"}
 
 
@@ -50,29 +49,16 @@ def _share(engine: str, quantization: str, path: Path, checkpoint: Path) -> Row:
         spec = testbed.real(engine, "random", path, parallel=1, context=512)
         verbs.change(home, port, "load", spec, launch=testbed.launch())
         for run in range(RUNS + 1):
-            bandwidth = _bandwidth()
+            before = bandwidth.read("cpu")
             body = {"prompt": prompt(checkpoint, 32, 10_000 + run), "max_tokens": NEW, "temperature": 0}
             load = testbed.stream(port, [body])
             rate = (load.tokens - 1) / (load.seconds - load.first[0])
             if run:
                 rates.append(rate)
-                shares.append(rate * path.stat().st_size / max(bandwidth, _bandwidth()))
+                shares.append(rate * path.stat().st_size / max(before, bandwidth.read("cpu")))
     middle = sorted(rates)[len(rates) // 2]
     return row(
         f"{engine} {quantization}, batch 1: bytes of weights read a second ÷ the machine's read bandwidth", shares,
         GOALS[quantization], f"{middle:.1f} tokens/s over HTTP behind the first, {NEW} tokens; the bandwidth is the "
-        "best of torch's sums of 1 GiB beside each run; the file's size counts, with all its tables",
+        "best of searches through 1 GiB beside each run; the file's size counts, with all its tables",
     )  # fmt: skip
-
-
-def _bandwidth() -> float:
-    """Bytes a second of reading memory with every core."""
-    import torch
-
-    block = torch.ones(READ // 4)
-    best = 0.0
-    for _ in range(5):
-        began = time.perf_counter()
-        block.sum()
-        best = max(best, READ / (time.perf_counter() - began))
-    return best

@@ -70,11 +70,16 @@ def real(engine: str, model: str, path: Path, *, context: int = 1024, parallel: 
 
 def tiny(*arguments: str) -> dict[str, Path]:
     """Model paths from scripts/tiny-models."""
-    made = subprocess.run(
-        [REPO / "scripts" / "tiny-models", *arguments], stdout=subprocess.PIPE, check=True,
+    return made("tiny-models", *arguments)
+
+
+def made(script: str, *arguments: str) -> dict[str, Path]:
+    """Model paths from a script that makes them, once."""
+    done = subprocess.run(
+        [REPO / "scripts" / script, *arguments], stdout=subprocess.PIPE, check=True,
         env={**os.environ, "PYTHON": sys.executable},
     )  # fmt: skip
-    return {name: Path(path) for name, path in json.loads(made.stdout).items()}
+    return {name: Path(path) for name, path in json.loads(done.stdout).items()}
 
 
 @dataclass(frozen=True)

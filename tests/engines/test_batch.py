@@ -92,6 +92,21 @@ def test_started_comes_first_and_usage_last():
     assert sum(c.tokens for c in chunks) == 4  # three bytes and the end of sequence
 
 
+def test_it_tells_how_many_tokens_are_held():
+    bench = Bench()
+    bench.ask("a", "hello", max_tokens=4, ignore_eos=True)
+    assert bench.engine.held == 0
+    seen = []
+    while bench.engine.step():
+        seen.append(bench.engine.held)
+    assert max(seen) == 5 + 3 and bench.engine.held == 0
+    bench = Bench(context=99)
+    chunk = bench.toy.prefill_chunk
+    bench.ask("a", "x" * (chunk + 3), max_tokens=1, ignore_eos=True)
+    bench.engine.step()
+    assert bench.engine.held == chunk
+
+
 def test_max_tokens_ends_with_length():
     assert text("hi", "abcdef", max_tokens=3) == ("abc", [LENGTH])
 

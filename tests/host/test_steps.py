@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llmctl import events
 from llmctl.errors import Busy, LlmctlError, LostLease, NoSpace, UsageError
 from llmctl.files import write_json
 from llmctl.host import audit, lease, releases
@@ -217,6 +218,17 @@ def test_what_failed_is_in_the_audit_log_and_prunes_nothing(home: Path, one: Ask
     assert (last["who"], last["message"], last["what"], last["outcome"]) == ("ann@desk", "why", "deploy", "no room")
     assert [release.id for release in releases.listed(home)] == ["1.0-b", "1.0-a"]
     assert lease.read(home).left() == 0
+
+
+def test_the_fleets_history_is_told_of_deploys_and_rollbacks_and_nothing_else(home: Path, one: Asker) -> None:
+    one("begin")
+    one.release(send_wheel(home, "1.0-b"))
+    one.finish("no room")
+    audit.note(home, {"what": "rollback", "who": "ann@desk", "from": "1.0-b", "to": "1.0-a", "outcome": "ok"})
+    audit.note(home, {"what": "took over", "who": "ann@desk", "of": "bob@desk", "message": "why"})
+    told = [(event["kind"], event["outcome"], event["what"]) for event in events.since(home, "")[0]]
+    assert told[-2:] == [("deploy", "failed", "no room"), ("rollback", "ok", "1.0-b → 1.0-a")]
+    assert events.since(home, "")[0][-1]["details"]["who"] == "ann@desk"
 
 
 def test_the_audit_log_outlives_a_line_that_was_cut_short(home: Path, one: Asker) -> None:

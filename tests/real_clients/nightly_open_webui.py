@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningSlot, eventually, free_port
-from tests.real_clients.conftest import DRIVERS
+from tests.conftest import REPO, RunningSlot, eventually, free_port
 from tests.real_clients.test_clients import ANSWER
 
 STARTS_WITHIN = 1200.0  # seconds; it imports for a minute of processor time
@@ -71,7 +70,8 @@ def test_a_person_asks_and_is_answered(python: Callable[[str], Path], web_ui: st
         "chromedriver": chromedriver, "picture": str(PICTURES / "open-webui.png"),
     }  # fmt: skip
     ran = subprocess.run(
-        [python("browser"), DRIVERS / "browse_open_webui.py", json.dumps(told)],
+        [python("browser"), "-m", "tests.real_clients.drivers.browse_open_webui", json.dumps(told)],
+        cwd=REPO,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -100,6 +100,9 @@ class FakeService:
     def health(self) -> Mapping[str, Any]:
         return {"model": "alpha", "wedged": False, "active": self.active, "queued": 2, "why": "secret", **self.state}
 
+    def figures(self) -> Mapping[str, int | None]:
+        return {"queue_limit": 128, "resident": 456, "held": 7}
+
     async def generate(self, request: GenerateRequest) -> FakeStream:
         self.seen.append(request)
         self.waiting += 1

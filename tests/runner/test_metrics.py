@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from llmctl import __version__ as VERSION
 from llmctl import keys
-from llmctl.domain import Chunk, Usage
+from llmctl.domain import Chunk, Identity, Usage
 from llmctl.runner import metrics
 from llmctl.runner.auth import Auth
 from llmctl.runner.metrics import Meter, Metrics, Rate
@@ -20,7 +23,11 @@ NAMES = {
     "llmctl_requests", "llmctl_requests_in_flight", "llmctl_active_requests", "llmctl_queue_depth",
     "llmctl_queue_rejected", "llmctl_time_to_first_token_seconds", "llmctl_prompt_tokens", "llmctl_generated_tokens",
     "llmctl_tokens_per_second", "llmctl_ready", "llmctl_load_seconds", "llmctl_swaps", "llmctl_engine_restarts",
-    "llmctl_engine_memory_bytes", "llmctl_cached_prompt_tokens", "llmctl_draft_tokens",
+    "llmctl_engine_memory_bytes", "llmctl_cached_prompt_tokens", "llmctl_draft_tokens", "llmctl_requests_cut",
+    "llmctl_queue_limit", "llmctl_queue_wait_seconds", "llmctl_inter_token_latency_seconds",
+    "llmctl_generation_seconds", "llmctl_answers", "llmctl_cache_tokens", "llmctl_cache_limit_tokens",
+    "llmctl_slot_state", "llmctl_wedged", "llmctl_engine_resident_bytes", "llmctl_server_resident_bytes",
+    "llmctl_server_start_time_seconds", "llmctl_slot_info",
 }  # fmt: skip
 
 
@@ -42,7 +49,9 @@ def scraped(slot: FakeSlot) -> dict[str, float]:
 
 
 def test_the_names_are_stable() -> None:
-    assert {metric.name for metric in Metrics().registry.collect()} == NAMES
+    found = Metrics()
+    assert {metric.name for metric in found.registry.collect()} == NAMES
+    assert b"_created" not in found.scrape({}, None)
 
 
 def test_requests_and_tokens_are_counted(slot: FakeSlot) -> None:
@@ -57,7 +66,30 @@ def test_requests_and_tokens_are_counted(slot: FakeSlot) -> None:
     assert found["llmctl_time_to_first_token_seconds_count"] == 2
     assert found["llmctl_requests_in_flight"] == 1  # this scrape
     assert found["llmctl_queue_depth"] == 2 and found["llmctl_engine_memory_bytes"] == 123
-    assert found["llmctl_ready"] == 1
+    assert found["llmctl_ready"] == 1 and found["llmctl_queue_limit"] == 128
+    assert found["llmctl_engine_resident_bytes"] == 456 and found["llmctl_server_resident_bytes"] > 2**20
+    assert found["llmctl_cache_tokens"] == 7 and found["llmctl_cache_limit_tokens"] == 4 * 1024
+    assert found['llmctl_answers_total{finish="length"}'] == 2 and found['llmctl_answers_total{finish="stop"}'] == 0
+    assert found["llmctl_generation_seconds_count"] == 2
+    assert found["llmctl_inter_token_latency_seconds_count"] == 6  # four words each, the first has its own
+
+
+def test_the_state_and_the_model_are_one_series_each(slot: FakeSlot) -> None:
+    info = f'{{architecture="scripted",backend="cpu",device="cpu",engine="scripted",model="alpha",version="{VERSION}"}}'
+    assert scraped(slot)[f"llmctl_slot_info{info}"] == 1
+    slot.service.loaded = replace(slot.service.loaded or Identity("", "", "", 1, 1, 1), model="beta")
+    slot.service.state = {"state": "swapping", "wedged": True}
+    found = scraped(slot)
+    assert found['llmctl_slot_state{state="swapping"}'] == 1 == found["llmctl_wedged"]
+    assert sum(value for name, value in found.items() if name.startswith("llmctl_slot_state")) == 1
+    assert [name for name in found if "slot_info" in name] == [f"llmctl_slot_info{info.replace('alpha', 'beta')}"]
+    slot.service.loaded = None
+    assert any('engine="",model="alpha"' in name for name in scraped(slot) if "slot_info" in name)
+
+
+def test_an_engine_that_does_not_tell_of_its_cache_has_no_number(slot: FakeSlot) -> None:
+    slot.service.figures = lambda: {"held": None}  # type: ignore[method-assign]
+    assert math.isnan(scraped(slot)["llmctl_cache_tokens"])
 
 
 def test_what_the_edge_refuses_is_counted(slot: FakeSlot) -> None:
@@ -89,7 +121,10 @@ def test_what_the_slot_reports(slot: FakeSlot) -> None:
     slot.metrics.swap("failed")
     slot.metrics.rejected()
     slot.metrics.restarted()
+    slot.metrics.cut(3)
+    slot.metrics.waited(0.2)
     found = scraped(slot)
+    assert found["llmctl_requests_cut_total"] == 3 and found["llmctl_queue_wait_seconds_sum"] == 0.2
     assert found["llmctl_load_seconds"] == 2.5 and found['llmctl_swaps_total{outcome="failed"}'] == 1
     assert found["llmctl_queue_rejected_total"] == found["llmctl_engine_restarts_total"] == 1
 
@@ -122,6 +157,15 @@ def test_a_meter_counts_the_first_token_once() -> None:
     assert "llmctl_prompt_tokens_total 7.0" in text and "llmctl_cached_prompt_tokens_total 5.0" in text
     assert 'llmctl_draft_tokens_total{outcome="accepted"} 2.0' in text
     assert 'llmctl_draft_tokens_total{outcome="rejected"} 4.0' in text
+
+
+def test_tokens_that_only_the_usage_tells_are_counted_at_the_end() -> None:
+    found = Metrics()
+    meter = Meter(found, 0.0, 0)
+    meter.see([Chunk("a", tokens=1)])
+    meter.see([Chunk("a", tokens=1, finish="stop", usage=Usage(7, 12))])
+    text = found.scrape({}, None).decode()
+    assert "llmctl_generated_tokens_total 12.0" in text and "llmctl_prompt_tokens_total 7.0" in text
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import shlex
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,14 @@ service = "{service}"
 MODEL = '[models.{name}]\nartifacts = [{{ format = "script", path = "{path}" }}]\n'
 
 
-def install(machine: Machine, service: str, release: str = "one") -> None:
-    """Give the host a release in use and its base environment."""
+def install(machine: Machine, service: str, release: str = "one", extras: Sequence[str] = ("server",)) -> None:
+    """Give the host a release in use and its base environment, with these extras."""
     home = machine.path(HOME)
     home.mkdir(mode=0o700, exist_ok=True)
     if not (home / "envs").exists():
         machine.sh(f"python3 -m venv --without-pip {BASE}")
         site = next(machine.path(f"{BASE}/lib").glob("python3*")) / "site-packages"
-        for source, name in _packages():
+        for source, name in _packages(tuple(extras)):
             (site / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, site / name)
     add_release(machine, release)
@@ -69,15 +70,15 @@ def use(machine: Machine, release: str) -> None:
 
 
 @cache
-def _packages() -> list[tuple[Path, str]]:
-    """(source, path in site-packages) of each file of llmctl's base requirements."""
-    wanted, seen = [("llmctl-fleet", "server")], set[str]()
+def _packages(extras: tuple[str, ...]) -> list[tuple[Path, str]]:
+    """(source, path in site-packages) of each file that llmctl with these extras requires."""
+    wanted, seen = [("llmctl-fleet", extra) for extra in extras], set[tuple[str, str]]()
     found = []
     while wanted:
         name, extra = wanted.pop()
-        if name in seen:
+        if (name, extra) in seen:
             continue
-        seen.add(name)
+        seen.add((name, extra))
         distribution = importlib.metadata.distribution(name)
         for line in distribution.requires or ():
             requirement = Requirement(line)
@@ -85,7 +86,7 @@ def _packages() -> list[tuple[Path, str]]:
                 wanted.append((requirement.name, "".join(requirement.extras)))
         files = distribution.files or () if name != "llmctl-fleet" else ()
         found += [(Path(str(file.locate())), str(file)) for file in files if ".." not in file.parts]
-    return [(source, name) for source, name in found if "__pycache__" not in name and source.is_file()]
+    return [(source, name) for source, name in set(found) if "__pycache__" not in name and source.is_file()]
 
 
 class Host:

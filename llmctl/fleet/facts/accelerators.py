@@ -34,7 +34,7 @@ def _nvidia(said: Said) -> Found:
     gpus: list[Accelerator] = []
     notes: list[str] = []
     version = re.search(r"CUDA Version\s*:\s*(\d+\.\d+)", " ".join(said.get("cuda", ())))
-    for at, line in enumerate(said.get("gpu", ())):
+    for at, line in enumerate(line for line in said.get("gpu", ()) if line):
         fields = [field.strip() for field in line.split(",")]
         if len(fields) not in (3, 5):
             notes.append(f"nvidia-smi: {line}")
