@@ -12,6 +12,7 @@ from scripts.benchmarks import (
     engines,
     fit,
     fleet,
+    health,
     image,
     peers,
     prefix,
@@ -39,6 +40,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "fit": fit.measure,
     "pull": pull.measure,
     "fleet": fleet.measure,
+    "health": health.measure,
     "top": top.measure,
     "web": web.measure,
 }
