@@ -29,17 +29,14 @@ def measure() -> Iterator[Row]:
         health = [sys.executable, "-m", "llmctl", "--json", "health"]
         timed(testbed, folder, health, ok=(0, 3))  # hosts compile their Python files once
         runs = [timed(testbed, folder, health, ok=(0, 3)) for _ in range(RUNS)]
-    cores = os.cpu_count() or 1
-    how = (
-        f"wall time of the process, {HOSTS} ssh hosts in namespaces of this machine, {len(PORTS)} scripted slots on each, "
-        "nothing kept open, history written"
-    )
+    cores, fleet = os.cpu_count() or 1, f"{HOSTS} hosts × {len(PORTS)} slots"
+    how = "wall time of the process; ssh hosts in namespaces of this machine, scripted slots, nothing kept open"
     yield row(
-        f"`llmctl health` of {HOSTS} hosts × {len(PORTS)} slots ÷ (CPU seconds of the whole machine meanwhile ÷ {cores})",
+        f"`llmctl health` of {fleet} ÷ (CPU seconds of the whole machine meanwhile ÷ {cores})",
         [wall / (busy / cores) for wall, busy in runs], "≤ 1.3",
         f"{how}; clients, hosts and engines share the cores, so that no program can be faster than the bound",
     )  # fmt: skip
-    yield row(f"`llmctl health` of {HOSTS} hosts × {len(PORTS)} slots, seconds", [wall for wall, _ in runs], "", how)
+    yield row(f"`llmctl health` of {fleet}, seconds", [wall for wall, _ in runs], "", how)
 
 
 def _load(host: Host) -> None:
