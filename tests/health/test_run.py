@@ -79,10 +79,10 @@ def test_a_wedged_engine_is_found_healed_and_recorded_in_one_run(
     before = slot.engine_pid()
     assert health()[0] == 0
     os.kill(before or 0, signal.SIGSTOP)
-    code, envelope = health("--timeout", "1s")
-    assert (code, row(envelope)["verdict"]) == (1, "down") and "no answer within 1 s" in row(envelope)["why"]
+    code, envelope = health("--timeout", "2s")
+    assert (code, row(envelope)["verdict"]) == (1, "down") and "no answer within 2 s" in row(envelope)["why"]
     assert envelope["data"]["slots"][0]["findings"][0]["fix"] == f"llmctl restart here:{slot.port}"
-    code, envelope = health("--heal", "--timeout", "3s")
+    code, envelope = health("--heal", "--timeout", "6s")
     assert (code, row(envelope)["verdict"], row(envelope)["healed"]) == (0, "ok", "restarted"), json.dumps(envelope)
     assert slot.engine_pid() != before
     (incident,) = history().incidents()
@@ -142,9 +142,9 @@ def test_the_last_good_model_is_the_last_resort(slots: Slots, script: Script, he
     (tmp_path / "health.toml").write_text('[heal]\nrestarts = 1\nbackoff = "1s"\n')
     slot = slots(script("alpha"), QUICK)
     slot.change("swap", script("beta", wedge_after=60))  # it proves itself in 48 steps, and wedges in the answer after
-    code, envelope = health("--heal", "--timeout", "3s")
+    code, envelope = health("--heal", "--timeout", "6s")
     assert (code, row(envelope)["verdict"], row(envelope)["healed"]) == (1, "down", "restarted"), json.dumps(envelope)
-    code, envelope = health("--heal", "--timeout", "3s")
+    code, envelope = health("--heal", "--timeout", "6s")
     assert (code, row(envelope)["healed"]) == (0, "alpha loaded again"), json.dumps(envelope)
     assert slot.status().model == "alpha" and slot.status().last_good is None
 
@@ -158,7 +158,7 @@ def test_an_engine_that_answers_others_is_busy_not_down(slots: Slots, script: Sc
     other = Thread(target=chat, args=(slot.port,), kwargs={"max_tokens": 400})
     other.start()
     eventually(lambda: slot.status().tokens_per_second > 0)
-    code, envelope = health("--timeout", "1s")
+    code, envelope = health("--timeout", "2s")
     assert (code, row(envelope)["verdict"]) == (3, "degraded"), json.dumps(envelope)
     assert "busy" in row(envelope)["why"]
     other.join()
