@@ -145,6 +145,11 @@ def private_folder(path: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
+def standing(path: Path) -> Path:
+    """What is there of a path: it, or the nearest folder above it that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True, what: str = "") -> Iterator[int]:
     """An exclusive flock on `path` (made 0600 if missing); Busy at once with wait=False when another process has it."""

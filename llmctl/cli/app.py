@@ -99,11 +99,8 @@ for verbs in (verify, search):
     models.app.add_typer(verbs.app)
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
-host.app.add_typer(copy_ends.app)
-host.app.add_typer(host_doctor.app)
-host.app.add_typer(host_events.app)
-host.app.add_typer(host_heal.app)
-host.app.add_typer(host_health.app)
+for verbs in (copy_ends, host_doctor, host_events, host_heal, host_health):
+    host.app.add_typer(verbs.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)
 for part in (*VERBS, *NOUNS.values(), artifacts, verify, search, hosts_edit, trust, token):

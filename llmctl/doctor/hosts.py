@@ -154,7 +154,7 @@ def _heat(inside: Inside, there: str) -> Iterator[Row]:
             yield (fail if dead else warn)(
                 "heat", f"{sensor.name}: {sensor.throttled}", f"{there}sudo reboot" if dead else fix
             )
-        elif sensor.celsius is not None and sensor.limit is not None and sensor.celsius >= sensor.limit - Rules().hot:
+        elif sensor.hot(Rules().hot):
             yield warn("heat", f"{sensor.name} has {sensor.celsius:.0f} °C of {sensor.limit:.0f}", fix)
 
 

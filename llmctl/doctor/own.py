@@ -18,6 +18,7 @@ from llmctl.doctor.clock import FIX as CLOCK_FIX
 from llmctl.doctor.pins import missing, others
 from llmctl.doctor.rows import Row, fail, good, of_error, warn
 from llmctl.errors import HistoryError, LlmctlError
+from llmctl.files import standing
 from llmctl.fleet.facts.choices import PYTHONS
 from llmctl.health import schedule
 from llmctl.health.schedule import Scheduled
@@ -137,8 +138,7 @@ def own_keys(home: Path) -> Row:
 
 def disk(home: Path) -> Row:
     """Room for state, history and what is fetched for hosts."""
-    while not home.exists():
-        home = home.parent
+    home = standing(home)
     free = shutil.disk_usage(home).free
     if free >= LEAST_DISK:
         return good("disk", f"{size(free)} free")

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmctl import backends
 from llmctl.errors import LlmctlError
+from llmctl.files import standing
 from llmctl.processes import boot_id
 
 
@@ -76,7 +77,5 @@ def drift(home: Path) -> list[str]:
 
 def _disk(folder: Path) -> tuple[int, int]:
     """Free and all bytes of the disk that a folder is on, or will be."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    found = shutil.disk_usage(folder)
+    found = shutil.disk_usage(standing(folder))
     return found.free, found.total

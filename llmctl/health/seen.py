@@ -83,6 +83,10 @@ class Sensor:
     throttled: str | None = None
     watts: float | None = None
 
+    def hot(self, margin: float) -> bool:
+        """Whether it is within so many degrees of its limit."""
+        return self.celsius is not None and self.limit is not None and self.celsius >= self.limit - margin
+
 
 @dataclass(frozen=True)
 class HostSeen:

@@ -164,7 +164,7 @@ def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[
 def _heat(sensor: Sensor, rules: Rules) -> Finding | None:
     if sensor.throttled:
         return _odd(f"{sensor.name} is throttled: {sensor.throttled}", "", "throttled")
-    if sensor.celsius is not None and sensor.limit is not None and sensor.celsius >= sensor.limit - rules.hot:
+    if sensor.hot(rules.hot):
         return _odd(f"{sensor.name} has {sensor.celsius:.0f} °C of {sensor.limit:.0f}", "", "hot")
     return None
 

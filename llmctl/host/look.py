@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl.environments.build import is_complete
+from llmctl.files import standing
 from llmctl.host import activation, audit, lease, releases, slots
 from llmctl.host.activation import Wanted
 from llmctl.native import builds, machine, source
@@ -65,6 +66,4 @@ def holder(home: Path) -> dict[str, Any] | None:
 
 def free(home: Path) -> int:
     """Free bytes of the disk that the state folder is on, or will be."""
-    while not home.exists():
-        home = home.parent
-    return shutil.disk_usage(home).free
+    return shutil.disk_usage(standing(home)).free

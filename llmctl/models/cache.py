@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmctl.errors import Busy
-from llmctl.files import locked
+from llmctl.files import locked, standing
 from llmctl.models.hub import COMMIT, ETAG, Listing, RepoFile
 
 PARTIAL = ".llmctl.incomplete"
@@ -127,9 +127,7 @@ class RepoCache:
 
 def free_bytes(path: Path) -> int:
     """What a user may still write on the file system that `path` is, or would be, on."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    return shutil.disk_usage(standing(path)).free
 
 
 def replace_by_link(path: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from llmctl import __version__, events, paths
 from llmctl.errors import LlmctlError
+from llmctl.files import standing
 from llmctl.slots import status
 
 BEAT = 10.0
@@ -111,7 +112,7 @@ def _memory() -> dict[str, int] | None:
 
 def _disk(home: Path) -> dict[str, int] | None:
     try:
-        disk = shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists()))
+        disk = shutil.disk_usage(standing(home))
     except OSError:
         return None
     return {"free": disk.free, "total": disk.total}

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,6 +140,19 @@ def ssh_hosts(folder: Path, names: Sequence[str], lines: Sequence[str] = ()) -> 
         for host in hosts:
             host.stop()
         end_slots(host.home / ".llmctl" for host in hosts)
+
+
+def running(there: Callable[[Sequence[bytes]], bool]) -> list[int]:
+    """The processes of which that is true, by their words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if there(words):
+            found.append(int(path.parts[2]))
+    return found
 
 
 def introduce(hosts: Sequence[SshHost], config: Path, home: Path) -> None:

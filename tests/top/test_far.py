@@ -15,7 +15,7 @@ from llmctl.cli.session import Session
 from llmctl.cli.slot_acts import SlotActs
 from llmctl.errors import LlmctlError, LoadFailed, UnknownName
 from tests.conftest import eventually, free_port
-from tests.testbed.sshd import SshHost, introduce, needs_sshd, ssh_hosts
+from tests.testbed.sshd import SshHost, introduce, needs_sshd, running, ssh_hosts
 
 pytestmark = needs_sshd
 MODELS = {"alpha": {}, "beta": {}, "broken": {"fail": "load"}}
@@ -43,15 +43,7 @@ def acts(machine: tuple[SshHost, int], home: Path, tmp_path: Path) -> Iterator[S
 
 def followers() -> list[int]:
     """The processes that follow a log on the host."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"--follow" in words and b"--as-host=gpu1" in words and words[0].endswith(b"python"):
-            found.append(int(path.parts[2]))
-    return found
+    return running(lambda words: b"--follow" in words and b"--as-host=gpu1" in words and words[0].endswith(b"python"))
 
 
 def test_all_verbs(acts: SlotActs, machine: tuple[SshHost, int]) -> None:

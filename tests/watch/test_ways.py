@@ -22,7 +22,7 @@ from llmctl.watch.view import NOT_DEPLOYED, OK, UNKNOWN, HostView
 from tests.conftest import RunningSlot, eventually
 from tests.test_imports import HEAVIER, HEAVY, modules
 from tests.testbed.cutting_proxy import CuttingProxy
-from tests.testbed.sshd import SshHost, needs_sshd, ssh_hosts
+from tests.testbed.sshd import SshHost, needs_sshd, running, ssh_hosts
 
 pytestmark = needs_sshd
 EVERY = 0.2
@@ -63,15 +63,9 @@ def until(watch: Watch, host: str, true: Callable[[HostView], object]) -> HostVi
 
 def watchers() -> list[int]:
     """The processes that run `host watch`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"watch" in words and b"--as-host=gpu1" in words and not words[0].endswith((b"sh", b"timeout")):
-            found.append(int(path.parts[2]))
-    return found
+    return running(
+        lambda words: b"watch" in words and b"--as-host=gpu1" in words and not words[0].endswith((b"sh", b"timeout"))
+    )
 
 
 def test_both_ways_tell_the_same(watch: Watch, scripted_slot: RunningSlot) -> None:
