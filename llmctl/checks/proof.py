@@ -70,7 +70,7 @@ def run_id(began: float, lines: str) -> str:
 
 
 def _told(run: Run, rows: Rows) -> dict[str, Any]:
-    began = datetime.datetime.fromtimestamp(run.began, datetime.timezone.utc).isoformat(timespec="seconds")
+    began = datetime.datetime.fromtimestamp(run.began, datetime.timezone.utc).isoformat(timespec="milliseconds")
     counts = Counter(str(row["status"]) for row in rows)
     return {"llmctl": __version__, "began": began, "exit_code": run.exit_code, "counts": dict(sorted(counts.items()))}
 

@@ -30,8 +30,13 @@ def kept(spec: SlotSpec, bytes: int = BYTES) -> SlotSpec:
 
 
 def ready(slot: RunningSlot) -> int:
-    """The pid of the spare, once it can be used."""
-    pid: int = eventually(lambda: slot.status().spare == "ready" and slot.status().spare_pid)
+    """The pid of the spare, once it can be used: of one that just died, the slot may not know yet."""
+
+    def found() -> int | None:
+        status = slot.status()
+        return status.spare_pid if status.spare == "ready" and status.spare_pid and lives(status.spare_pid) else None
+
+    pid: int = eventually(found)
     return pid
 
 
