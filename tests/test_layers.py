@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "native": {"native", "jobs", "environments", *CORE},
     "native.probe": {"native", "engines.llamacpp_library"},
     "units": {"units", "slots.state", *CORE},
-    "host": {"host", "environments", "native", "units", "slots.control", "slots.state", *CORE},
+    "host": {"host", "environments", "native", "units", "slots.control", "slots.state", "health.schedule", *CORE},
     "fleet": {"fleet", "profiles", "environments", "native", "models.choice", "models.manifest", "progress", *CORE},
     "checks": {"checks", "clients", "keys", "slots", "models", "backends", "environments.installed", *CORE},
     "slots": {"slots", "keys", "profiles", "models", "backends", "units", "environments", *CORE},
@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "watch": {"watch", "slots", "backends", "keys", "history", "health", *CORE},
     "exporter": {
         "exporter",
+        "health.verdict",
         "watch",
         "history",
         "slots.state",

@@ -149,11 +149,10 @@ def _heat(inside: Inside, there: str) -> Iterator[Row]:
             else f"{there}sudo cpupower frequency-set -u FREQUENCY"
         )
         fix = f"more air, or less power: {fix}"
-        if sensor.throttled:
-            dead = "answer" in sensor.throttled
-            yield (fail if dead else warn)(
-                "heat", f"{sensor.name}: {sensor.throttled}", f"{there}sudo reboot" if dead else fix
-            )
+        if sensor.dead:
+            yield fail("heat", f"{sensor.name}: {sensor.dead}", f"{there}sudo reboot")
+        elif sensor.throttled:
+            yield warn("heat", f"{sensor.name}: {sensor.throttled}", fix)
         elif sensor.hot(Rules().hot):
             yield warn("heat", f"{sensor.name} has {sensor.celsius:.0f} °C of {sensor.limit:.0f}", fix)
 

@@ -30,8 +30,7 @@ WITH_GPU = ("torch", "llamacpp")
 
 def inside(home: Path, host: Host) -> Inside:
     """This machine; `host` is its entry."""
-    backend = "auto" if host.backend == "auto" else host.backend
-    here = machine.machine(home, backend, host.models(home))
+    here = machine.machine(home, host.backend, host.models(home))
     slots = tuple(_slots(home))
     native, problem = builds.described(home), _key_problem(home)
     return Inside(

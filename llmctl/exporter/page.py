@@ -11,10 +11,10 @@ from llmctl.domain import STATES
 from llmctl.exporter import families as f
 from llmctl.exporter.asking import BROKEN, Told
 from llmctl.exporter.text import Page
+from llmctl.health.verdict import WORST_FIRST
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
-VERDICTS = ("ok", "degraded", "down", "unknown", "skipped")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def fleet(page: Page, hosts: Sequence[Told], checked: Iterable[Checked]) -> None
     for one in checked:
         place = one.host, one.port
         if one.verdict is not None:
-            for verdict in VERDICTS:
+            for verdict in WORST_FIRST:
                 page.add(f.VERDICT, one.verdict == verdict, *place, verdict)
             page.add(f.CHECKED, one.at, *place)
         page.add(f.INCIDENTS_OPEN, one.open, *place)

@@ -32,7 +32,7 @@ def sensors() -> tuple[Sensor, ...]:
     for query in QUERIES:
         done = asked([program, f"--query-gpu={query}", "--format=csv,noheader,nounits"], TIMEOUT)
         if done is None:
-            return (Sensor("nvidia-smi", throttled=f"the driver did not answer within {TIMEOUT:.0f} s"),)
+            return (Sensor("nvidia-smi", dead=f"the driver did not answer within {TIMEOUT:.0f} s"),)
         said = f"{done.stdout}\n{done.stderr}"
         if "not a valid field" not in said:
             return parse(said)
@@ -41,12 +41,12 @@ def sensors() -> tuple[Sensor, ...]:
 
 def parse(text: str) -> tuple[Sensor, ...]:
     """The answer to one of QUERIES. What a GPU does not know ("[N/A]", "[Not Supported]") is None, a GPU that fell off
-    its bus ("ERR!", "GPU is lost") is told as throttled; other lines are passed over."""
+    its bus ("ERR!", "GPU is lost") is dead; other lines are passed over."""
     found = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if lost := LOST.search(line):
-            found.append(Sensor(f"GPU {lost[1].rstrip(':')}", throttled=f"it does not answer: {lost[2].strip()}"))
+            found.append(Sensor(f"GPU {lost[1].rstrip(':')}", dead=f"it does not answer: {lost[2].strip()}"))
         elif len(fields) in (4, 5) and fields[0].isdigit():
             found.append(_gpu(*fields))
     return tuple(found)
@@ -55,13 +55,14 @@ def parse(text: str) -> tuple[Sensor, ...]:
 def _gpu(index: str, celsius: str, watts: str, reasons: str, margin: str = "") -> Sensor:
     """`margin` is how many degrees are left to the limit (newer GPUs tell that, and no limit)."""
     hot, left = _number(celsius), _number(margin)
-    why = next((f"it answers {field}" for field in (celsius, watts, reasons) if _broken(field)), None)
+    dead = next((f"it answers {field}" for field in (celsius, watts, reasons) if _broken(field)), None)
     return Sensor(
         f"GPU {index}",
         hot,
         hot + left if hot is not None and left is not None else None,
-        why or _throttled(reasons),
+        _throttled(reasons),
         _number(watts),
+        dead,
     )
 
 

@@ -20,7 +20,7 @@ Figures = Callable[[str, int, str | None, int], tuple[Sequence[float], Sequence[
 @dataclass(frozen=True)
 class Row:
     """A slot, or a host (`port` None), with what is thought of it. `at` is the clock here, `there` the host's, when it
-    was seen; `healed` is what was done about it in this run."""
+    was seen; `healed` is what was done about it in this run, `deployed` when the host last was."""
 
     host: str
     port: int | None
@@ -30,6 +30,7 @@ class Row:
     seen: SlotSeen | None = None
     there: float = 0.0
     healed: str = ""
+    deployed: float | None = None
 
     @property
     def key(self) -> tuple[str, int | None]:
@@ -47,7 +48,7 @@ class Row:
             "findings": [asdict(finding) for finding in self.judged.findings],
         }  # fmt: skip
         if self.port is None:
-            return found
+            return {**found, "deployed": self.deployed}
         said = self.seen.generation if self.seen else None
         return {
             **found, "desired": self.desired, "healed": self.healed or None,
@@ -71,7 +72,8 @@ class Row:
 
 def of_host(name: str, seen: HostSeen, at: float, release: str, figures: Figures, settings: Settings) -> list[Row]:
     """The rows of a host that answered: itself, then its slots. `at` is this machine's clock amid the look."""
-    found = [Row(name, None, verdict.host(name, seen, at, release, settings.of(name).rules), at, there=seen.at)]
+    judged = verdict.host(name, seen, at, release, settings.of(name).rules)
+    found = [Row(name, None, judged, at, there=seen.at, deployed=seen.manifest)]
     for slot in seen.slots:
         if slot.desired is None and slot.state == EMPTY:
             continue

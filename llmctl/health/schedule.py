@@ -91,6 +91,12 @@ def uninstall(home: Path) -> list[str]:
     return _uninstall(home, SERVICES)
 
 
+def uninstall_deployed(home: Path) -> list[str]:
+    """The same for a deploy's own llmctl, which is about to go; one that another llmctl installed stays."""
+    script = str(home / "bin" / "llmctl")
+    return uninstall(home) if any(script in one.text for one in show(home)) else []
+
+
 def show(home: Path) -> list[Scheduled]:
     """What runs it now."""
     return _shown(home, SERVICES)

@@ -74,14 +74,15 @@ class SlotSeen:
 
 @dataclass(frozen=True)
 class Sensor:
-    """A temperature in °C, with the one at which the maker slows the part down where it is known; or `throttled`: why
-    the part runs slower than it can. `watts` where the part tells what it draws."""
+    """A temperature in °C, with the one at which the maker slows the part down where it is known; `throttled`: why the
+    part runs slower than it can; `watts` where it tells what it draws. `dead`: what it did in place of an answer."""
 
     name: str
     celsius: float | None = None
     limit: float | None = None
     throttled: str | None = None
     watts: float | None = None
+    dead: str | None = None
 
     def hot(self, margin: float) -> bool:
         """Whether it is within so many degrees of its limit."""

@@ -112,7 +112,7 @@ def _part(table: Table, base: Part, *besides: str) -> Part:
 
 _RULES = {
     "slower": "factor", "runs": "integer", "fewest": "integer", "floor": "seconds", "queue": "share", "disk": "size",
-    "memory": "share", "skew": "seconds", "hot": "number",
+    "memory": "share", "skew": "seconds", "hot": "number", "deploy_age": "seconds",
 }  # fmt: skip
 _HEAL = {
     "on": "flag", "restarts": "integer", "budget": "integer", "window": "seconds", "backoff": "seconds",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING
 from llmctl.health.seen import HostSeen, Sensor, SlotSeen
+from llmctl.render.text import duration, size
 
 OK, DEGRADED, DOWN, UNKNOWN, SKIPPED = "ok", "degraded", "down", "unknown", "skipped"
 WORST_FIRST = (DOWN, UNKNOWN, DEGRADED, OK, SKIPPED)
@@ -18,7 +19,8 @@ WEDGED = "wedged"
 
 @dataclass(frozen=True)
 class Rules:
-    """When a slot or a host is not well any more. `slower` is a factor over the slot's own baseline, of `runs` runs."""
+    """When a slot or a host is not well any more. `slower` is a factor over the slot's own baseline, of `runs` runs;
+    `deploy_age` seconds since the last deploy (None: any)."""
 
     slower: float = 2.0
     runs: int = 20
@@ -29,6 +31,7 @@ class Rules:
     memory: float = 0.05
     skew: float = 60.0
     hot: float = 5.0
+    deploy_age: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,18 @@ def slot(host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules(), 
 
 def host(name: str, seen: HostSeen, now: float, release: str, rules: Rules = Rules()) -> Judged:
     """Whether a machine is fit to go on; `now` is here, amid the look, `release` the version of this llmctl."""
-    found = [_heat(sensor, rules) for sensor in seen.sensors]
+    found = [_heat(name, sensor, rules) for sensor in seen.sensors]
     if seen.disk_total and seen.disk_free < rules.disk:
-        found.append(_odd(f"{_gb(seen.disk_free)} of disk left", f"llmctl models list --host {name}", "disk"))
+        found.append(_odd(f"{size(seen.disk_free)} of disk left", f"llmctl models list --host {name}", "disk"))
     if seen.memory_total and seen.memory_free < rules.memory * seen.memory_total:
-        found.append(_odd(f"{_gb(seen.memory_free)} of memory left", f"llmctl status --host {name}", "memory"))
+        found.append(_odd(f"{size(seen.memory_free)} of memory left", f"llmctl status --host {name}", "memory"))
     if abs(seen.at - now) > rules.skew:
         found.append(_odd(f"its clock is {seen.at - now:+.0f} s off", f"ssh {name} timedatectl set-ntp true", "clock"))
     if seen.version != release:
         found.append(_odd(f"it runs llmctl {seen.version}, here is {release}", f"llmctl deploy {name}", "skew"))
+    if rules.deploy_age and seen.manifest and seen.at - seen.manifest > rules.deploy_age:
+        told = f"deployed {duration(seen.at - seen.manifest)} ago, and {duration(rules.deploy_age)} is the most"
+        found.append(_odd(told, f"llmctl deploy {name}", "deploy_age"))
     if seen.drift:
         found.append(_odd(f"changed since its deploy: {', '.join(seen.drift)}", f"llmctl deploy {name}", "drift"))
     return _judged([finding for finding in found if finding])
@@ -161,7 +167,9 @@ def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[
     return found
 
 
-def _heat(sensor: Sensor, rules: Rules) -> Finding | None:
+def _heat(host: str, sensor: Sensor, rules: Rules) -> Finding | None:
+    if sensor.dead:
+        return _odd(f"{sensor.name}: {sensor.dead}", f"llmctl doctor {host}", "sensor")
     if sensor.throttled:
         return _odd(f"{sensor.name} is throttled: {sensor.throttled}", "", "throttled")
     if sensor.hot(rules.hot):
@@ -180,7 +188,3 @@ def _judged(findings: Sequence[Finding]) -> Judged:
 
 def _median(values: Sequence[float], rules: Rules) -> float | None:
     return statistics.median(values) if len(values) >= rules.fewest else None
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -12,6 +12,7 @@ from typing import Any
 
 from llmctl import units
 from llmctl.environments.build import sweep
+from llmctl.health import schedule
 from llmctl.host import activation, releases, slots
 
 GOES = (
@@ -72,9 +73,9 @@ def sweep_incoming(home: Path) -> None:
 def remove(home: Path, service: str) -> dict[str, Any]:
     """Stop and remove the units and everything of llmctl itself; what went and what stays."""
     service = activation.service(home) or service
+    gone = [f"health's own run ({timer})" for timer in schedule.uninstall_deployed(home)]
     ended = slots.end_all(home)
     units.get(service).remove(home)
-    gone = []
     for name in GOES:
         path = home / name
         if path.is_symlink() or path.is_file():

@@ -56,7 +56,7 @@ class EngineProcess(asyncio.Protocol):
         self._reader = frames.Reader()
         self.held: int | None = None  # tokens in its cache, at its last beat, where it tells
         self._steps: int | None = None
-        self._dying: LlmctlError | None = None  # why it cannot go on, as it said itself
+        self._dying = ""  # why it cannot go on, as it said itself or as who killed it did
         self._rate: list[tuple[float, int]] = []
         self._output = log.follow(output, str(child.pid))
         child.watch(self._exited)
@@ -172,8 +172,9 @@ class EngineProcess(asyncio.Protocol):
             self.load_seconds = time.monotonic() - self.started_at
             self._settle(self.identity)
         elif kind == "failed":
-            self._dying = from_dict(head["error"])
-            self._settle(self._dying)
+            error = from_dict(head["error"])
+            self._dying = error.message
+            self._settle(error)
         elif (answer := self._answers.get(kind)) and not answer.done():
             answer.set_result(head)
 
@@ -306,8 +307,9 @@ class EngineProcess(asyncio.Protocol):
         done, _ = await asyncio.wait([self.gone], timeout=seconds)
         return bool(done)
 
-    def kill(self) -> None:
-        """SIGKILL to its process group."""
+    def kill(self, why: str = "") -> None:
+        """SIGKILL to its process group; `why` is what is told of its end."""
+        self._dying = self._dying or why
         self.child.signal(signal.SIGKILL)
 
     def _exited(self, status: int) -> None:
@@ -316,8 +318,8 @@ class EngineProcess(asyncio.Protocol):
         if self._transport:
             self._hear_out(self._transport.get_extra_info("socket").fileno())
             self._transport.abort()
-        why = f"ended: {self._dying.message}" if self._dying else describe_end(status)
-        said = f"ended while it answered: {self._dying.message}" if self._dying else f"{why} while it answered"
+        why = f"ended: {self._dying}" if self._dying else describe_end(status)
+        said = f"ended while it answered: {self._dying}" if self._dying else f"{why} while it answered"
         error = RequestError(f"the engine {said}", status=500, code="engine_died")
         for stream in list(self.streams.values()):
             stream.fail(error)

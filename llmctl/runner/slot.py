@@ -392,8 +392,7 @@ class Slot:
             await asyncio.sleep(min(1.0, (self._idle_after() or 4.0) / 4))
             engine = self.current
             if engine and self.traffic.wedged():
-                self.effects.note(f"no progress for {engine.silent_for():.0f} s with requests open: killed")
-                engine.kill()
+                engine.kill(f"no progress for {engine.silent_for():.0f} s with requests open, so it was killed")
             if self.operations.current:
                 continue
             idle_for = now() - self.traffic.last_activity

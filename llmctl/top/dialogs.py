@@ -107,7 +107,7 @@ class Choose(ModalScreen[str | None]):
     def _offer(self, typed: str) -> None:
         options = self.query_one(OptionList)
         options.clear_options()
-        options.add_options([name for name in self.names if typed in name])
+        options.add_options([name for name in self.names if typed in name.casefold()])
         options.highlighted = 0 if options.option_count else None
 
 

@@ -106,7 +106,7 @@ FINDINGS: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"sensors": (Sensor("GPU 1", throttled="too hot"),)}, "heat", WARN, "GPU 1: too hot", "nvidia-smi -pl"),
     ({"sensors": (Sensor("coretemp", 89.0, 92.0),)}, "heat", WARN, "coretemp has 89 °C of 92", "cpupower"),
     (
-        {"sensors": (Sensor("GPU 1", throttled="it does not answer: Unknown Error"),)},
+        {"sensors": (Sensor("GPU 1", dead="it does not answer: Unknown Error"),)},
         "heat",
         FAIL,
         "GPU 1: it does not",

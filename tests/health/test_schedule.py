@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from llmctl import units
 from llmctl.errors import LlmctlError, Refused, UsageError
 from llmctl.health import crontab, schedule
 from llmctl.health.target import parse_target
+from llmctl.host import removal
 from llmctl.units import timer
 from llmctl.units.timer import SystemdTimer
 from llmctl.units.timer_text import Periodic, plist, service
@@ -233,6 +235,19 @@ def test_install_show_uninstall(spool: Path, tmp_path: Path, monkeypatch: pytest
     schedule.install("cron", tmp_path, what)
     schedule.uninstall(tmp_path)
     assert not spool.exists(), "a crontab of nothing is none"
+
+
+def test_a_host_that_llmctl_leaves_runs_it_no_more(spool: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    spool.write_text(OTHERS)
+    mine = Periodic(f"{units.label(home, Path())}-health", ("/opt/llmctl", "health"), {}, 300.0)
+    schedule.install("cron", home, mine)
+    kept = spool.read_text()
+    removal.remove(home, "none")
+    assert spool.read_text() == kept != OTHERS, "it runs another llmctl"
+    schedule.install("cron", home, replace(mine, argv=(str(home / "bin" / "llmctl"), "health")))
+    assert removal.remove(home, "none")["removed"] == ["health's own run (cron)"]
+    assert spool.read_text() == OTHERS
 
 
 def test_without_cron_or_the_right_to_it_what_to_type_is_named(

@@ -182,9 +182,9 @@ def test_gpus_by_the_old_names_with_what_they_do_not_know() -> None:
 
 def test_a_gpu_that_fell_off_its_bus_is_told_and_the_others_too() -> None:
     assert nvidia.parse(said("nvidia", "fallen-off")) == (
-        Sensor("GPU 0000:65:00.0", throttled="it does not answer: Unknown Error"),
+        Sensor("GPU 0000:65:00.0", dead="it does not answer: Unknown Error"),
         Sensor("GPU 0", 36.0, 87.0, None, 58.9),
-        Sensor("GPU 2", None, None, "it answers ERR!", None),
+        Sensor("GPU 2", dead="it answers ERR!"),
     )
 
 
@@ -218,7 +218,7 @@ def test_a_hung_nvidia_smi_is_told_and_left_behind(
 ) -> None:
     monkeypatch.setattr(nvidia, "TIMEOUT", 1.0)
     tool(no_tools, "nvidia-smi", script)
-    assert nvidia.sensors() == (Sensor("nvidia-smi", throttled="the driver did not answer within 1 s"),)
+    assert nvidia.sensors() == (Sensor("nvidia-smi", dead="the driver did not answer within 1 s"),)
 
 
 def test_a_tool_whose_child_holds_its_output_open_does_not_hold_us(

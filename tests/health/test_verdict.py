@@ -82,11 +82,12 @@ HOST = HostSeen(
 HOSTS: dict[str, tuple[dict[str, Any], str]] = {
     "all well": ({}, ""),
     "disk": ({"disk_free": 4 * 10**9}, "4.0 GB of disk left"),
-    "memory": ({"memory_free": 7 * 10**8}, "0.7 GB of memory left"),
+    "memory": ({"memory_free": 7 * 10**8}, "700.0 MB of memory left"),
     "hot": ({"sensors": (Sensor("cpu", 96.0, 100.0),)}, "cpu has 96 °C of 100"),
     "warm": ({"sensors": (Sensor("cpu", 94.0, 100.0),)}, ""),
     "no limit known": ({"sensors": (Sensor("nvme", 120.0),)}, ""),
     "throttled": ({"sensors": (Sensor("gpu 0", 80.0, 90.0, throttled="power cap"),)}, "gpu 0 is throttled: power cap"),
+    "dead": ({"sensors": (Sensor("gpu 0", dead="it answers ERR!"),)}, "gpu 0: it answers ERR!"),
     "clock fast": ({"at": 1061.0}, "clock is +61 s off"),
     "clock slow": ({"at": 939.0}, "clock is -61 s off"),
     "another version": ({"version": "0.9"}, "it runs llmctl 0.9, here is 1.0"),
@@ -99,6 +100,14 @@ def test_a_host(name: str) -> None:
     changes, why = HOSTS[name]
     found = verdict.host("h1", replace(HOST, **changes), 1000.0, "1.0")
     assert (found.verdict, why in found.why) == (DEGRADED if why else OK, True), found
+
+
+def test_an_old_deploy_is_told_where_an_age_is_set() -> None:
+    old = replace(HOST, manifest=1000.0 - 86400 * 2)
+    assert verdict.host("h1", old, 1000.0, "1.0", Rules()).verdict == OK
+    assert verdict.host("h1", old, 1000.0, "1.0", Rules(deploy_age=86400.0 * 3)).verdict == OK
+    (found,) = verdict.host("h1", old, 1000.0, "1.0", Rules(deploy_age=86400.0)).findings
+    assert found.why == "deployed 2d0h ago, and 1d0h is the most" and found.fix == "llmctl deploy h1"
 
 
 def test_f9_a_host_that_nobody_reaches_is_unknown_not_down() -> None:

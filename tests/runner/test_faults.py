@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llmctl import processes
+from llmctl import events, processes
 from llmctl.domain import Limits, Probe, SlotSpec
 from llmctl.errors import Busy, LlmctlError, Refused
 from llmctl.processes import ProcessId
@@ -126,8 +126,10 @@ def test_f03_a_wedged_engine_is_seen_and_replaced(slots: Slots, script: Script) 
     slot = slots(script("alpha", wedge_after=60, length=400), launch)
     engine = slot.engine_pid()
     status, _, body = chat(slot.port, max_tokens=400)
-    assert status == 500 and body["error"]["code"] == "engine_died"
+    assert status == 500 and body["error"]["code"] == "engine_died" and "no progress" in body["error"]["message"]
     assert "no progress" in slot.log()
+    (crash,) = [event for event in events.since(slot.home, "")[0] if event["kind"] == "crash"]
+    assert crash["what"].startswith("the engine ended: no progress for")
     eventually(lambda: slot.state() == "ready")
     assert slot.engine_pid() != engine
 
