@@ -33,6 +33,7 @@ from llmctl.domain import (
 from llmctl.engines.drafts import Drafter, Drafts
 from llmctl.engines.formats import mask_of, parser_of
 from llmctl.engines.jobs import Job, Piece, Prefill, Running, as_error
+from llmctl.engines.pace import Pace
 from llmctl.engines.passes import Passes, Rows
 from llmctl.engines.requests import budget, prompt_ids, validate
 from llmctl.engines.sequence import Sequence
@@ -61,7 +62,7 @@ class BatchEngine:
         self._engine, self._emit, self._clock = engine, emit, clock
         self._masks = Masks(engine.tokenizer, engine.identity.vocab)
         self._mask_for = mask_for or partial(mask_of, self._masks, engine.tokenizer)
-        self._passes = Passes(engine)
+        self._passes, self._pace = Passes(engine), Pace()
         self._drafts = Drafts(draft if self._passes.rewinds else None)
         self._jobs: dict[str, Job] = {}
         self._preparing: list[Job] = []  # their masks are being made
@@ -169,12 +170,12 @@ class BatchEngine:
         self._pass(pieces, list(self._running))
 
     def _pieces(self) -> list[Piece]:
-        """At most `prefill_chunk` prompt tokens: as many whole prompts as these make, or a piece of the first.
+        """As many prompt tokens as the pace allows: as many whole prompts as these make, or a piece of the first.
 
         One that would only begin waits: engines compute pieces of like length best, and what it begins with may soon
         be there to be reused.
         """
-        left = self._engine.prefill_chunk
+        left = self._pace.most(self._engine.prefill_chunk, len(self._running), len(self._prefills))
         pieces: list[Piece] = []
         for work in list(self._prefills):
             job = work.job
@@ -202,6 +203,7 @@ class BatchEngine:
         if not pieces and not running:
             return
         proposed = self._drafts.propose(running)
+        began = self._clock()
         try:
             rows = self._passes.compute(pieces, running, proposed)
         except Exception as error:
@@ -212,6 +214,8 @@ class BatchEngine:
                 else:
                     self._pass([p for p in pieces if p.work.job is job], [r for r in running if r.job is job])
             return
+        if pieces:
+            self._pace.saw(sum(len(piece.tokens) for piece in pieces) + len(running), self._clock() - began)
         for row, piece in enumerate(pieces):
             piece.work.done += len(piece.tokens)
             if piece.work.done == len(piece.work.job.prompt) and piece.work in self._prefills:

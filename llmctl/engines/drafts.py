@@ -6,12 +6,14 @@ same, with any sampling; only the number of passes differs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from llmctl.domain import NGRAM, EngineSpec, StepEngine
 from llmctl.engines.jobs import Job, Running
+from llmctl.engines.pace import Pace
 from llmctl.errors import Unsupported
 
 SEQUENCES = 4
@@ -146,16 +148,19 @@ class DraftModel:
         self._rewind: Callable[[int, int], None] = engine.rewind  # type: ignore[attr-defined]
         self._reuse: Callable[[int, Sequence[int]], int] = getattr(engine, "reuse", lambda seq, prompt: 0)
         self._shadows: dict[int, Shadow] = {}
+        self._pace = Pace()
 
     def propose(self, texts: Mapping[int, Sequence[int]], most: Mapping[int, int]) -> dict[int, list[int]]:
         context = self._engine.identity.context
         able = {handle: text for handle, text in texts.items() if len(text) + most[handle] <= context}
         feed = {handle: self._missing(handle, text) for handle, text in able.items()}
-        left = self._engine.prefill_chunk
+        left = self._pace.most(self._engine.prefill_chunk, len(feed), 0)
         if sum(map(len, feed.values())) > left:  # a prompt: catch up with some of it, and propose next time
             for handle, tokens in feed.items():
                 if tokens[:left]:
+                    began = time.monotonic()
                     self._append({handle: tokens[:left]})
+                    self._pace.saw(len(tokens[:left]), time.monotonic() - began)
                     left -= len(tokens[:left])
             return {}
         found: dict[int, list[int]] = {handle: [] for handle in feed}

@@ -6,23 +6,24 @@ ends, and a new sequence takes over the slot that begins with the same tokens: o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmctl.domain import GenerateRequest, Identity, Logits, Tokenizer
-from llmctl.engines import pace, tasks
+from llmctl.engines import tasks
 from llmctl.engines.llamacpp_context import MOST, OF_A_PICTURE, Context, DecodeFailed, Slot, Work
 from llmctl.engines.llamacpp_library import Library
 from llmctl.engines.llamacpp_tokenizer import GGUFTokenizer
 from llmctl.engines.llamacpp_vision import Image, Seen, Vision
 from llmctl.errors import RequestError
 
-SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 32, 64, 1024
+LARGEST_CHUNK = 1024
 WORTH_A_COPY = 32
 """Tokens that another slot has to hold more than a free one: a copy of it moves all its keys and values."""
+WORTH_A_SLOT = 8
+"""Tokens of a common beginning that decide which slot is taken: fewer are chance, and neighbours compute best."""
 
 
 @dataclass
@@ -69,7 +70,7 @@ class LlamaEngine:
     ) -> None:
         self.tokenizer: Tokenizer = tokenizer
         self.identity = identity
-        self.prefill_chunk = FIRST_CHUNK
+        self.prefill_chunk = LARGEST_CHUNK
         self.cuts = context.cuts  # whether `rewind` costs nothing
         self._lib, self._model, self._context = library, model, context
         self._open: dict[int, Open] = {}
@@ -99,17 +100,13 @@ class LlamaEngine:
 
     def forward(self, feed: Mapping[int, Sequence[int]], every: AbstractSet[int] = frozenset()) -> Logits:
         """Append tokens to sequences, those of one adapter together; an error leaves all as they were."""
-        start, held = time.monotonic(), {seq: len(self._open[seq].tokens) for seq in feed}
+        held = {seq: len(self._open[seq].tokens) for seq in feed}
         try:
             rows = self._rows({seq: self._work(seq, tokens, seq in every) for seq, tokens in feed.items()})
         except BaseException:
             for seq, length in held.items():
                 self.rewind(seq, length)
             raise
-        self.prefill_chunk = pace.chunk(
-            self.prefill_chunk, sum(map(len, feed.values())), time.monotonic() - start,
-            alone=all(len(tokens) > 1 for tokens in feed.values()), smallest=SMALLEST_CHUNK, largest=LARGEST_CHUNK,
-        )  # fmt: skip
         return Rows(rows)
 
     def rewind(self, seq: int, length: int) -> None:
@@ -180,11 +177,16 @@ class LlamaEngine:
         It is the one that holds most of it; of equally good ones that which has been free for longest. What another
         one holds is copied where that saves enough.
         """
+
+        def held(slot: Slot) -> int:
+            common = slot.common(tokens, adapter)
+            return common if common >= WORTH_A_SLOT else 0
+
         slots = self._context.slots
         free = [slot for slot in slots if not slot.taken]
         if not free:
             raise DecodeFailed(f"all {len(slots)} sequences are in use")
-        slot = max(free, key=lambda s: (s.common(tokens, adapter), -s.freed))
+        slot = max(free, key=lambda s: (held(s), -s.freed))
         other = max(slots, key=lambda s: s.common(tokens, adapter))
         if other.common(tokens, adapter) - slot.common(tokens, adapter) >= WORTH_A_COPY:
             slot = min(free, key=lambda s: s.freed)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from llmctl.domain import Identity, Logits, Tokenizer
-from llmctl.engines import pace
 from llmctl.engines.openvino_blocks import Held, Pool
 from llmctl.engines.openvino_graph import CACHES, WANTED, Compiled, block_shape
 from llmctl.errors import RequestError
 
-SMALLEST_CHUNK, FIRST_CHUNK, LARGEST_CHUNK = 128, 512, 1024
+LARGEST_CHUNK = 1024
 
 
 class OpenVinoEngine:
@@ -23,7 +21,7 @@ class OpenVinoEngine:
     def __init__(self, compiled: Compiled, tokenizer: Tokenizer, identity: Identity, blocks: int) -> None:
         self.identity = identity
         self.tokenizer: Tokenizer = tokenizer
-        self.prefill_chunk = FIRST_CHUNK
+        self.prefill_chunk = LARGEST_CHUNK
         self._request: Any = compiled.model.create_infer_request()
         self._pool = Pool(blocks, compiled.block)
         self._caches = _caches(compiled, self._request, blocks)
@@ -42,7 +40,6 @@ class OpenVinoEngine:
 
     def forward(self, feed: Mapping[int, Sequence[int]], every: Collection[int] = ()) -> Logits:
         before = {seq: len(self._open[seq].tokens) for seq in feed}
-        start = time.monotonic()
         try:
             for seq, tokens in feed.items():
                 self._copy(self._pool.extend(self._open[seq], tokens))
@@ -53,10 +50,6 @@ class OpenVinoEngine:
             raise
         for seq in feed:
             self._pool.computed(self._open[seq])
-        self.prefill_chunk = pace.chunk(
-            self.prefill_chunk, sum(map(len, feed.values())), time.monotonic() - start,
-            alone=all(len(tokens) > 1 for tokens in feed.values()), smallest=SMALLEST_CHUNK, largest=LARGEST_CHUNK,
-        )  # fmt: skip
         return Rows(self._request.get_output_tensor(0).data)
 
     def prefill(self, seq: int, tokens: Sequence[int]) -> Logits:

@@ -107,6 +107,33 @@ def test_it_tells_how_many_tokens_are_held():
     assert bench.engine.held == chunk
 
 
+def test_the_pace_says_how_much_of_prompts_is_computed_at_once(monkeypatch):
+    bench, asked = Bench(chunk=100), []
+    monkeypatch.setattr(
+        bench.engine._pace, "most", lambda *known: asked.append(known) or (5 if known[1] else 20)
+    )
+    bench.ask("a", "x" * 30, max_tokens=50, ignore_eos=True)
+    bench.engine.step()
+    assert bench.engine.held == 20
+    bench.engine.step()
+    assert bench.engine.held >= 30
+    for id in "bc":
+        bench.ask(id, id * 12, max_tokens=1, ignore_eos=True)
+    before = bench.engine.held
+    bench.engine.step()
+    assert bench.engine.held - before == 5 + 1  # a piece of b, and a's next token
+    assert asked == [(100, 0, 1), (100, 0, 1), (100, 1, 2)]
+
+
+def test_what_a_pass_took_is_told_to_the_pace(monkeypatch):
+    times, told = iter(range(100)), []
+    bench = Bench(chunk=100, clock=lambda: float(next(times)))
+    monkeypatch.setattr(bench.engine._pace, "saw", lambda *seen: told.append(seen))
+    bench.ask("a", "x" * 40, max_tokens=3, ignore_eos=True)
+    bench.finish()
+    assert told == [(40, 1.0)]  # passes of running sequences alone teach nothing of prompts
+
+
 def test_max_tokens_ends_with_length():
     assert text("hi", "abcdef", max_tokens=3) == ("abc", [LENGTH])
 

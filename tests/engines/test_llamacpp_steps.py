@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmctl.domain import EngineSpec
-from llmctl.engines import llamacpp, pace
+from llmctl.engines import llamacpp
 from llmctl.engines.llamacpp_context import DecodeFailed
 from tests.models.making import make_gguf
 
@@ -155,6 +155,21 @@ def test_the_beginning_of_an_ended_sequence_is_reused(steps, alone, monkeypatch)
     assert counts == [3]
 
 
+def test_a_beginning_that_is_chance_decides_no_slot(steps):
+    """The kept text of another is not thrown away for a token or two."""
+    held = [steps.open() for _ in steps._context.slots]
+    for number, seq in enumerate(held):
+        steps.forward({seq: text(20 + number, 30)})
+    slots = [steps._open[seq].slot for seq in held]
+    for seq in held:
+        steps._made += 1
+        steps.free(seq)
+    for common, expected in ((1, 0), (7, 1), (8, 5)):
+        seq = steps.open()
+        assert steps.reuse(seq, [*text(25, 30)[:common], *text(99, 30)]) == (common if expected == 5 else 0)
+        assert steps._open[seq].slot is slots[expected]
+
+
 def test_of_a_prompt_that_is_there_the_last_token_is_computed(steps, alone):
     ids = text(10, 50)
     first, second = steps.open(), steps.open()
@@ -246,12 +261,3 @@ def test_more_sequences_than_slots(steps):
         steps.forward({seq: [1]})
     with pytest.raises(DecodeFailed, match="all 8 sequences"):
         steps.forward({steps.open(): [1]})
-
-
-def test_chunks_are_smaller_beside_running_sequences(steps, monkeypatch):
-    alone = []
-    monkeypatch.setattr(pace, "chunk", lambda *measured, **known: alone.append(known["alone"]) or 64)
-    first, second = steps.open(), steps.open()
-    steps.forward({first: text(50, 40)})
-    steps.forward({first: [1], second: text(51, 40)})
-    assert alone == [True, False] and steps.prefill_chunk == 64

@@ -1,19 +1,39 @@
-"""The size of the next chunk of prompts."""
+"""How large a pass is allowed to be."""
+
+from __future__ import annotations
 
 import pytest
 
-from llmctl.engines.pace import ALONE, BESIDE_RUNNING, chunk
+from llmctl.engines.pace import FIRST, SMALLEST, Pace
+
+
+def paced(rate: float) -> Pace:
+    pace = Pace()
+    pace.saw(1000, 1000 / rate)
+    return pace
+
+
+def test_nothing_is_known_before_the_first_pass() -> None:
+    assert Pace().most(1024, 0, 1) == FIRST
+    assert Pace().most(16, 0, 1) == 16
 
 
 @pytest.mark.parametrize(
-    ("tokens", "took", "alone", "expected"),
-    [
-        (100, 10.0, False, 32),  # slow: the smallest
-        (100, 0.5, False, int(200 * BESIDE_RUNNING)),
-        (100, 0.5, True, int(200 * ALONE)),
-        (100, 0.001, True, 1024),  # fast: the largest
-        (4, 60.0, True, 77),  # too few to tell: as before
-    ],
+    ("running", "waiting", "tokens"),
+    [(0, 1, 512), (1, 1, 256), (8, 1, 128), (8, 8, 256), (4, 60, 512), (64, 0, 128)],
 )
-def test_the_next_chunk_takes_no_longer_than_it_may(tokens, took, alone, expected):
-    assert chunk(77, tokens, took, alone=alone, smallest=32, largest=1024) == expected
+def test_the_more_wait_the_longer_a_pass_may_be(running: int, waiting: int, tokens: int) -> None:
+    assert paced(160).most(1024, running, waiting) == tokens
+
+
+def test_it_stays_between_what_is_worth_a_pass_and_what_the_engine_takes() -> None:
+    assert paced(1).most(1024, 4, 1) == SMALLEST
+    assert paced(1e6).most(1024, 4, 1) == 1024
+    assert paced(1e6).most(16, 4, 1) == 16
+
+
+def test_a_pass_of_few_tokens_teaches_nothing() -> None:
+    pace = paced(160)
+    pace.saw(SMALLEST - 1, 60.0)
+    pace.saw(100, 0.0)
+    assert pace.most(1024, 0, 1) == 512
