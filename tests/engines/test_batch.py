@@ -109,9 +109,7 @@ def test_it_tells_how_many_tokens_are_held():
 
 def test_the_pace_says_how_much_of_prompts_is_computed_at_once(monkeypatch):
     bench, asked = Bench(chunk=100), []
-    monkeypatch.setattr(
-        bench.engine._pace, "most", lambda *known: asked.append(known) or (5 if known[1] else 20)
-    )
+    monkeypatch.setattr(bench.engine._pace, "most", lambda *known: asked.append(known) or (5 if known[1] else 20))
     bench.ask("a", "x" * 30, max_tokens=50, ignore_eos=True)
     bench.engine.step()
     assert bench.engine.held == 20
