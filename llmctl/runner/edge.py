@@ -83,7 +83,7 @@ class Edge(H11Protocol):
             transport.abort()
             return
         self.conn.full = len(self.connections) > self.limits.connections
-        _bound_kernel_buffers(transport, self.limits.read_stall)
+        bound_kernel_buffers(transport, self.limits.read_stall)
         self.timeout_keep_alive_task = self.loop.call_later(self.limits.keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -216,7 +216,7 @@ def _closing(app: Any, drain: Drain) -> App:
     return closing
 
 
-def _bound_kernel_buffers(transport: asyncio.Transport, seconds: float) -> None:
+def bound_kernel_buffers(transport: asyncio.Transport, seconds: float) -> None:
     """A client that stops reading, or vanishes, is noticed by the kernel too, and holds little of its memory."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

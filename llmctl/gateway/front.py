@@ -1,0 +1,447 @@
+"""A client's connection: HTTP/1.1 read by llhttp, under the same rules as a slot's edge, and an answer passed through.
+
+No task and no timer of its own: everything is a callback, and `Front.tick` is called for all connections together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import httptools
+
+from llmctl.domain import Limits
+from llmctl.errors import RequestError
+from llmctl.runner.edge import LINGER, SPARE, bound_kernel_buffers
+from llmctl.runner.exchange import error_headers, error_object
+from llmctl.runner.intake import PIECES, SMALLEST_PIECE, Bodies
+
+Headers = Sequence[tuple[bytes, bytes]]
+PIPELINED = 8
+"""Requests of a connection that wait for the answer to another; more are left to the kernel."""
+VERSIONS = ("1.1", "1.0")
+BODILESS = (204, 304)
+
+
+@dataclass
+class Request:
+    """One request, whole. `target` is as it was sent; names of headers are in lower case."""
+
+    method: str = ""
+    target: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+    version: str = "1.1"
+    keep: bool = True
+    upgrade: bool = False
+
+    def header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+    @property
+    def path(self) -> str:
+        return self.target.partition(b"?")[0].decode("latin-1")
+
+    def scope(self) -> dict[str, Any]:
+        """What `Auth` looks at."""
+        return {"headers": self.headers}
+
+
+class Work(Protocol):
+    """What answers a request, told of its client."""
+
+    def gone(self) -> None:
+        """The client went away: nobody reads an answer."""
+
+    def pause(self) -> None:
+        """The client reads more slowly than we write."""
+
+    def resume(self) -> None: ...
+
+
+class Gate(Protocol):
+    """What all connections of a port share. `serve` begins to answer, and never raises."""
+
+    limits: Limits
+    bodies: Bodies
+    connections: set[Front]
+    draining: bool
+    refused: Callable[[int], None]
+
+    def serve(self, front: Front, request: Request) -> Work | None: ...
+
+
+class Front(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate, self.limits = gate, gate.limits
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._request: Request | None = None  # that is being read
+        self._pieces: list[bytes] = []
+        self._size = self._count = self._head = 0
+        self._in_head = False
+        self._waiting: deque[Request] = deque()
+        self._held = 0  # bytes of bodies that are not answered
+        self._asked: Request | None = None  # that is being answered
+        self._work: Work | None = None
+        self._status = 0  # of the answer under way, 0 before it begins
+        self._chunked = False
+        self._out: list[bytes] = []
+        self._last = self.loop.time()  # a byte came, or an answer ended
+        self._begun = 0.0  # when the head began
+        self._stuck = 0.0  # since when nobody reads
+        self._until = 0.0  # a refused client may read its answer
+        self._splice: Callable[[bytes], None] | None = None
+        self._early = b""  # behind an upgrade
+        self._full = False
+
+    # ── the connection ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        gate = self.gate
+        if len(gate.connections) >= self.limits.connections + SPARE:
+            transport.abort()
+            return
+        self._full = len(gate.connections) >= self.limits.connections
+        gate.connections.add(self)
+        bound_kernel_buffers(transport, self.limits.read_stall)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gate.connections.discard(self)
+        self._forget_bodies()
+        self._waiting.clear()
+        self._end_work()
+
+    def tick(self, now: float) -> None:
+        """Look at the clocks: of a head, of a body, of a reader that is stuck, of an idle connection."""
+        limits = self.limits
+        if self._until:
+            if now >= self._until:
+                self.transport.abort()
+        elif self._stuck and now - self._stuck > limits.read_stall:
+            self.transport.abort()
+        elif self._splice or self.transport.is_closing():
+            return
+        elif self._in_head and now - self._begun > limits.header_timeout:
+            self.refuse(_timed_out(f"no whole request head within {limits.header_timeout:g} s"))
+        elif self._request and not self._in_head and now - self._last > limits.body_timeout:
+            self.refuse(_timed_out(f"the request body stopped for {limits.body_timeout:g} s before its end"))
+        elif not self._asked and not self._request and now - self._last > limits.keep_alive:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server wants to end: close as soon as nothing is under way."""
+        if not self._asked and not self._request and not self._splice:
+            self.transport.close()
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def data_received(self, data: bytes) -> None:
+        if self._until:
+            return  # read and forget: closing with unread bytes would reset the answer away
+        self._last = self.loop.time()
+        if self._splice:
+            self._splice(data)
+            return
+        fed = len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as met:
+            self._upgraded(data[met.args[0] :])
+        except httptools.HttpParserCallbackError as met:
+            error = met.__context__
+            self.refuse(error if isinstance(error, RequestError) else _invalid("it cannot be read"))
+        except httptools.HttpParserError as met:
+            self.refuse(self._explained(met))
+        if self._in_head and not self._until:
+            self._head += fed
+            if self._head > self.limits.header_bytes:
+                self.refuse(self._head_too_large())
+
+    def on_message_begin(self) -> None:
+        self._request, self._in_head = Request(), True
+        self._pieces, self._size, self._count, self._head = [], 0, 0, 0
+        self._begun = self._last
+
+    def on_url(self, url: bytes) -> None:
+        assert self._request
+        self._request.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer
+            assert self._request
+            self._request.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        request = self._request
+        assert request
+        self._in_head = False
+        request.method = self._parser.get_method().decode("latin-1")
+        request.version = self._parser.get_http_version()
+        self._check_head(request)
+
+    def on_body(self, body: bytes) -> None:
+        limits = self.limits
+        self._pieces.append(body)
+        self._size += len(body)
+        self._count += 1
+        self._held += len(body)
+        self.gate.bodies.bytes += len(body)
+        if self._size > limits.body_bytes:
+            raise self._body_too_large()
+        if self.gate.bodies.bytes > limits.bodies_bytes:
+            raise RequestError(
+                f"requests of more than {limits.bodies_bytes >> 20} MiB together wait for their answers",
+                status=503, code="too_many_bodies", details={"retry_after": 1},
+            )  # fmt: skip
+        if self._count > PIECES and self._size < self._count * SMALLEST_PIECE:
+            raise _invalid(f"a body in chunks of less than {SMALLEST_PIECE} bytes")
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        assert request
+        self._request = None
+        request.body = b"".join(self._pieces)
+        self._pieces = []
+        request.keep = self._parser.should_keep_alive()
+        request.upgrade = self._parser.should_upgrade()
+        self._waiting.append(request)
+        if len(self._waiting) > PIPELINED:
+            self.transport.pause_reading()
+        if not self._asked:
+            self._next()
+
+    def _check_head(self, request: Request) -> None:
+        limits = self.limits
+        if sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target) > limits.header_bytes:
+            raise self._head_too_large()
+        if request.version not in VERSIONS:
+            raise _invalid("only HTTP/1.1 and HTTP/1.0 are spoken")
+        hosts = 0
+        for name, value in request.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and value.lower() != b"chunked":
+                raise RequestError("only Transfer-Encoding: chunked is taken", status=501, code="unsupported_encoding")
+            elif name == b"content-encoding" and value.lower() != b"identity":
+                raise RequestError("compressed request bodies are not taken", status=415, code="unsupported_encoding")
+            elif name == b"content-length" and int(value) > limits.body_bytes:
+                raise self._body_too_large()
+            elif name == b"expect" and value.lower() == b"100-continue":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if hosts > 1 or (not hosts and request.version == "1.1"):
+            raise _invalid("it has no Host header, or several")
+        if self._full and request.target != b"/health":
+            raise RequestError(
+                f"{limits.connections} connections are open already",
+                status=503, code="too_many_connections", details={"retry_after": 1},
+            )  # fmt: skip
+
+    def _explained(self, error: Exception) -> RequestError:
+        if isinstance(error, httptools.HttpParserInvalidMethodError | httptools.HttpParserInvalidURLError):
+            return _invalid("its first line is none")
+        return _invalid(str(error).partition(":")[0])
+
+    def _head_too_large(self) -> RequestError:
+        message = f"the request's head is larger than {self.limits.header_bytes} bytes"
+        return RequestError(message, status=431, code="headers_too_large")
+
+    def _body_too_large(self) -> RequestError:
+        message = f"the request body is larger than {self.limits.body_bytes} bytes"
+        return RequestError(message, status=413, code="body_too_large")
+
+    # ── one request after another ───────────────────────────────────────────────────────────────────────────────────
+
+    def _next(self) -> None:
+        """Begin with the next request that waits."""
+        self._asked = self._waiting.popleft()
+        self._status = 0
+        work = self.gate.serve(self, self._asked)
+        if self._asked is not None:  # else it was answered at once
+            self._work = work
+
+    def _answered(self) -> None:
+        """The answer is whole: go on with the connection, or close it."""
+        asked, self._asked, self._work = self._asked, None, None
+        assert asked
+        self._release(len(asked.body))
+        self._last = self.loop.time()
+        if not self._keeps(asked):
+            self.transport.close()
+            return
+        self.transport.resume_reading()
+        if self._waiting and not self._until:
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._waiting and not self._asked and not self.transport.is_closing():
+            self._next()
+
+    def _keeps(self, request: Request) -> bool:
+        return request.keep and not self.gate.draining
+
+    def _end_work(self) -> None:
+        work, self._work, self._asked = self._work, None, None
+        if work:
+            work.gone()
+
+    def _forget_bodies(self) -> None:
+        self._release(self._held)
+
+    def _release(self, count: int) -> None:
+        self._held -= count
+        self.gate.bodies.bytes -= count
+
+    # ── answering ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def head(self, status: int, headers: Headers, length: int | None) -> None:
+        """Begin the answer; `length` None: not known before its end. Sent by `flush`, with what else there is."""
+        asked = self._asked
+        assert asked and not self._status
+        self._status = status
+        lines = [b"HTTP/1.1 %d %s" % (status, _phrase(status))]
+        lines += [name + b": " + value for name, value in headers]
+        self._chunked = False
+        if length is not None:
+            lines.append(b"content-length: %d" % length)
+        elif status not in BODILESS and asked.method != "HEAD":
+            self._chunked = asked.version == "1.1"
+            if self._chunked:
+                lines.append(b"transfer-encoding: chunked")
+            else:
+                asked.keep = False
+        if not self._keeps(asked):
+            lines.append(b"connection: close")
+        elif asked.version == "1.0":
+            lines.append(b"connection: keep-alive")
+        lines.append(b"\r\n")
+        self._out.append(b"\r\n".join(lines))
+
+    def data(self, data: bytes) -> None:
+        """More of its body."""
+        if self._chunked:
+            self._out.append(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._out.append(data)
+
+    def end(self) -> None:
+        """Its end, sent at once."""
+        if self._chunked:
+            self._out.append(b"0\r\n\r\n")
+        self.flush()
+        self._answered()
+
+    def flush(self) -> None:
+        """Send what there is."""
+        if self._out and not self.transport.is_closing():
+            self.transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+        self._out.clear()
+
+    def answer(self, status: int, kind: bytes, body: bytes, headers: Headers = ()) -> None:
+        """A whole answer of our own."""
+        asked = self._asked
+        assert asked
+        self.head(status, [(b"content-type", kind), (b"cache-control", b"no-store"), *headers], len(body))
+        if asked.method != "HEAD":
+            self.data(body)
+        self.end()
+
+    def json(self, value: Any, status: int = 200, headers: Headers = ()) -> None:
+        self.answer(status, b"application/json", json.dumps(value).encode(), headers)
+
+    def error(self, error: RequestError, shown: Callable[[RequestError], Any] = error_object) -> None:
+        """An error as the whole answer; one that comes after the answer began cuts the connection."""
+        if self._status:
+            self.cut()
+        else:
+            self.json(shown(error), error.status, error_headers(error))
+
+    def cut(self) -> None:
+        """End the connection: the answer is no whole, and its client sees that."""
+        self.flush()
+        self.transport.abort()
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer what cannot be read, where no answer has begun, then close once the client had time to read it."""
+        begun = bool(self._status and self._asked)
+        self._end_work()
+        self._forget_bodies()
+        self._waiting.clear()
+        self._request = None
+        self._until = self.loop.time() + LINGER
+        if self.transport.is_closing():
+            return
+        if not begun:
+            self.gate.refused(error.status)
+            self.transport.write(_whole(error))
+        self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    # ── becoming a pipe ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _upgraded(self, early: bytes) -> None:
+        """The bytes behind an upgrade are not HTTP: they wait for who takes them."""
+        self._early = early
+
+    def splice(self, take: Callable[[bytes], None]) -> None:
+        """From now on all bytes go to `take`, those that came already first; `pass_on` sends."""
+        self._splice = take
+        if self._early:
+            take(self._early)
+
+    def pass_on(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    # ── a slow reader ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pause_writing(self) -> None:
+        self._stuck = self.loop.time()
+        if self.transport.get_write_buffer_size() > self.limits.write_buffer:
+            self.transport.abort()
+        elif self._work:
+            self._work.pause()
+
+    def resume_writing(self) -> None:
+        self._stuck = 0.0
+        if self._work:
+            self._work.resume()
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return http.HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b"Unknown"
+
+
+def _whole(error: RequestError) -> bytes:
+    """A whole response that ends the connection."""
+    body = json.dumps(error_object(error)).encode()
+    lines = [
+        b"HTTP/1.1 %d %s" % (error.status, _phrase(error.status)),
+        b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        b"connection: close",
+        *(name + b": " + value for name, value in error_headers(error)),
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def _invalid(what: str) -> RequestError:
+    return RequestError(f"the request is not valid HTTP: {what}", code="invalid_http")
+
+
+def _timed_out(message: str) -> RequestError:
+    return RequestError(message, status=408, code="request_timeout")

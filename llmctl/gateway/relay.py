@@ -1,0 +1,208 @@
+"""One request on its way: to a replica, its answer back to the client, and to another replica while nothing came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from llmctl.errors import LlmctlError, RequestError
+from llmctl.gateway.front import Front, Request
+from llmctl.gateway.shapes import Shape
+from llmctl.gateway.upstream import Headers, Pool, Upstream
+
+HOP = frozenset({
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade",
+})  # fmt: skip
+"""RFC 9110, section 7.6.1: of one connection only."""
+OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"origin", b"expect", b"cookie"}
+"""What a replica is not told: the keys of the gateway's clients, and what was checked here."""
+BUSY = (429, 502, 503, 504)
+"""Answers after which another replica may do better; the last one's is passed on."""
+
+
+class Way(Protocol):
+    """One replica that may answer. `body` is the request's, by the name that the replica knows."""
+
+    pool: Pool
+    head: bytes
+    """Its part of the request's head: Host, and the key that it wants."""
+
+    def body(self, request: Request) -> bytes: ...
+    def took(self) -> None:
+        """It has the request now."""
+
+    def began(self, status: int, seconds: float) -> None: ...
+    def ended(self, *, whole: bool, why: str = "") -> None:
+        """It has not any more; `why` a replica failed."""
+
+
+class Relay:
+    """What answers one request: a listener of its replica, and the work of its client's connection."""
+
+    def __init__(self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Any) -> None:
+        self.front, self.request, self.shape = front, request, shape
+        self._ways, self._done = ways, done
+        self._way: Way | None = None
+        self._next: Way | None = None
+        self._upstream: Upstream | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._sent = 0.0
+        self._fresh = False
+        self._status = 0
+        self._streams = self._over = False
+        self._why = "no replica is up"
+        self._dropped = False
+        self.first = b""
+        self.last = b""
+
+    def start(self) -> Relay:
+        self._next = next(self._ways, None)
+        self._try()
+        return self
+
+    # ── to a replica ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _try(self) -> None:
+        way, self._next = self._next, None
+        if way is None:
+            self._give_up()
+            return
+        self._way = way
+        way.took()
+        self._next = next(self._ways, None)
+        upstream = way.pool.take(self._loop.time())
+        if upstream:
+            self._fresh = False
+            self._send(way, upstream)
+        else:
+            self._connecting = self._loop.create_task(self._connect(way))
+
+    async def _connect(self, way: Way) -> None:
+        try:
+            upstream = await way.pool.fresh()
+        except LlmctlError as error:
+            self._connecting = None
+            self.failed(error.message)
+            return
+        self._connecting = None
+        if self._over:
+            upstream.cut()
+            return
+        self._fresh = True
+        self._send(way, upstream)
+
+    def _send(self, way: Way, upstream: Upstream) -> None:
+        self._upstream, self._sent = upstream, self._loop.time()
+        request, body = self.request, way.body(self.request)
+        lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1", way.head]
+        lines += [name + b": " + value for name, value in request.headers if name not in OURS]
+        if body or request.method not in ("GET", "HEAD"):
+            lines.append(b"content-length: %d" % len(body))
+        lines += (b"", body)
+        upstream.send(b"\r\n".join(lines), self, bodiless=request.method == "HEAD")
+
+    def _give_up(self) -> None:
+        self._over = True
+        self._done(self, 503)
+        error = RequestError(self._why, status=503, code="unavailable", details={"retry_after": 2})
+        self.front.error(error, self.shape.error)
+
+    # ── its answer ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def began(self, status: int, headers: Headers, length: int | None) -> None:
+        assert self._way
+        self._way.began(status, self._loop.time() - self._sent)
+        if status in BUSY and self._next:
+            self._drop(f"it answers {status}", failure=False)
+            return
+        self._status = status
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        self._streams = kind.startswith((b"text/event-stream", b"application/x-ndjson"))
+        self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
+
+    def came(self, data: bytes) -> None:
+        if not self._status:
+            return
+        if not self.first:
+            self.first = data
+        self.last = data
+        self.front.data(data)
+
+    def flush(self) -> None:
+        if self._status:
+            self.front.flush()
+
+    def ended(self) -> None:
+        if self._dropped:
+            self._dropped = False
+            self._try()
+            return
+        self._over = True
+        self._left(whole=True)
+        self._done(self, self._status)
+        self.front.end()
+
+    def failed(self, why: str) -> None:
+        """The replica is gone. Before the first byte another one is asked; later the client is told."""
+        if self._over:
+            return
+        self._upstream = None
+        if not self._status:
+            if not self._fresh and self._way and self._connecting is None and self._sent:
+                again, self._sent = self._way, 0.0  # a kept connection that had been closed: no failure of the replica
+                self._connecting = self._loop.create_task(self._connect(again))
+                return
+            self._left(whole=False, why=why)
+            self._why = f"the replica failed: {why}"
+            self._try()
+            return
+        self._over = True
+        self._left(whole=False, why=why)
+        self._done(self, self._status)
+        if self._streams:
+            self.front.data(self.shape.broken(self.last, "the model's server failed in the middle of its answer"))
+            self.front.end()
+        else:
+            self.front.cut()
+
+    def _drop(self, why: str, *, failure: bool) -> None:
+        """Take no answer of this replica: ask the next."""
+        upstream, self._upstream = self._upstream, None
+        if upstream:
+            upstream.cut()
+        self._left(whole=not failure, why=why if failure else "")
+        self._why = f"the replica: {why}"
+        self._try()
+
+    def _left(self, *, whole: bool, why: str = "") -> None:
+        if self._way:
+            self._way.ended(whole=whole, why=why)
+            self._way = None
+
+    # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def gone(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._connecting:
+            self._connecting.cancel()
+        if self._upstream:
+            self._upstream.cut()
+        self._left(whole=True)
+        self._done(self, 499)
+
+    def pause(self) -> None:
+        if self._upstream:
+            self._upstream.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._upstream and not self._upstream.closed:
+            self._upstream.transport.resume_reading()
+
+
+def passed(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in headers if pair[0] not in HOP]
