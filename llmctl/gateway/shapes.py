@@ -8,28 +8,53 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmctl.errors import LlmctlError, RequestError
-from llmctl.runner.exchange import error_object
+from llmctl.runner import exchange
+from llmctl.runner.protocols import anthropic_answers, execute_answers, ollama_answers
 
 CODE = "engine_died"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One protocol. `error` is an error as a whole answer; `broken(last, why)` ends a stream whose last bytes were
-    `last`."""
+    """One protocol. `error` is an error as a whole answer; `broken` what a stream that broke still says, from the same
+    object: an event of its own, and the terminator."""
 
     error: Callable[[LlmctlError], Mapping[str, Any]]
-    broken: Callable[[bytes, str], bytes]
+    event: Callable[[Mapping[str, Any]], bytes]
+
+    def broken(self, last: bytes, why: str) -> bytes:
+        """What ends a stream whose last bytes were `last`."""
+        said = self.event(self.error(RequestError(why, status=500, code=CODE)))
+        gap = b"" if last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
+        return gap + said
 
 
-def _openai(last: bytes, why: str) -> bytes:
-    event = json.dumps(error_object(RequestError(why, status=500, code=CODE)))
-    return f"{_gap(last)}data: {event}\n\ndata: [DONE]\n\n".encode()
+def _data(said: Mapping[str, Any]) -> bytes:
+    return b"data: %b\n\n" % json.dumps(said).encode()
 
 
-def _gap(last: bytes) -> str:
-    """What ends an event that was cut."""
-    return "" if last.endswith(b"\n\n") else "\n" if last.endswith(b"\n") else "\n\n"
+OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\n\n")
+ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said))
+OLLAMA = Shape(ollama_answers.error_object, lambda said: json.dumps(said).encode() + b"\n")
+EXECUTE = Shape(
+    execute_answers.shown,
+    lambda said: _data({"type": "error", "code": "INFERENCE_FAILED", "message": said.get("message")}),
+)
+
+PASSED: Mapping[str, Shape] = {
+    **dict.fromkeys(
+        ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/systemone",
+         "/tokenize", "/detokenize"), OPENAI,
+    ),
+    **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), ANTHROPIC),
+    **dict.fromkeys(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"), OLLAMA),
+    **dict.fromkeys(("/execute", "/v1/jobs"), EXECUTE),
+}  # fmt: skip
+"""Paths of requests that a slot answers."""
 
 
-OPENAI = Shape(error_object, _openai)
+def of(path: str) -> Shape:
+    """The protocol of any path: how an error on it looks."""
+    if found := PASSED.get(path):
+        return found
+    return OLLAMA if path.startswith("/api/") else EXECUTE if path.startswith("/v1/jobs/") else OPENAI

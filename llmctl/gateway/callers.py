@@ -1,0 +1,136 @@
+"""The keys of the gateway's clients: random, kept as hashes, each with what it may do; revoked at once.
+
+`gateway/keys.json` in the state folder (0600). The key itself is shown once, when it is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from llmctl import paths
+from llmctl.domain import build
+from llmctl.errors import Refused, StateError, UnknownName, nearest
+from llmctl.files import locked, read_json, write_json
+from llmctl.gateway.limits import Allowed
+
+NAME = "keys.json"
+PREFIX = "llmctl-"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One key. `sha256` is of the key, `made` and `revoked` are epoch seconds."""
+
+    name: str
+    sha256: str
+    allowed: Allowed = Allowed()
+    made: float = 0.0
+    revoked: float | None = None
+
+    def may(self, handle: str) -> bool:
+        globs = self.allowed.handles
+        return not globs or any(fnmatch.fnmatchcase(handle, glob) for glob in globs)
+
+
+def read(home: Path) -> dict[str, Caller]:
+    """All keys by their hash; StateError for a file that makes no sense."""
+    file = _path(home)
+    data = read_json(file)
+    if data is None:
+        return {}
+    try:
+        if data["version"] != VERSION:
+            raise ValueError(f"version {data['version']!r}")
+        found = [build(Caller, {**row, "allowed": build(Allowed, row["allowed"])}) for row in data["keys"]]
+        return {one.sha256: one for one in found}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(f"{file} holds no keys: {error!r}", hint=f"ls -l {file}*") from None
+
+
+def add(home: Path, name: str, allowed: Allowed) -> str:
+    """Make a key; the only time that it is seen. Refused where the name is taken."""
+    paths.check_name(name, "key")
+    with locked(_path(home).with_suffix(".lock")):
+        known = read(home)
+        if any(one.name == name and one.revoked is None for one in known.values()):
+            raise Refused(f"there is a key {name} already", hint=f"llmctl gateway keys revoke {name}")
+        key = PREFIX + secrets.token_urlsafe(32)
+        made = Caller(name, digest(key), allowed, time.time())
+        _write(home, [*known.values(), made])
+    return key
+
+
+def revoke(home: Path, name: str) -> Caller:
+    """End a key; UnknownName where there is none."""
+    with locked(_path(home).with_suffix(".lock")):
+        known = read(home)
+        found = next((one for one in known.values() if one.name == name and one.revoked is None), None)
+        if found is None:
+            names = [one.name for one in known.values() if one.revoked is None]
+            close = nearest(name, names)
+            hint = f"did you mean {close!r}?" if close else f"keys: {', '.join(names) or 'none'}"
+            raise UnknownName(f"there is no key {name[:140]!r}", hint=hint)
+        ended = replace(found, revoked=time.time())
+        _write(home, [ended if one is found else one for one in known.values()])
+    return ended
+
+
+def digest(key: str | bytes) -> str:
+    """A key is random, so that one round of a fast hash keeps it."""
+    return hashlib.sha256(key.encode() if isinstance(key, str) else key).hexdigest()
+
+
+def _path(home: Path) -> Path:
+    folder = home / "gateway"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / NAME
+
+
+def _write(home: Path, keys: Iterable[Caller]) -> None:
+    rows = [asdict(one) for one in keys]
+    write_json(_path(home), {"version": VERSION, "keys": rows})
+
+
+@dataclass
+class Callers:
+    """The keys as they are now: looked at again when their file has changed."""
+
+    home: Path
+    known: Mapping[str, Caller] = field(default_factory=dict)
+    error: str = ""
+    _stamp: tuple[int, int] | None = None
+
+    def fresh(self) -> None:
+        """Read what has changed; keys that cannot be read leave those that were known."""
+        stamp = None
+        with contextlib.suppress(OSError):
+            found = (self.home / "gateway" / NAME).stat()
+            stamp = (found.st_mtime_ns, found.st_ino)
+        if stamp == self._stamp:
+            return
+        try:
+            self.known, self.error = read(self.home), ""
+        except StateError as error:
+            self.error = error.message
+        self._stamp = stamp
+
+    def of(self, sent: Iterable[bytes]) -> Caller | None:
+        """Whose key is among those that a request presents; a revoked one counts as found."""
+        for key in sent:
+            if found := self.known.get(digest(key)):
+                return found
+        return None
+
+
+def shown(caller: Caller) -> dict[str, Any]:
+    """A row of `gateway keys list`."""
+    return {"name": caller.name, "made": caller.made, "revoked": caller.revoked, **asdict(caller.allowed)}

@@ -1,0 +1,132 @@
+"""What a request meets: who may come in, what the gateway answers itself, and who is asked for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llmctl.domain import Limits
+from llmctl.errors import LlmctlError, RequestError, UnknownName
+from llmctl.gateway import asked as asking
+from llmctl.gateway import balance, shapes
+from llmctl.gateway.asked import Asked
+from llmctl.gateway.callers import Caller, Callers
+from llmctl.gateway.front import Front, Request, Work
+from llmctl.gateway.limits import Meter
+from llmctl.gateway.registry import Handle, Registry
+from llmctl.gateway.relay import Relay
+from llmctl.gateway.replicas import Replicas
+from llmctl.runner.auth import Auth
+from llmctl.runner.intake import Bodies
+
+Own = Callable[[Front, Request], None]
+
+
+class Gate:
+    """All that the connections of one gateway share. `own` are the routes that it answers itself, by path."""
+
+    def __init__(
+        self, limits: Limits, auth: Auth, keyless: bool, callers: Callers, replicas: Replicas, own: dict[str, Own],
+        refused: Callable[[int], None], log: Callable[..., None],
+    ) -> None:  # fmt: skip
+        self.limits, self.auth, self.keyless, self.callers = limits, auth, keyless, callers
+        self.replicas, self.own, self.refused, self.log = replicas, own, refused, log
+        self.bodies = Bodies()
+        self.connections: set[Front] = set()
+        self.draining = False
+        self.registry = Registry()
+        self.meters: dict[str, Meter] = {}
+
+    def serve(self, front: Front, request: Request) -> Work | None:
+        path = request.path
+        shape = shapes.of(path)
+        try:
+            caller = None
+            self.auth.check_source(request.scope())
+            if path != "/health":
+                caller = self._caller(request)
+            if own := self._own(path):
+                _method(request, "GET", "HEAD")
+                own(front, request)
+                return None
+            if path not in shapes.PASSED and not path.startswith("/v1/jobs/"):
+                raise RequestError("there is no such route", status=404, code="not_found")
+            return self._pass(front, request, caller, shape)
+        except RequestError as error:
+            front.error(error, shape.error)
+        except UnknownName as error:
+            unknown = RequestError(error.message, status=404, code="model_not_found", param="model")
+            unknown.hint = error.hint
+            front.error(unknown, shape.error)
+        except LlmctlError as error:
+            front.error(RequestError(error.message, status=500, code=error.code), shape.error)
+        return None
+
+    def _own(self, path: str) -> Own | None:
+        found = self.own.get(path)
+        return found or (self.own["/v1/models/"] if path.startswith("/v1/models/") else None)
+
+    def _caller(self, request: Request) -> Caller | None:
+        """Whose request it is; None: anybody's, where no key is needed."""
+        found = self.callers.of(_presented(request))
+        if found and found.revoked is not None:
+            raise RequestError(f"the key {found.name} was revoked", status=401, code="invalid_api_key")
+        if found is None and not self.keyless:
+            self.auth.require("client", request.scope())
+        return found
+
+    def _pass(self, front: Front, request: Request, caller: Caller | None, shape: shapes.Shape) -> Work:
+        asked = None
+        if request.path in shapes.PASSED:
+            _method(request, "POST")
+            asked = asking.read(request.body)
+        handle = self.registry.find(asked.model if asked else None)
+        if caller and not caller.may(handle.name):
+            raise RequestError(f"this key may not ask {handle.name}", status=403, code="forbidden", param="model")
+        chain = [one for one in self.registry.chain(handle) if not caller or caller.may(one.name)]
+        done = self._counted(caller, handle, asked)
+        return Relay(front, request, self.replicas.ways(chain, asked), shape, done).start()
+
+    def _counted(self, caller: Caller | None, handle: Handle, asked: Asked | None) -> Callable[[Relay, int], None]:
+        """Count a request that begins; what is to be called at its end."""
+        began = time.monotonic()
+        weight = balance.weight(asked.text, asked.tokens) if asked else 1
+        meter = self.meters.setdefault(caller.name, Meter()) if caller else None
+        if caller and meter:
+            meter.enter(caller.allowed, weight, began, datetime.date.today())
+
+        def done(relay: Relay, status: int) -> None:
+            now = time.monotonic()
+            if caller and meter:
+                meter.leave(caller.allowed, weight, weight, now, datetime.date.today())
+            self.log(handle=handle.name, key=caller.name if caller else None, status=status, seconds=now - began)
+
+        return done
+
+
+def _presented(request: Request) -> Iterator[bytes]:
+    for name, value in request.headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            yield value[7:].strip()
+        elif name == b"x-api-key":
+            yield value.strip()
+
+
+def _method(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        allowed = ", ".join(methods)
+        message = f"this route takes {allowed}"
+        raise RequestError(message, status=405, code="method_not_allowed", details={"allow": allowed})
+
+
+async def ticking(gate: Gate, every: float = 0.5) -> Any:
+    """Look at all connections' clocks, for as long as it is not cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(every)
+        now = loop.time()
+        for front in list(gate.connections):
+            front.tick(now)

@@ -1,0 +1,114 @@
+"""The replicas behind all handles: their connections, what they have to do, and whether they may be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmctl.gateway import balance
+from llmctl.gateway.asked import Asked
+from llmctl.gateway.balance import Load
+from llmctl.gateway.front import Request
+from llmctl.gateway.registry import Handle, Registry, Replica
+from llmctl.gateway.standing import Standing
+from llmctl.gateway.upstream import Pool
+
+
+@dataclass
+class Live:
+    """One replica as the gateway sees it now. `head` is its part of a request's head: Host, and its key."""
+
+    replica: Replica
+    pool: Pool
+    head: bytes
+    load: Load
+    standing: Standing = Standing()
+
+
+@dataclass
+class Way:
+    """A replica that may answer one request (relay.Way); `weight` are the tokens that it is taken for."""
+
+    live: Live
+    handle: Handle
+    asked: Asked | None
+    weight: int
+    chain: Sequence[int]
+    now: Callable[[], float]
+
+    @property
+    def pool(self) -> Pool:
+        return self.live.pool
+
+    @property
+    def head(self) -> bytes:
+        return self.live.head
+
+    def body(self, request: Request) -> bytes:
+        """The request's, by the name that this replica knows: its own where another handle's would be unknown."""
+        asked = self.asked
+        if asked is None or asked.span is None or asked.model == self.handle.name:
+            return request.body
+        return asked.named(self.handle.name)
+
+    def took(self) -> None:
+        self.live.load.took(self.weight, self.chain)
+
+    def began(self, status: int, seconds: float) -> None:
+        self.live.standing = self.live.standing.answered()
+
+    def ended(self, *, whole: bool, why: str = "") -> None:
+        self.live.load.gave(self.weight)
+        if not whole:
+            self.live.standing = self.live.standing.failed(self.now(), why)
+
+
+class Replicas:
+    """All of them, by HOST:PORT; `made` makes the Live of a replica."""
+
+    def __init__(self, made: Callable[[Replica], Live], now: Callable[[], float]) -> None:
+        self._made, self._now = made, now
+        self.live: dict[str, Live] = {}
+
+    def follow(self, registry: Registry) -> None:
+        """Have those of the registry, and close the others' connections; what is under way goes on."""
+        wanted = {replica.where: replica for handle in registry.handles.values() for replica in handle.replicas}
+        for where in [where for where in self.live if where not in wanted]:
+            self.live.pop(where).pool.close()
+        for where, replica in wanted.items():
+            before = self.live.get(where)
+            if before is None or (before.replica.address, before.replica.model) != (replica.address, replica.model):
+                if before:
+                    before.pool.close()
+                self.live[where] = self._made(replica)
+
+    def ways(self, handles: Iterable[Handle], asked: Asked | None) -> Iterator[Way]:
+        """Who may answer, in their order: the handle's own replicas, best first, then those of its fallbacks. Those
+        that rest come last, in the hope that they are back."""
+        text = asked.text if asked else ""
+        weight, chain = balance.weight(text, asked.tokens if asked else 1), balance.chain(text)
+        resting: list[Way] = []
+        seen: set[str] = set()
+        for handle in handles:
+            lives = {r.where: self.live[r.where] for r in handle.replicas if r.where in self.live}
+            for load in balance.ordered([live.load for live in lives.values()], chain):
+                if load.key in seen:
+                    continue
+                seen.add(load.key)
+                way = Way(lives[load.key], handle, asked, weight, chain, self._now)
+                if way.live.standing.resting:
+                    resting.append(way)
+                else:
+                    yield way
+        yield from resting
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `gateway status` shows of each."""
+        return [
+            {
+                "where": where, "model": live.replica.model, "warm": live.load.warm, "requests": live.load.requests,
+                "tokens": live.load.tokens, "resting": live.standing.resting, "why": live.standing.why or None,
+            }
+            for where, live in self.live.items()
+        ]  # fmt: skip
