@@ -86,8 +86,35 @@ CACHE_BITS = (8, 4)
 
 
 @dataclass(frozen=True)
+class HandleEntry:
+    """A public name of a slot, and what it promises. Slots with one name are replicas, and must name one `group`.
+
+    `fallbacks` are handles that answer when this one cannot; `context` and `max_output` are tokens that clients may
+    count on; `keep_alive` seconds that an on-demand model stays after its last request; `price` is of a million tokens
+    (prompt, completion). `technique`, `tier`, `intent` and `tags` are words of the operator's.
+    """
+
+    name: str
+    technique: str | None = None
+    tier: str | None = None
+    intent: str | None = None
+    context: int | None = None
+    max_output: int | None = None
+    fallbacks: tuple[str, ...] = ()
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    keep_alive: float | None = None
+    price: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class ProfileSlot(Tuning):
-    """What a profile wants on one port; None everywhere means "as llmctl would choose"."""
+    """What a profile wants on one port; None everywhere means "as llmctl would choose".
+
+    `handle` is short for an entry of `handles` that says its name alone. `on_demand`: the gateway loads it at its first
+    request, and may unload it to make room for others, unless it is `pinned`; of slots with one `exclusive` name only
+    one is loaded at a time on a host.
+    """
 
     port: int | Literal["auto"]
     model: str
@@ -100,6 +127,14 @@ class ProfileSlot(Tuning):
     handle: str | None = None
     idle_unload: float | None = None
     order: str = "auto"
+    handles: tuple[HandleEntry, ...] = ()
+    on_demand: bool = False
+    pinned: bool = False
+    exclusive: str | None = None
+
+    def named(self) -> tuple[HandleEntry, ...]:
+        """All its handles."""
+        return (*((HandleEntry(self.handle),) if self.handle else ()), *self.handles)
 
 
 @dataclass(frozen=True)
@@ -281,12 +316,47 @@ def _slot(table: Table, config: Config, catalog: Catalog) -> ProfileSlot:
         handle=handle,
         idle_unload=table.seconds("idle_unload"),
         order=table.one_of("order", ORDERS, "auto"),
+        handles=_handles(table, handle),
+        on_demand=table.flag("on_demand"),
+        pinned=table.flag("pinned"),
+        exclusive=table.text("exclusive"),
         draft=_draft(table, catalog),
         adapters=_adapters(table),
         cache_bits=_cache_bits(table),
         cache_bytes=table.size("cache_bytes"),
         spread=_spread(table, config),
     )
+
+
+def _handles(table: Table, short: str | None) -> tuple[HandleEntry, ...]:
+    found: list[HandleEntry] = []
+    for entry in table.tables("handles"):
+        entry.only(*HandleEntry.__dataclass_fields__)
+        name = entry.text("name")
+        if name is None:
+            raise entry.mistake(None, "a handle needs a name")
+        _named(entry, "name", name, "handle")
+        if name in (short, *(one.name for one in found)):
+            raise entry.mistake("name", f"the slot has the handle {name} already")
+        for other in entry.texts("fallbacks"):
+            _named(entry, "fallbacks", other, "handle")
+        found.append(
+            HandleEntry(
+                name,
+                **{key: entry.text(key) for key in ("technique", "tier", "intent", "group")},
+                **{key: entry.integer(key) for key in ("context", "max_output")},
+                **{key: entry.texts(key) for key in ("fallbacks", "tags")},
+                keep_alive=entry.seconds("keep_alive"),
+                price=_price(entry),
+            )
+        )
+    return tuple(found)
+
+
+def _price(entry: Table) -> tuple[float, float]:
+    price = entry.table("price")
+    price.only("prompt", "completion")
+    return float(price.number("prompt", 0.0)), float(price.number("completion", 0.0))
 
 
 def _draft(table: Table, catalog: Catalog) -> str | None:

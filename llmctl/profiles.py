@@ -98,7 +98,7 @@ def _step(port: int, slot: ProfileSlot, now: Now | None) -> Step:
         ("context", spec.engine.context, slot.context),
         ("parallel", spec.engine.parallel, slot.parallel),
         ("idle_unload", spec.idle_unload, slot.idle_unload),
-        ("handle", None, slot.handle if slot.handle not in spec.names else None),
+        ("handles", None, ", ".join(one.name for one in slot.named() if one.name not in spec.names) or None),
     )
     wanted_tuning = slot.tuning()
     differs = tuple(f"{key} {is_} → {wanted}" for key, is_, wanted in pairs if wanted is not None and is_ != wanted)
@@ -144,10 +144,19 @@ def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
 
 
 def slot_toml(slot: ProfileSlot) -> str:
-    """One `[[slots]]` table."""
-    values = {key: value for key, value in asdict(slot).items() if key not in slot.tuning()} | slot.tuning()
-    said = {key: value for key, value in values.items() if value not in (None, "auto", ())}
-    return "[[slots]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+    """One `[[slots]]` table, with those of its handles."""
+    values = {key: value for key, value in asdict(slot).items() if key not in (*slot.tuning(), "handles")}
+    texts = [_table("slots", values | slot.tuning())]
+    for entry in slot.handles:
+        prompt, completion = entry.price
+        price = f"price = {{prompt = {prompt:g}, completion = {completion:g}}}\n" if entry.price != (0.0, 0.0) else ""
+        texts.append(_table("slots.handles", {**asdict(entry), "price": None}) + price)
+    return "\n".join(texts)
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    said = {key: value for key, value in values.items() if value not in (None, "auto", ()) and value is not False}
+    return f"[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
 
 
 def with_slots(profile: Profile, host: str, slots: Iterable[ProfileSlot]) -> str | None:

@@ -44,7 +44,7 @@ class Wish(Tuning):
 
 def profile_slot(catalog: Catalog, host: Host, slot: ProfileSlot) -> SlotSpec:
     """The complete spec of a profile's slot."""
-    names = (slot.handle,) if slot.handle else ()
+    names = tuple(entry.name for entry in slot.named())
     wish = Wish(
         slot.model, slot.engine, slot.quantization, slot.context, slot.parallel, slot.idle_unload, names,
         **slot.tuning(),
