@@ -223,7 +223,10 @@ class Front(asyncio.Protocol):
 
     def _check_head(self, request: Request) -> None:
         limits = self.limits
-        if sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target) > limits.header_bytes:
+        if (
+            sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
+            > limits.header_bytes
+        ):
             raise self._head_too_large()
         if request.version not in VERSIONS:
             raise _invalid("only HTTP/1.1 and HTTP/1.0 are spoken")

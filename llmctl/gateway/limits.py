@@ -55,7 +55,9 @@ class Meter:
             raise _refused(f"this key may have {allowed.parallel} requests at once", 1.0, "too_many_requests")
         if allowed.quota is not None and self.spent >= allowed.quota:
             left = seconds_left(allowed.per, today)
-            raise _refused(f"this key has used its {allowed.quota:,} tokens of the {allowed.per}", left, "quota_exceeded")
+            raise _refused(
+                f"this key has used its {allowed.quota:,} tokens of the {allowed.per}", left, "quota_exceeded"
+            )
         wanted = {"requests": (allowed.requests, 1.0), "tokens": (allowed.tokens, float(weight))}
         for name, (size, count) in wanted.items():
             if size is not None and (wait := self._bucket(name, size, now).wait(count, now)) > 0:

@@ -106,7 +106,9 @@ class Registry:
 def from_dict(data: Mapping[str, Any]) -> Registry:
     """From JSON; StateError names what makes no sense."""
     if data.get("version") != VERSION:
-        raise StateError(f"it has version {data.get('version')!r}, this llmctl reads {VERSION}", hint="llmctl handles sync")
+        raise StateError(
+            f"it has version {data.get('version')!r}, this llmctl reads {VERSION}", hint="llmctl handles sync"
+        )
     try:
         handles = [_handle(row) for row in data["handles"]]
         default = data.get("default")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import uvicorn
@@ -42,36 +42,26 @@ def bind(address: str, port: int) -> socket.socket:
     return sock
 
 
-class Listener:
-    """Accepts on a socket that stays open when accepting stops: later connections wait in its backlog."""
+class Accepting:
+    """Accepts on a socket that stays open when accepting stops: later connections wait in its backlog.
+
+    `made` makes the protocol of a connection, which is among `connections` until it ends, and closes by `shutdown()`
+    once nothing is under way; while `drain` says so, answers tell their clients to close.
+    """
 
     def __init__(
-        self, sock: socket.socket, app: App, limits: Limits, refused: Callable[[int], None] = lambda status: None
+        self, sock: socket.socket, made: Callable[[], asyncio.Protocol], connections: Collection[Any], drain: Drain
     ) -> None:
-        self.sock, self.limits = sock, limits
-        self.drain_flag = Drain()
-        self.state = ServerState()
-        protocol = make_protocol(limits, self.drain_flag, refused)
-        self.config = uvicorn.Config(
-            app, http=protocol, ws=WebSocketEdge,
-            proxy_headers=False, lifespan="off", log_config=None, access_log=False, server_header=False,
-            timeout_keep_alive=int(limits.keep_alive),
-        )  # fmt: skip
-        self.config.load()
+        self.sock, self.connections, self.drain_flag = sock, connections, drain
+        self._made = made
         self._server: asyncio.Server | None = None
 
     async def accept(self) -> None:
         """Start accepting, on a duplicate of the socket."""
         duplicate = self.sock.dup()
         duplicate.setblocking(False)
-
-        protocol_class: Any = self.config.http_protocol_class
-
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = protocol_class(config=self.config, server_state=self.state, app_state={})
-            return made
-
-        self._server = await asyncio.get_running_loop().create_server(protocol, sock=duplicate, backlog=BACKLOG)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._made, sock=duplicate, backlog=BACKLOG)
 
     async def drain(self, seconds: float) -> int:
         """Stop accepting and wait until every connection has ended; how many are left after `seconds`.
@@ -82,10 +72,10 @@ class Listener:
         self.drain_flag.draining = True
         await self._stop_accepting()
         await self._until_quiet(min(IDLE_GRACE, seconds))
-        for connection in list(self.state.connections):
+        for connection in list(self.connections):
             connection.shutdown()
         await self._until_quiet(seconds - IDLE_GRACE)
-        return len(self.state.connections)
+        return len(self.connections)
 
     async def _stop_accepting(self) -> None:
         """A connection that was accepted a moment ago becomes one of `connections` first: before Python 3.12 a server
@@ -99,10 +89,32 @@ class Listener:
 
     async def _until_quiet(self, seconds: float) -> None:
         end = asyncio.get_running_loop().time() + seconds
-        while self.state.connections and asyncio.get_running_loop().time() < end:
+        while self.connections and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.02)
 
     async def resume(self) -> None:
         """Accept again after a drain that did not end in an upgrade."""
         self.drain_flag.draining = False
         await self.accept()
+
+
+class Listener(Accepting):
+    """The same with uvicorn's protocol, for an ASGI application."""
+
+    def __init__(
+        self, sock: socket.socket, app: App, limits: Limits, refused: Callable[[int], None] = lambda status: None
+    ) -> None:
+        self.limits, self.state, drain = limits, ServerState(), Drain()
+        self.config = config = uvicorn.Config(
+            app, http=make_protocol(limits, drain, refused), ws=WebSocketEdge,
+            proxy_headers=False, lifespan="off", log_config=None, access_log=False, server_header=False,
+            timeout_keep_alive=int(limits.keep_alive),
+        )  # fmt: skip
+        config.load()
+        protocol: Any = config.http_protocol_class
+
+        def made() -> asyncio.Protocol:
+            one: asyncio.Protocol = protocol(config=config, server_state=self.state, app_state={})
+            return one
+
+        super().__init__(sock, made, self.state.connections, drain)

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl import __version__, backends, events, keys
+from llmctl import backends, keys
 from llmctl.domain import SlotSpec
-from llmctl.errors import LlmctlError, Refused
+from llmctl.errors import LlmctlError
 from llmctl.files import take_lock
 from llmctl.processes import ProcessId
 from llmctl.runner import handover, spare
@@ -29,29 +27,26 @@ from llmctl.runner.announce import announce
 from llmctl.runner.app import make_app
 from llmctl.runner.auth import Auth
 from llmctl.runner.bring_up import Effects
-from llmctl.runner.control_server import serve_control
-from llmctl.runner.engine_log import EngineLog
+from llmctl.runner.control_server import Verb
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.listener import Listener, bind
 from llmctl.runner.metrics import Metrics
-from llmctl.runner.notify import READY, STOPPING, notify
+from llmctl.runner.notify import READY, notify
+from llmctl.runner.port_server import PortServer
 from llmctl.runner.read_ahead import reading_ahead
 from llmctl.runner.server_verbs import verbs
 from llmctl.runner.slot import Slot
 from llmctl.runner.spare import Spare
 from llmctl.slots.admission import NEW_FIRST, Ledger
 from llmctl.slots.callback import Callback
-from llmctl.slots.launch import server_argv
 from llmctl.slots.state import Launch, SlotFolder
 
 
-class Server:
-    """Everything of one port, wired: listener, slot, control socket, log, metrics."""
+class Server(PortServer):
+    """A slot server, wired: listener, slot, log, metrics."""
 
     def __init__(self, folder: SlotFolder, *, lock: int, sock: socket.socket, keep: bool) -> None:
-        self.folder, self.lock = folder, lock
-        self.launch = folder.read_desired().launch
-        self.log = EngineLog(folder.log, echo=not keep)
+        super().__init__(folder, lock=lock, sock=sock, keep=keep)
         self.metrics = Metrics(self.launch.backend)
         self.ledger = Ledger(folder.home)
         self.backend = backends.get(self.launch.backend)
@@ -64,8 +59,6 @@ class Server:
         auth = Auth(self.launch.bind, keys.read(folder.home), require_key=self.launch.require_key)
         app = make_app(self.slot.traffic, auth, self.metrics)
         self.listener = Listener(sock, app, self.launch.limits, self.metrics.refused)
-        self.stopping = asyncio.Event()
-        self._control: asyncio.Server | None = None
 
     # ── effects of the slot ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,93 +90,38 @@ class Server:
     def ahead(self, spec: SlotSpec) -> AbstractContextManager[None]:
         return reading_ahead(spec.engine)
 
-    def note(self, message: str) -> None:
-        self.log.line("slot", message)
-
-    def happened(self, kind: str, **said: Any) -> None:
-        if not events.note(self.folder.home, kind, port=self.folder.port, **said):
-            self.note(f"the event {kind} could not be written")
-
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self) -> None:
-        """Answer on the control socket and the port, then bring up what is desired."""
-        self._control = await serve_control(self.folder.control, verbs(self))
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
-        await self.listener.accept()
+    def verbs(self) -> Mapping[str, Verb]:
+        return verbs(self)
+
+    def begin(self) -> None:
         record = self.slot.record
         record.note(replace(record.actual, server=asdict(ProcessId.of(os.getpid()))))
         self.slot.start()
-        self.note(f"llmctl {__version__} serves port {self.folder.port} on {self.launch.bind}")
 
-    async def run(self) -> None:
-        """Until SIGTERM, SIGINT or the stop verb; then drain and end the engine."""
-        await self.stopping.wait()
-        notify(STOPPING)
-        await self.listener.drain(self.launch.limits.drain)
+    async def end(self) -> None:
         await self.slot.close()
         await self.spare.close()
-        self.note("the slot server ends")
-        self.folder.control.unlink(missing_ok=True)
 
-    def stop(self, owner: str) -> None:
-        """End as SIGTERM would."""
-        self.note(f"stop by {owner}")
-        self.stopping.set()
+    def claim(self, verb: str, owner: str) -> None:
+        self.slot.operations.claim(verb, owner)
+
+    def release(self) -> None:
+        self.slot.operations.release()
+
+    async def part(self) -> None:
+        await self.slot.resting.end()
+        await self.spare.close()
+
+    def carried(self) -> dict[str, Any]:
+        return {"engine": self.slot.current.handover() if self.slot.current else None}
 
     async def announce(self, callback: str | None) -> None:
         """Tell the pool of a worker, where there is one, when the model is ready."""
         if callback:
             to, bind = Callback.from_json(callback), self.launch.bind
             await announce(to, bind, self.folder.port, self.slot.traffic, self.note)
-
-    # ── upgrade ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def reexec(self, python: str, code: str, owner: str) -> None:
-        """Prepare the exec of the llmctl in `code` by `python`, and do it a moment after the caller has its answer."""
-        image = handover.Image(python, code, tuple(server_argv(self.folder, None)))
-        async with self._quiet("upgrade", owner):
-            await image.check()
-            await self._drained()
-            await self.slot.resting.end()
-            await self.spare.close()
-        asyncio.get_running_loop().call_later(0.05, self._exec, image)
-
-    async def hand_over(self, to: str, owner: str) -> None:
-        """Give the listening socket to the slot server that waits at the socket `to`, and end."""
-        async with self._quiet("move", owner):
-            await self._drained()
-            handover.send(self.listener.sock, Path(to))
-        self.stop(owner)
-
-    @contextlib.asynccontextmanager
-    async def _quiet(self, verb: str, owner: str) -> AsyncIterator[None]:
-        """Claim the slot for good; when the block fails everything goes on as before."""
-        self.slot.operations.claim(verb, owner)
-        try:
-            yield
-        except (LlmctlError, OSError):
-            self.slot.operations.release()
-            await self.listener.resume()
-            raise
-
-    async def _drained(self) -> None:
-        if left := await self.listener.drain(self.launch.limits.drain):
-            raise Refused(
-                f"{left} answers still run after {self.launch.limits.drain:.0f} s; the old slot server goes on",
-                hint="try again when the slot is less busy",
-            )
-
-    def _exec(self, image: handover.Image) -> None:
-        sock = self.listener.sock.fileno()
-        state: dict[str, Any] = {"socket": sock, "lock": self.lock, "engine": None}
-        descriptors = [sock, self.lock]
-        if self.slot.current:
-            state["engine"] = self.slot.current.handover()
-        self.note(f"re-executes as {image.python} with {image.code}")
-        image.execute(state, descriptors)
 
 
 async def main_loop(args: argparse.Namespace) -> int:
