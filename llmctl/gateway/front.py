@@ -17,7 +17,7 @@ import httptools
 
 from llmctl.domain import Limits
 from llmctl.errors import RequestError
-from llmctl.runner.edge import LINGER, SPARE, bound_kernel_buffers
+from llmctl.runner.edge import LINGER, SPARE, Drain, bound_kernel_buffers
 from llmctl.runner.exchange import error_headers, error_object
 from llmctl.runner.intake import PIECES, SMALLEST_PIECE, Bodies
 
@@ -70,7 +70,7 @@ class Gate(Protocol):
     limits: Limits
     bodies: Bodies
     connections: set[Front]
-    draining: bool
+    drain: Drain
     refused: Callable[[int], None]
 
     def serve(self, front: Front, request: Request) -> Work | None: ...
@@ -291,7 +291,7 @@ class Front(asyncio.Protocol):
             self._next()
 
     def _keeps(self, request: Request) -> bool:
-        return request.keep and not self.gate.draining
+        return request.keep and not self.gate.drain.draining
 
     def _end_work(self) -> None:
         work, self._work, self._asked = self._work, None, None

@@ -20,6 +20,7 @@ from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
 from llmctl.runner.auth import Auth
+from llmctl.runner.edge import Drain
 from llmctl.runner.intake import Bodies
 
 Own = Callable[[Front, Request], None]
@@ -36,7 +37,7 @@ class Gate:
         self.replicas, self.own, self.refused, self.log = replicas, own, refused, log
         self.bodies = Bodies()
         self.connections: set[Front] = set()
-        self.draining = False
+        self.drain = Drain()
         self.registry = Registry()
         self.meters: dict[str, Meter] = {}
 

@@ -1,4 +1,4 @@
-"""Whether a replica may be asked: after failures it rests, twice as long each time, and a probe brings it back. Pure."""
+"""Whether a replica may be asked: after failures it rests, longer each time, and a probe brings it back. Pure."""
 
 from __future__ import annotations
 

@@ -43,24 +43,29 @@ class PortServer(ABC):
     def verbs(self) -> Mapping[str, Verb]:
         """Those of the control socket."""
 
+    @abstractmethod
     def begin(self) -> None:
         """The port accepts: bring up what stands behind it."""
 
+    @abstractmethod
     async def end(self) -> None:
         """The port is drained: end what stands behind it."""
 
+    @abstractmethod
     def claim(self, verb: str, owner: str) -> None:
         """Nothing else may begin from now on; Busy when something goes on."""
 
+    @abstractmethod
     def release(self) -> None:
         """It may again."""
 
+    @abstractmethod
     async def part(self) -> None:
         """End what does not go over to the next program image."""
 
+    @abstractmethod
     def carried(self) -> dict[str, Any]:
         """What goes over, beside the socket and the lock: {"engine": …}."""
-        return {}
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

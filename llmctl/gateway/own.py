@@ -1,0 +1,59 @@
+"""What the gateway answers itself: which handles there are, in each protocol's words, and how it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmctl import __version__
+from llmctl.errors import RequestError
+from llmctl.gateway.front import Front, Request
+from llmctl.gateway.gate import Gate, Own
+from llmctl.gateway.registry import Handle
+
+
+def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own]:
+    """Path → what answers it."""
+
+    def show_health(front: Front, request: Request) -> None:
+        found = health()
+        front.json(found, 200 if found["verdict"] != "down" else 503)
+
+    def ready(front: Front, request: Request) -> None:
+        found = health()
+        front.json({"ready": found["ready"], "state": found["state"]}, 200 if found["ready"] else 503)
+
+    def models(front: Front, request: Request) -> None:
+        front.json({"object": "list", "data": [_openai(one) for one in gate.registry.handles.values()]})
+
+    def model(front: Front, request: Request) -> None:
+        name = request.path.removeprefix("/v1/models/")
+        if name not in gate.registry.handles:
+            raise RequestError(f"there is no handle {name[:140]!r}", status=404, code="model_not_found", param="model")
+        front.json(_openai(gate.registry.handles[name]))
+
+    def tags(front: Front, request: Request) -> None:
+        front.json({"models": [_ollama(one) for one in gate.registry.handles.values()]})
+
+    def version(front: Front, request: Request) -> None:
+        front.json({"version": "0.6.4", "llmctl": __version__})
+
+    def here(front: Front, request: Request) -> None:
+        front.answer(200, b"text/plain; charset=utf-8", b"Ollama is running")
+
+    return {
+        "/": here, "/health": show_health, "/ready": ready, "/v1/ready": ready, "/v1/models": models,
+        "/v1/models/": model, "/api/tags": tags, "/api/ps": tags, "/api/version": version,
+    }  # fmt: skip
+
+
+def _openai(handle: Handle) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": handle.name, "object": "model", "created": 0, "owned_by": "llmctl"}
+    if handle.context:
+        found["context_length"] = handle.context
+    return found
+
+
+def _ollama(handle: Handle) -> dict[str, Any]:
+    return {"name": handle.name, "model": handle.name, "modified_at": "1970-01-01T00:00:00Z", "size": 0, "digest": "",
+            "details": {"family": "", "format": ""}}  # fmt: skip

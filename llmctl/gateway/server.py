@@ -1,0 +1,219 @@
+"""The gateway's server: owns its port like a slot's, follows the registry, and watches the replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llmctl import __version__, config, keys
+from llmctl.domain import READY, STARTING
+from llmctl.errors import LlmctlError, StateError
+from llmctl.fleet.opening import connect
+from llmctl.gateway import own, probing, registry
+from llmctl.gateway.balance import Load
+from llmctl.gateway.callers import Callers
+from llmctl.gateway.front import Front
+from llmctl.gateway.gate import Gate, ticking
+from llmctl.gateway.registry import Replica
+from llmctl.gateway.replicas import Live, Replicas
+from llmctl.gateway.upstream import Pool, Upstream
+from llmctl.keys import is_loopback
+from llmctl.processes import ProcessId, code
+from llmctl.runner.auth import Auth
+from llmctl.runner.control_server import Verb
+from llmctl.runner.listener import Accepting
+from llmctl.runner.port_server import PortServer
+from llmctl.slots.state import Actual, SlotFolder
+
+LOOK = 1.0
+"""Seconds between two looks at the files and the replicas."""
+
+
+class GatewayServer(PortServer):
+    """The gateway on one port."""
+
+    def __init__(self, folder: SlotFolder, *, lock: int, sock: socket.socket, keep: bool) -> None:
+        super().__init__(folder, lock=lock, sock=sock, keep=keep)
+        home, launch = folder.home, self.launch
+        auth = Auth(launch.bind, keys.read(home), require_key=launch.require_key, what="the gateway")
+        keyless = is_loopback(launch.bind) and not launch.require_key
+        self.error = ""  # of the registry as it lies there now
+        self.since = time.time()
+        self._stamp: tuple[int, int] | None = None
+        self._claimed: str | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._probes: dict[str, float] = {}
+        self._ways = Reached(home)
+        self.replicas = Replicas(self._ways.live, asyncio.get_running_loop().time)
+        self.gate = Gate(launch.limits, auth, keyless, Callers(home), self.replicas, {}, self._refused, self._log)
+        self.gate.own = own.routes(self.gate, self.health)
+        self.listener = Accepting(sock, lambda: Front(self.gate), self.gate.connections, self.gate.drain)
+
+    # ── what is behind the port ─────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self) -> None:
+        self.follow()
+        self.folder.write_actual(replace(Actual(READY, self.since), server=asdict(ProcessId.of(os.getpid()))))
+        self._tasks = [asyncio.ensure_future(ticking(self.gate)), asyncio.ensure_future(self._looking())]
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for live in self.replicas.live.values():
+            live.pool.close()
+        self._ways.close()
+
+    def claim(self, verb: str, owner: str) -> None:
+        self._claimed = verb
+
+    def release(self) -> None:
+        self._claimed = None
+
+    async def part(self) -> None:
+        await self.end()
+
+    def carried(self) -> dict[str, Any]:
+        return {}
+
+    def follow(self) -> None:
+        """Read the registry where it has changed; one that makes no sense leaves the one before, and is told."""
+        stamp = None
+        with contextlib.suppress(OSError):
+            found = registry.path(self.folder.home).stat()
+            stamp = (found.st_mtime_ns, found.st_ino)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            now = registry.read(self.folder.home)
+        except StateError as error:
+            self.error = error.message
+            self.note(f"the registry as before goes on: {error.message}")
+            return
+        self.error = ""
+        self.gate.registry = now
+        self.replicas.follow(now)
+        self.note(f"{len(now.handles)} handles over {len(self.replicas.live)} slots ({now.hash})")
+
+    async def _looking(self) -> None:
+        loop = asyncio.get_running_loop()
+        probes: dict[str, asyncio.Task[Any]] = {}
+        while True:
+            self.follow()
+            self.gate.callers.fresh()
+            for where, live in self.replicas.live.items():
+                before = probes.get(where)
+                last = self._probes.get(where, 0.0)
+                due = live.standing.due(loop.time()) if live.standing.resting else loop.time() - last > probing.EVERY
+                if due and (before is None or before.done()):
+                    self._probes[where] = loop.time()
+                    probes[where] = asyncio.ensure_future(probing.watch(live))
+            await asyncio.sleep(LOOK)
+
+    # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def health(self) -> dict[str, Any]:
+        """Of /health: never waits."""
+        up = sum(not live.standing.resting for live in self.replicas.live.values())
+        state = READY if up or not self.replicas.live else STARTING
+        verdict = "ok" if state == READY and not self.error else "degraded"
+        return {"verdict": verdict, "state": state, "status": "healthy", "ready": state == READY, "replicas": up}
+
+    def verbs(self) -> Mapping[str, Verb]:
+        async def ping(args: Any, owner: str, on_event: Any) -> Any:
+            return {
+                "version": __version__, "pid": os.getpid(), "code": code(), "service": self.launch.service,
+                "engine": None,
+            }  # fmt: skip
+
+        async def status(args: Any, owner: str, on_event: Any) -> Any:
+            return {
+                **self._row(), "handles": list(self.gate.registry.handles), "registry": self.gate.registry.hash,
+                "why": self.error or None, "replicas": self.replicas.rows(),
+            }  # fmt: skip
+
+        async def reexec(args: Any, owner: str, on_event: Any) -> Any:
+            import sys
+
+            await self.reexec(args.get("python") or sys.executable, args.get("code") or code(), owner)
+            return {"pid": os.getpid()}
+
+        async def hand_over(args: Any, owner: str, on_event: Any) -> Any:
+            await self.hand_over(args["to"], owner)
+            return {"pid": os.getpid()}
+
+        async def stop(args: Any, owner: str, on_event: Any) -> Any:
+            self.stop(owner)
+            return {"pid": os.getpid()}
+
+        return {verb.__name__: verb for verb in (ping, status, reexec, hand_over, stop)}
+
+    def _row(self) -> dict[str, Any]:
+        return {
+            "port": self.folder.port, "model": "gateway", "engine": "gateway", "state": self.health()["state"],
+            "runner_pid": os.getpid(), "since": self.since, "version": __version__, "operation": self._claimed,
+            "active": sum(live.load.requests for live in self.replicas.live.values()), "queued": 0,
+        }  # fmt: skip
+
+    def _refused(self, status: int) -> None: ...
+
+    def _log(self, **said: Any) -> None:
+        self.log.line("request", json.dumps(said))
+
+
+class Reached:
+    """How replicas are reached: directly, or through the ssh connection of their host."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._config: config.Config | None = None
+        self._transports: dict[str, Any] = {}
+
+    def live(self, replica: Replica) -> Live:
+        address = replica.address
+        host = (address or "127.0.0.1").rpartition(":")[0] or "127.0.0.1"
+        head = b"host: %s:%d" % (b"127.0.0.1" if address is None else host.encode(), replica.port)
+        if key := self._key(replica.host):
+            head += b"\r\nauthorization: Bearer " + key.encode()
+        return Live(replica, Pool(lambda made: self._connect(replica, made)), head, Load(replica.where))
+
+    async def _connect(self, replica: Replica, made: Any) -> tuple[Any, Upstream]:
+        loop = asyncio.get_running_loop()
+        if replica.address is not None:
+            host, _, port = replica.address.rpartition(":")
+            return await loop.create_connection(made, host.strip("[]"), int(port))
+        sock = await asyncio.to_thread(self._dial, replica)
+        return await loop.create_connection(made, sock=sock)
+
+    def _dial(self, replica: Replica) -> socket.socket:
+        transport = self._transports.get(replica.host)
+        if transport is None:
+            settings = self._settings()
+            folder = settings.get("config")
+            known = config.load(Path(folder)) if folder else config.Config()
+            transport = self._transports[replica.host] = connect(known.host(replica.host), known, self.home)
+        found: socket.socket = transport.dial("127.0.0.1", replica.port)
+        return found
+
+    def _settings(self) -> Mapping[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            found: Mapping[str, Any] = json.loads((self.home / "gateway" / "hosts.json").read_text(encoding="utf-8"))
+            return found
+        return {}
+
+    def _key(self, host: str) -> str | None:
+        found = self._settings().get("keys", {}).get(host)
+        return str(found) if found else None
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            with contextlib.suppress(LlmctlError, OSError):
+                transport.close()
