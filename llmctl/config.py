@@ -343,9 +343,14 @@ def _handles(table: Table, short: str | None) -> tuple[HandleEntry, ...]:
         found.append(
             HandleEntry(
                 name,
-                **{key: entry.text(key) for key in ("technique", "tier", "intent", "group")},
-                **{key: entry.integer(key) for key in ("context", "max_output")},
-                **{key: entry.texts(key) for key in ("fallbacks", "tags")},
+                technique=entry.text("technique"),
+                tier=entry.text("tier"),
+                intent=entry.text("intent"),
+                context=entry.integer("context"),
+                max_output=entry.integer("max_output"),
+                fallbacks=entry.texts("fallbacks"),
+                group=entry.text("group"),
+                tags=entry.texts("tags"),
                 keep_alive=entry.seconds("keep_alive"),
                 price=_price(entry),
             )

@@ -25,9 +25,11 @@ BUSY = (429, 502, 503, 504)
 class Way(Protocol):
     """One replica that may answer. `body` is the request's, by the name that the replica knows."""
 
-    pool: Pool
-    head: bytes
-    """Its part of the request's head: Host, and the key that it wants."""
+    @property
+    def pool(self) -> Pool: ...
+    @property
+    def head(self) -> bytes:
+        """Its part of the request's head: Host, and the key that it wants."""
 
     def body(self, request: Request) -> bytes: ...
     def took(self) -> None:
