@@ -17,6 +17,9 @@ ENGINES = ("llamacpp", "torch", "mlx", "openvino", "upstream", "scripted")
 FORMATS = ("safetensors", "gguf", "mlx", "server", "script")
 """`server` is a server that llmctl launches or is pointed at (engine `upstream`), `script` a scripted model."""
 
+GATEWAY = "gateway"
+"""As the engine of a slot: none, its port is the gateway."""
+
 NGRAM = "ngram"
 """As a draft: what the text itself said before, in place of a second model."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import backends, keys
-from llmctl.domain import SlotSpec
+from llmctl.domain import GATEWAY, SlotSpec
 from llmctl.errors import LlmctlError
 from llmctl.files import take_lock
 from llmctl.processes import ProcessId
@@ -137,13 +137,14 @@ async def main_loop(args: argparse.Namespace) -> int:
     handover.unblock()
     report(folder, args, {"ok": True, "pid": os.getpid()})
     notify(READY)
-    announcing = asyncio.ensure_future(server.announce(args.callback))
+    announcing = asyncio.ensure_future(server.announce(args.callback)) if isinstance(server, Server) else None
     await server.run()
-    announcing.cancel()
+    if announcing:
+        announcing.cancel()
     return 0
 
 
-async def set_up(folder: SlotFolder, args: argparse.Namespace, resumed: dict[str, Any] | None) -> Server:
+async def set_up(folder: SlotFolder, args: argparse.Namespace, resumed: dict[str, Any] | None) -> PortServer:
     """A started server. What keeps it from starting is raised before anything is changed."""
     folder.make()
     if resumed:
@@ -158,6 +159,13 @@ async def set_up(folder: SlotFolder, args: argparse.Namespace, resumed: dict[str
         sock = taken or bind(launch.bind, folder.port)
         if launch != desired.launch:
             folder.write_desired(replace(desired, launch=launch))
+    spec = folder.read_desired().spec
+    if spec and spec.engine.engine == GATEWAY and not args.foreground:
+        from llmctl.gateway.server import GatewayServer
+
+        gateway = GatewayServer(folder, lock=lock, sock=sock, keep=True)
+        await gateway.start()
+        return gateway
     server = Server(folder, lock=lock, sock=sock, keep=args.foreground is None)
     if resumed and resumed["engine"]:
         write_buffer = server.launch.limits.write_buffer

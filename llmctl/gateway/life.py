@@ -1,0 +1,51 @@
+"""The gateway as a slot: brought up under the host's service manager, taken down, and asked how it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llmctl.domain import GATEWAY, EngineSpec, SlotSpec
+from llmctl.errors import Refused, Unreachable
+from llmctl.slots import control, verbs
+from llmctl.slots.launch import ensure_server
+from llmctl.slots.state import Launch, SlotFolder
+
+PORT = 8090
+SPEC = SlotSpec(EngineSpec(GATEWAY, GATEWAY, "", "server"))
+
+
+def up(home: Path, port: int, launch: Launch) -> bool:
+    """A gateway serves `port` afterwards; whether it had to be started. Refused where a model has that port."""
+    folder = SlotFolder(home, port)
+    folder.make()
+    desired = folder.read_desired()
+    if desired.spec and desired.spec.engine.engine != GATEWAY:
+        raise Refused(
+            f"port {port} holds {desired.spec.model}", hint=f"--port PORT, or llmctl unload {port}", port=port
+        )
+    try:
+        control.call(folder.control, "ping", timeout=verbs.STATUS_TIMEOUT)
+    except Unreachable:
+        folder.write_desired(replace(desired, spec=SPEC, disabled=None))
+        ensure_server(home, port, launch)
+        return True
+    if desired.spec is None:
+        raise Refused(f"port {port} is a slot without a model", hint=f"--port PORT, or llmctl stop {port}", port=port)
+    return False
+
+
+def down(home: Path, port: int) -> None:
+    """End it, over reboots too; its registry and keys stay."""
+    folder = SlotFolder(home, port)
+    desired = folder.read_desired()
+    if desired.spec is None or desired.spec.engine.engine != GATEWAY:
+        raise Refused(f"port {port} has no gateway", hint="llmctl gateway status", port=port)
+    verbs.stop(home, port)
+    folder.write_desired(replace(desired, spec=None))
+
+
+def status(home: Path, port: int) -> dict[str, Any]:
+    """What it says of itself; Unreachable where none runs."""
+    return dict(control.call(SlotFolder(home, port).control, "status", timeout=verbs.STATUS_TIMEOUT))
