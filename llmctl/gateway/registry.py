@@ -26,13 +26,14 @@ CHAT, EMBEDDINGS = "openai-chat", "openai-embeddings"
 @dataclass(frozen=True)
 class Replica:
     """A slot that can answer for a handle. `address` is where the gateway's machine reaches it; None: through ssh, by
-    the host's entry in hosts.toml. `model` is the name that it knows itself by."""
+    the host's entry in hosts.toml. `model` and `names` are those that it knows itself by."""
 
     host: str
     port: int
     model: str
     engine: str = ""
     address: str | None = None
+    names: tuple[str, ...] = ()
     on_demand: bool = False
 
     @property

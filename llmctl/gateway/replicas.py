@@ -31,7 +31,6 @@ class Way:
     """A replica that may answer one request (relay.Way); `weight` are the tokens that it is taken for."""
 
     live: Live
-    handle: Handle
     asked: Asked | None
     weight: int
     chain: Sequence[int]
@@ -46,11 +45,11 @@ class Way:
         return self.live.head
 
     def body(self, request: Request) -> bytes:
-        """The request's, by the name that this replica knows: its own where another handle's would be unknown."""
-        asked = self.asked
-        if asked is None or asked.span is None or asked.model == self.handle.name:
+        """The request's, not a byte changed where this replica knows the model by the name in it."""
+        asked, replica = self.asked, self.live.replica
+        if asked is None or asked.span is None or asked.model in (replica.model, *replica.names):
             return request.body
-        return asked.named(self.handle.name)
+        return asked.named(replica.model)
 
     def took(self) -> None:
         self.live.load.took(self.weight, self.chain)
@@ -78,10 +77,12 @@ class Replicas:
             self.live.pop(where).pool.close()
         for where, replica in wanted.items():
             before = self.live.get(where)
-            if before is None or (before.replica.address, before.replica.model) != (replica.address, replica.model):
+            if before is None or before.replica.address != replica.address:
                 if before:
                     before.pool.close()
                 self.live[where] = self._made(replica)
+            else:
+                before.replica = replica
 
     def ways(self, handles: Iterable[Handle], asked: Asked | None) -> Iterator[Way]:
         """Who may answer, in their order: the handle's own replicas, best first, then those of its fallbacks. Those
@@ -96,7 +97,7 @@ class Replicas:
                 if load.key in seen:
                     continue
                 seen.add(load.key)
-                way = Way(lives[load.key], handle, asked, weight, chain, self._now)
+                way = Way(lives[load.key], asked, weight, chain, self._now)
                 if way.live.standing.resting:
                     resting.append(way)
                 else:
