@@ -1,0 +1,48 @@
+"""`llmctl handles`: the names that clients send, and what stands behind each."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from llmctl.cli.session import Session
+from llmctl.envelope import Answer
+
+app = typer.Typer(help="The names that clients send to the gateway.")
+Name = Annotated[str, typer.Argument(metavar="HANDLE")]
+
+
+@app.command("list")
+def list_(ctx: typer.Context) -> Answer:
+    """All handles, as the profiles and the slots have them now."""
+    from llmctl.cli import handles_work
+    from llmctl.cli.reach import Reach
+
+    with Reach(ctx.obj) as reach:
+        return handles_work.shown(*handles_work.derived(reach))
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name) -> Answer:
+    """One handle: its slots, its fallbacks, what it promises."""
+    from llmctl.cli import handles_work
+    from llmctl.cli.reach import Reach
+
+    with Reach(ctx.obj) as reach:
+        made, _, errors = handles_work.derived(reach)
+    handle = made.find(name)
+    chain = [one.name for one in made.chain(handle)]
+    return Answer({"handle": asdict(handle), "chain": chain}, 3 if errors else 0, tuple(errors))
+
+
+@app.command()
+def sync(ctx: typer.Context) -> Answer:
+    """Write what the gateway goes by: it takes that up within a second."""
+    from llmctl.cli import handles_work
+    from llmctl.cli.reach import Reach
+
+    session: Session = ctx.obj
+    with Reach(session) as reach:
+        return handles_work.shown(*handles_work.synced(reach))
