@@ -76,7 +76,7 @@ class Registry:
         """The handle called `name`; UnknownName with the nearest ones."""
         if name in (None, "", "default") and self.default:
             return self.handles[self.default]
-        found = self.handles.get(name or "")
+        found = self.handles.get(name or "") or self.handles.get((name or "").lower().replace(".", "-"))
         if found is None:
             close = nearest(name or "", self.handles)
             known = ", ".join(list(self.handles)[:8]) or "none; llmctl handles sync"
