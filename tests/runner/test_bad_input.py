@@ -16,8 +16,10 @@ import pytest
 from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
 from llmctl.slots.state import Launch
 from tests.conftest import RunningSlot
+from tests.gateway.conftest import Fronted, gateway, handle
 from tests.runner.fake_slot import Response, connect, post, raw
 
+__all__ = ["gateway"]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
 SOON = 5.0  # seconds; a refusal takes milliseconds
@@ -34,11 +36,15 @@ def unharmed(slot: RunningSlot) -> Iterator[None]:
     assert "Traceback" not in slot.log()
 
 
-@pytest.fixture
-def slot(scripted_slot: RunningSlot) -> Iterator[RunningSlot]:
-    """A running slot, unharmed by the test."""
-    with unharmed(scripted_slot):
-        yield scripted_slot
+@pytest.fixture(params=["slot", "gateway"])
+def slot(request: pytest.FixtureRequest, scripted_slot: RunningSlot) -> Iterator[RunningSlot]:
+    """A running slot, unharmed by the test; and the same through a gateway."""
+    found: Any = scripted_slot
+    if request.param == "gateway":
+        gateway = request.getfixturevalue("gateway")
+        found = Fronted(scripted_slot, gateway(handle("alpha", scripted_slot, names=("first",))))
+    with unharmed(found):
+        yield found
 
 
 def chat(**fields: Any) -> bytes:

@@ -1,0 +1,58 @@
+"""What the tests of the gateway share: a real one, over slots that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl.gateway import life, registry
+from llmctl.gateway.registry import Handle, Registry, Replica
+from llmctl.slots.state import Launch
+from tests.conftest import RunningSlot, eventually, free_port
+
+
+@dataclass
+class Fronted:
+    """A slot, asked through a gateway: `port` is the gateway's, all else the slot's."""
+
+    slot: RunningSlot
+    gateway: RunningSlot
+
+    @property
+    def port(self) -> int:
+        return self.gateway.port
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.slot, name)
+
+
+def handle(name: str, *slots: RunningSlot, model: str = "alpha", names: tuple[str, ...] = (), **fields: Any) -> Handle:
+    replicas = tuple(
+        Replica("here", slot.port, model, "scripted", f"127.0.0.1:{slot.port}", (name, *names)) for slot in slots
+    )
+    return Handle(name, replicas, **fields)
+
+
+Start = Callable[..., RunningSlot]
+
+
+@pytest.fixture
+def gateway(home: Path) -> Iterator[Start]:
+    """gateway(handle, …, launch=Launch(…)) → a running gateway with these handles, the first one the default."""
+    running: list[RunningSlot] = []
+
+    def start(*handles: Handle, launch: Launch | None = None) -> RunningSlot:
+        registry.write(home, Registry({one.name: one for one in handles}, handles[0].name if handles else None))
+        made = RunningSlot(home, free_port(), launch or Launch())
+        life.up(home, made.port, made.launch)
+        running.append(made)
+        eventually(lambda: life.status(home, made.port)["handles"] == [one.name for one in handles])
+        return made
+
+    yield start
+    for one in running:
+        one.kill()
