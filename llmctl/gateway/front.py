@@ -44,6 +44,11 @@ class Request:
         return next((value for key, value in self.headers if key == name), None)
 
     @property
+    def websocket(self) -> bool:
+        """Whether it asks to become a WebSocket."""
+        return self.upgrade and (self.header(b"upgrade") or b"").lower() == b"websocket"
+
+    @property
     def path(self) -> str:
         return self.target.partition(b"?")[0].decode("latin-1")
 
@@ -393,9 +398,14 @@ class Front(asyncio.Protocol):
 
     # ── becoming a pipe ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _upgraded(self, early: bytes) -> None:
-        """The bytes behind an upgrade are not HTTP: they wait for who takes them."""
-        self._early = early
+    def _upgraded(self, rest: bytes) -> None:
+        """The bytes behind a handshake wait for who takes them; behind an upgrade that nobody offers HTTP goes on."""
+        if self._asked and self._asked.websocket:
+            self._early = rest
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        if rest and not self._until:
+            self.data_received(rest)
 
     def splice(self, take: Callable[[bytes], None]) -> None:
         """From now on all bytes go to `take`, those that came already first; `pass_on` sends."""
@@ -406,6 +416,10 @@ class Front(asyncio.Protocol):
     def pass_on(self, data: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(data)
+
+    def close(self) -> None:
+        """The other end of the pipe has ended."""
+        self.transport.close()
 
     # ── a slow reader ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,6 +7,7 @@ import datetime
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs
 
 from llmctl.domain import Limits
 from llmctl.errors import LlmctlError, RequestError, UnknownName
@@ -16,6 +17,7 @@ from llmctl.gateway.asked import Asked
 from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.front import Front, Request, Work
 from llmctl.gateway.limits import Meter
+from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
@@ -49,6 +51,8 @@ class Gate:
             self.auth.check_source(request.scope())
             if path != "/health":
                 caller = self._caller(request)
+            if request.websocket:
+                return self._pipe(front, request, caller)
             if own := self._own(path):
                 _method(request, "GET", "HEAD")
                 own(front, request)
@@ -90,14 +94,33 @@ class Gate:
                 if not self.registry.handles:
                     raise
                 # what is wrong with it the slot says best: it goes on as it is, to whoever answers by default
-        handle = self.registry.find(model)
+        handle = self._handle(caller, model)
+        done = self._counted(caller, handle, asked)
+        return Relay(front, request, self.replicas.ways(self._chain(caller, handle), asked), shape, done).start()
+
+    def _pipe(self, front: Front, request: Request, caller: Caller | None) -> Work:
+        """A WebSocket, to the handle that its address names: ?model=HANDLE."""
+        if request.path not in SOCKETS:
+            raise RequestError("there is no WebSocket at this route", status=404, code="not_found")
+        query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
+        handle = self._handle(caller, query.get("model", [None])[0])
+        done = self._counted(caller, handle, None)
+        return Pipe(
+            front, request, self.replicas.ways(self._chain(caller, handle), None), lambda status: done(None, status)
+        )
+
+    def _handle(self, caller: Caller | None, name: str | None) -> Handle:
+        handle = self.registry.find(name)
         if caller and not caller.may(handle.name):
             raise RequestError(f"this key may not ask {handle.name}", status=403, code="forbidden", param="model")
-        chain = [one for one in self.registry.chain(handle) if not caller or caller.may(one.name)]
-        done = self._counted(caller, handle, asked)
-        return Relay(front, request, self.replicas.ways(chain, asked), shape, done).start()
+        return handle
 
-    def _counted(self, caller: Caller | None, handle: Handle, asked: Asked | None) -> Callable[[Relay, int], None]:
+    def _chain(self, caller: Caller | None, handle: Handle) -> list[Handle]:
+        return [one for one in self.registry.chain(handle) if not caller or caller.may(one.name)]
+
+    def _counted(
+        self, caller: Caller | None, handle: Handle, asked: Asked | None
+    ) -> Callable[[Relay | None, int], None]:
         """Count a request that begins; what is to be called at its end."""
         began = time.monotonic()
         weight = balance.weight(asked.text, asked.tokens) if asked else 1
@@ -105,7 +128,7 @@ class Gate:
         if caller and meter:
             meter.enter(caller.allowed, weight, began, datetime.date.today())
 
-        def done(relay: Relay, status: int) -> None:
+        def done(relay: Relay | None, status: int) -> None:
             now = time.monotonic()
             if caller and meter:
                 meter.leave(caller.allowed, weight, weight, now, datetime.date.today())

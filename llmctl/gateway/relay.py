@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.gateway.front import Front, Request
@@ -43,7 +43,9 @@ class Way(Protocol):
 class Relay:
     """What answers one request: a listener of its replica, and the work of its client's connection."""
 
-    def __init__(self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Any) -> None:
+    def __init__(
+        self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Callable[[Relay, int], None]
+    ) -> None:
         self.front, self.request, self.shape = front, request, shape
         self._ways, self._done = ways, done
         self._way: Way | None = None
@@ -56,7 +58,6 @@ class Relay:
         self._status = 0
         self._streams = self._over = False
         self._why = "no replica is up"
-        self._dropped = False
         self.first = b""
         self.last = b""
 
@@ -138,10 +139,6 @@ class Relay:
             self.front.flush()
 
     def ended(self) -> None:
-        if self._dropped:
-            self._dropped = False
-            self._try()
-            return
         self._over = True
         self._left(whole=True)
         self._done(self, self._status)
@@ -204,7 +201,3 @@ class Relay:
     def resume(self) -> None:
         if self._upstream and not self._upstream.closed:
             self._upstream.transport.resume_reading()
-
-
-def passed(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [pair for pair in headers if pair[0] not in HOP]

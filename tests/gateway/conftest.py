@@ -31,9 +31,7 @@ class Fronted:
 
 
 def handle(name: str, *slots: RunningSlot, model: str = "alpha", names: tuple[str, ...] = (), **fields: Any) -> Handle:
-    replicas = tuple(
-        Replica("here", slot.port, model, "scripted", f"127.0.0.1:{slot.port}", (name, *names)) for slot in slots
-    )
+    replicas = tuple(Replica("here", slot.port, model, "scripted", f"127.0.0.1:{slot.port}", names) for slot in slots)
     return Handle(name, replicas, **fields)
 
 

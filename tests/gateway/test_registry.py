@@ -48,7 +48,9 @@ def test_a_loop_is_told_with_its_way() -> None:
 
 
 def test_it_is_what_was_written(tmp_path: Path) -> None:
-    known = made(Handle("fast", (Replica("h", 8101, "m", names=("x",)),), fallbacks=("deep",), tags=("t",)), Handle("deep"))
+    known = made(
+        Handle("fast", (Replica("h", 8101, "m", names=("x",)),), fallbacks=("deep",), tags=("t",)), Handle("deep")
+    )
     registry.write(tmp_path, known)
     assert registry.read(tmp_path) == known and registry.read(tmp_path).hash == known.hash
     assert registry.read(tmp_path / "none") == Registry()
@@ -63,7 +65,10 @@ def test_it_is_what_was_written(tmp_path: Path) -> None:
         ({"version": 1, "handles": [1]}, "no registry"),
         ({"version": 1, "handles": [{"name": "a"}]}, "no registry"),
         ({"version": 1, "handles": [{"name": "../a", "replicas": []}]}, "handle"),
-        ({"version": 1, "handles": [{"name": "a", "replicas": [{"host": "h", "port": "x", "model": "m"}]}]}, "no registry"),
+        (
+            {"version": 1, "handles": [{"name": "a", "replicas": [{"host": "h", "port": "x", "model": "m"}]}]},
+            "no registry",
+        ),
         ({"version": 1, "handles": [{"name": "a", "replicas": []}] * 2}, "a is there twice"),
         ({"version": 1, "handles": [{"name": "a", "replicas": [], "fallbacks": ["b"]}]}, "b, which is none"),
         ({"version": 1, "handles": [{"name": "a", "replicas": [], "fallbacks": ["a"]}]}, "falls back to itself"),
