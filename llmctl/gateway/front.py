@@ -76,8 +76,8 @@ class Gate(Protocol):
     bodies: Bodies
     connections: set[Front]
     drain: Drain
-    refused: Callable[[int], None]
 
+    def refused(self, status: int, /) -> None: ...
     def serve(self, front: Front, request: Request) -> Work | None: ...
 
 

@@ -15,17 +15,20 @@ from llmctl.gateway import asked as asking
 from llmctl.gateway import balance, shapes
 from llmctl.gateway.asked import Asked
 from llmctl.gateway.callers import Caller, Callers
+from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front, Request, Work
 from llmctl.gateway.limits import Meter
 from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
+from llmctl.gateway.usage import Usage
 from llmctl.runner.auth import Auth
 from llmctl.runner.edge import Drain
 from llmctl.runner.intake import Bodies
 
 Own = Callable[[Front, Request], None]
+Done = Callable[[Relay | None, int], None]
 
 
 class Gate:
@@ -33,15 +36,18 @@ class Gate:
 
     def __init__(
         self, limits: Limits, auth: Auth, keyless: bool, callers: Callers, replicas: Replicas, own: dict[str, Own],
-        refused: Callable[[int], None], log: Callable[..., None],
+        counts: Counts, log: Callable[..., None],
     ) -> None:  # fmt: skip
         self.limits, self.auth, self.keyless, self.callers = limits, auth, keyless, callers
-        self.replicas, self.own, self.refused, self.log = replicas, own, refused, log
+        self.replicas, self.own, self.counts, self.log = replicas, own, counts, log
         self.bodies = Bodies()
         self.connections: set[Front] = set()
         self.drain = Drain()
         self.registry = Registry()
         self.meters: dict[str, Meter] = {}
+
+    def refused(self, status: int, /) -> None:
+        self.counts.refused(status)
 
     def serve(self, front: Front, request: Request) -> Work | None:
         path = request.path
@@ -118,21 +124,35 @@ class Gate:
     def _chain(self, caller: Caller | None, handle: Handle) -> list[Handle]:
         return [one for one in self.registry.chain(handle) if not caller or caller.may(one.name)]
 
-    def _counted(
-        self, caller: Caller | None, handle: Handle, asked: Asked | None
-    ) -> Callable[[Relay | None, int], None]:
+    def _counted(self, caller: Caller | None, handle: Handle, asked: Asked | None) -> Done:
         """Count a request that begins; what is to be called at its end."""
-        began = time.monotonic()
+        began, name = time.monotonic(), caller.name if caller else None
         weight = balance.weight(asked.text, asked.tokens) if asked else 1
         meter = self.meters.setdefault(caller.name, Meter()) if caller else None
         if caller and meter:
-            meter.enter(caller.allowed, weight, began, datetime.date.today())
+            try:
+                meter.enter(caller.allowed, weight, began, datetime.date.today())
+            except RequestError as error:
+                self.counts.limited(caller.name, error.code)
+                raise
 
         def done(relay: Relay | None, status: int) -> None:
             now = time.monotonic()
+            used = relay.usage(weight) if relay and 200 <= status < 300 else Usage()
+            cost = used.cost(handle.price)
             if caller and meter:
-                meter.leave(caller.allowed, weight, weight, now, datetime.date.today())
-            self.log(handle=handle.name, key=caller.name if caller else None, status=status, seconds=now - began)
+                meter.leave(caller.allowed, weight, used.total, now, datetime.date.today())
+            self.counts.answered(handle.name, status, now - began)
+            self.counts.spent(handle.name, name, used, cost)
+            if relay:
+                self.counts.retried(handle.name, relay.retries)
+                if relay.began_at:
+                    self.counts.first(handle.name, relay.began_at - began)
+            self.log(
+                handle=handle.name, key=name, status=status, seconds=round(now - began, 4), prompt=used.prompt,
+                completion=used.completion, estimated=used.estimated, cost=round(cost, 9),
+                replica=relay.replica if relay else None, retries=relay.retries if relay else 0,
+            )  # fmt: skip
 
         return done
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
+
 from llmctl import __version__
 from llmctl.errors import RequestError
 from llmctl.gateway.front import Front, Request
@@ -38,12 +40,15 @@ def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own
     def version(front: Front, request: Request) -> None:
         front.json({"version": "0.6.4", "llmctl": __version__})
 
+    def scrape(front: Front, request: Request) -> None:
+        front.answer(200, CONTENT_TYPE_LATEST.encode(), gate.counts.text(gate.replicas.live.values()))
+
     def here(front: Front, request: Request) -> None:
         front.answer(200, b"text/plain; charset=utf-8", b"Ollama is running")
 
     return {
         "/": here, "/health": show_health, "/ready": ready, "/v1/ready": ready, "/v1/models": models,
-        "/v1/models/": model, "/api/tags": tags, "/api/ps": tags, "/api/version": version,
+        "/v1/models/": model, "/api/tags": tags, "/api/ps": tags, "/api/version": version, "/metrics": scrape,
     }  # fmt: skip
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from llmctl.errors import LlmctlError, RequestError
+from llmctl.gateway import usage
 from llmctl.gateway.front import Front, Request
 from llmctl.gateway.shapes import Shape
 from llmctl.gateway.upstream import Headers, Pool, Upstream
+from llmctl.gateway.usage import Usage
 
 HOP = frozenset({
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
@@ -18,6 +20,7 @@ HOP = frozenset({
 """RFC 9110, section 7.6.1: of one connection only."""
 OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"origin", b"expect", b"cookie"}
 """What a replica is not told: the keys of the gateway's clients, and what was checked here."""
+EVENT = b"data: "
 BUSY = (429, 502, 503, 504)
 """Answers after which another replica may do better; the last one's is passed on."""
 
@@ -25,6 +28,8 @@ BUSY = (429, 502, 503, 504)
 class Way(Protocol):
     """One replica that may answer. `body` is the request's, by the name that the replica knows."""
 
+    @property
+    def where(self) -> str: ...
     @property
     def pool(self) -> Pool: ...
     @property
@@ -54,12 +59,14 @@ class Relay:
         self._connecting: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._sent = 0.0
-        self._fresh = False
+        self._fresh = self._tried = False
+        self._replica: str | None = None
         self._status = 0
         self._streams = self._over = False
         self._why = "no replica is up"
-        self.first = b""
-        self.last = b""
+        self.retries = self.events = 0
+        self.began_at = 0.0  # the head of its answer, by the loop's clock
+        self._first = self._before = self._last = b""
 
     def start(self) -> Relay:
         self._next = next(self._ways, None)
@@ -73,7 +80,9 @@ class Relay:
         if way is None:
             self._give_up()
             return
-        self._way = way
+        self.retries += self._tried
+        self._tried = True
+        self._way, self._replica = way, way.where
         way.took()
         self._next = next(self._ways, None)
         upstream = way.pool.take(self._loop.time())
@@ -121,7 +130,7 @@ class Relay:
         if status in BUSY and self._next:
             self._drop(f"it answers {status}", failure=False)
             return
-        self._status = status
+        self._status, self.began_at = status, self._loop.time()
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self._streams = kind.startswith((b"text/event-stream", b"application/x-ndjson"))
         self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
@@ -129,9 +138,10 @@ class Relay:
     def came(self, data: bytes) -> None:
         if not self._status:
             return
-        if not self.first:
-            self.first = data
-        self.last = data
+        self._first = self._first or data
+        self._before, self._last = self._last, data
+        if self._streams:
+            self.events += data.count(EVENT)
         self.front.data(data)
 
     def flush(self) -> None:
@@ -162,7 +172,7 @@ class Relay:
         self._left(whole=False, why=why)
         self._done(self, self._status)
         if self._streams:
-            self.front.data(self.shape.broken(self.last, "the model's server failed in the middle of its answer"))
+            self.front.data(self.shape.broken(self._last, "the model's server failed in the middle of its answer"))
             self.front.end()
         else:
             self.front.cut()
@@ -180,6 +190,15 @@ class Relay:
         if self._way:
             self._way.ended(whole=whole, why=why)
             self._way = None
+
+    @property
+    def replica(self) -> str | None:
+        """HOST:PORT of who answered, or was asked last."""
+        return self._replica
+
+    def usage(self, weight: int) -> Usage:
+        """What it cost so far; `weight` is what it was taken for."""
+        return usage.of(self._first, self._before[-usage.TAIL :] + self._last, self.events, weight)
 
     # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
 

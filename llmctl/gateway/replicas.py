@@ -37,6 +37,10 @@ class Way:
     now: Callable[[], float]
 
     @property
+    def where(self) -> str:
+        return self.live.replica.where
+
+    @property
     def pool(self) -> Pool:
         return self.live.pool
 

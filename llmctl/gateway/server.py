@@ -20,6 +20,7 @@ from llmctl.fleet.opening import connect
 from llmctl.gateway import own, probing, registry
 from llmctl.gateway.balance import Load
 from llmctl.gateway.callers import Callers
+from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, ticking
 from llmctl.gateway.registry import Replica
@@ -53,7 +54,7 @@ class GatewayServer(PortServer):
         self._probes: dict[str, float] = {}
         self._ways = Reached(home)
         self.replicas = Replicas(self._ways.live, asyncio.get_running_loop().time)
-        self.gate = Gate(launch.limits, auth, keyless, Callers(home), self.replicas, {}, self._refused, self._log)
+        self.gate = Gate(launch.limits, auth, keyless, Callers(home), self.replicas, {}, Counts(), self._log)
         self.gate.own = own.routes(self.gate, self.health)
         self.listener = Accepting(sock, lambda: Front(self.gate), self.gate.connections, self.gate.drain)
 
@@ -162,8 +163,6 @@ class GatewayServer(PortServer):
             "runner_pid": os.getpid(), "since": self.since, "version": __version__, "operation": self._claimed,
             "active": sum(live.load.requests for live in self.replicas.live.values()), "queued": 0,
         }  # fmt: skip
-
-    def _refused(self, status: int) -> None: ...
 
     def _log(self, **said: Any) -> None:
         self.log.line("request", json.dumps(said))

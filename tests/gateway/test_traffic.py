@@ -89,23 +89,39 @@ def test_fallbacks_answer_when_no_replica_can(slots: Slots, script: Script, gate
     assert gone.status_code == 503 and gone.headers["retry-after"]
 
 
+def killed_behind(slots: list[RunningSlot], port: int, tokens: int) -> list[str]:
+    """The lines of a stream whose replica is killed once so many have come."""
+    body = {"messages": HI, "stream": True, "max_tokens": 400}
+    url = f"http://127.0.0.1:{port}{CHAT}"
+    with httpx.stream("POST", url, json=body, timeout=60, trust_env=False) as response:
+        rows = response.iter_lines()
+        seen = [next(rows) for _ in range(tokens)]
+        busy = eventually(lambda: next((slot for slot in slots if slot.status().active), None))
+        os.kill(busy.server_pid(), signal.SIGKILL)
+        return [row for row in [*seen, *rows] if row]
+
+
 def test_a_replica_that_dies_in_a_stream_ends_it_with_an_error_event(
     slots: Slots, script: Script, gateway: Start
 ) -> None:
-    one, two = slots(script("alpha", step=0.02, length=400)), slots(script("alpha", step=0.02, length=400))
-    gate = gateway(handle("alpha", one, two))
+    slow = script("alpha", step=0.02, length=400)
+    both = [slots(slow), slots(slow)]
+    rows = killed_behind(both, gateway(handle("alpha", *both)).port, tokens=6)
+    assert rows[-1] == "data: [DONE]" and len(rows) < 390
+    assert json.loads(rows[-2].removeprefix("data: "))["error"]["code"] == "engine_died"
+
+
+def test_a_replica_that_dies_before_the_first_byte_costs_nothing(slots: Slots, script: Script, gateway: Start) -> None:
+    slow = script("alpha", prefill=1.0)
+    both = [slots(slow), slots(slow)]
+    gate = gateway(handle("alpha", *both))
     found: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: found.append(chat(gate.port, max_tokens=400, stream=True)))
+    asking = threading.Thread(target=lambda: found.append(chat(gate.port, max_tokens=5)))
     asking.start()
-    busy = eventually(lambda: next((slot for slot in (one, two) if slot.status().active), None))
-    pid = busy.server_pid()
-    assert pid
-    os.kill(pid, signal.SIGKILL)
+    busy = eventually(lambda: next((slot for slot in both if slot.status().active), None))
+    os.kill(busy.server_pid(), signal.SIGKILL)
     asking.join(30)
-    (response,) = found
-    assert response.status_code == 200
-    events = [row for row in response.text.split("\n\n") if row]
-    assert events[-1] == "data: [DONE]" and json.loads(events[-2].removeprefix("data: "))["error"]["code"]
+    assert [one.status_code for one in found] == [200]
 
 
 def test_a_registry_edited_to_nonsense_changes_nothing_and_is_told(
