@@ -17,7 +17,8 @@ import httptools
 
 from llmctl.domain import Limits
 from llmctl.errors import RequestError
-from llmctl.runner.edge import LINGER, SPARE, Drain, bound_kernel_buffers
+from llmctl.runner import edge
+from llmctl.runner.edge import LINGER, SPARE, Drain
 from llmctl.runner.exchange import error_headers, error_object
 from llmctl.runner.intake import PIECES, SMALLEST_PIECE, Bodies
 
@@ -105,7 +106,8 @@ class Front(asyncio.Protocol):
         self._stuck = 0.0  # since when nobody reads
         self._until = 0.0  # a refused client may read its answer
         self._splice: Callable[[bytes], None] | None = None
-        self._early = b""  # behind an upgrade
+        self._early = b""  # behind a handshake
+        self._unoffered: Request | None = None  # that asked for an upgrade which nobody offers
         self._full = False
 
     # ── the connection ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +121,7 @@ class Front(asyncio.Protocol):
             return
         self._full = len(gate.connections) >= self.limits.connections
         gate.connections.add(self)
-        bound_kernel_buffers(transport, self.limits.read_stall)
+        edge.bound_kernel_buffers(transport, self.limits.read_stall)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gate.connections.discard(self)
@@ -220,6 +222,9 @@ class Front(asyncio.Protocol):
         self._pieces = []
         request.keep = self._parser.should_keep_alive()
         request.upgrade = self._parser.should_upgrade()
+        if request.upgrade and not request.websocket:
+            self._unoffered = request
+            return
         self._waiting.append(request)
         if len(self._waiting) > PIPELINED:
             self.transport.pause_reading()
@@ -245,8 +250,6 @@ class Front(asyncio.Protocol):
                 raise RequestError("compressed request bodies are not taken", status=415, code="unsupported_encoding")
             elif name == b"content-length" and int(value) > limits.body_bytes:
                 raise self._body_too_large()
-            elif name == b"expect" and value.lower() == b"100-continue":
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if hosts > 1 or (not hosts and request.version == "1.1"):
             raise _invalid("it has no Host header, or several")
         if self._full and request.target != b"/health":
@@ -254,6 +257,8 @@ class Front(asyncio.Protocol):
                 f"{limits.connections} connections are open already",
                 status=503, code="too_many_connections", details={"retry_after": 1},
             )  # fmt: skip
+        if (request.header(b"expect") or b"").lower() == b"100-continue":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _explained(self, error: Exception) -> RequestError:
         if isinstance(error, httptools.HttpParserInvalidMethodError | httptools.HttpParserInvalidURLError):
@@ -399,13 +404,16 @@ class Front(asyncio.Protocol):
     # ── becoming a pipe ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _upgraded(self, rest: bytes) -> None:
-        """The bytes behind a handshake wait for who takes them; behind an upgrade that nobody offers HTTP goes on."""
-        if self._asked and self._asked.websocket:
+        """The bytes behind a handshake wait for who takes them. An upgrade that nobody offers is read once more as if it
+        had not been asked for, since llhttp takes the body for what is behind it."""
+        request, self._unoffered = self._unoffered, None
+        if request is None:
             self._early = rest
             return
         self._parser = httptools.HttpRequestParser(self)
-        if rest and not self._until:
-            self.data_received(rest)
+        lines = [b"%b %b HTTP/%b" % (request.method.encode(), request.target, request.version.encode())]
+        lines += [name + b": " + value for name, value in request.headers if name not in (b"connection", b"upgrade")]
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
 
     def splice(self, take: Callable[[bytes], None]) -> None:
         """From now on all bytes go to `take`, those that came already first; `pass_on` sends."""

@@ -329,7 +329,7 @@ def test_too_many_connections_get_503_and_health_answers(monkeypatch: pytest.Mon
 
 
 def test_a_reader_that_stops_is_cut_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "_bound_kernel_buffers", lambda *args: None)  # by us, not by the kernel
+    monkeypatch.setattr(edge, "bound_kernel_buffers", lambda *args: None)  # by us, not by the kernel
     words = ["x" * 1000] * 20_000
     with serve(FakeService(QUICK, words)) as slot, connect(slot.port) as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -31,7 +31,7 @@ def test_the_longest_unused_goes_first_and_no_more_than_needed() -> None:
 @pytest.mark.parametrize("fields", [{"busy": "answering"}, {"evictable": False}])
 def test_busy_and_pinned_ones_stay(fields: dict[str, object]) -> None:
     assert ports(one(1, 50, 500.0, **fields), one(2, 50)) == [2]
-    with pytest.raises(DoesNotFit, match=r"needs 0.0 MB, has 0.0 MB .*stay: 1 m1") as caught:
+    with pytest.raises(DoesNotFit, match=r"needs 0.0 MB, has 0.0 MB, .*stay: 1 m1") as caught:
         ports(one(1, 50, **fields))
     assert caught.value.details == {"needed": 10, "available": 0, "evictable": 0}
 
