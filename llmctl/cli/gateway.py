@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
-from llmctl.errors import Refused
+from llmctl.errors import Refused, UsageError
+from llmctl.gateway.limits import MONTH, PERIODS, Allowed
 
 app = typer.Typer(help="One address for the whole fleet: requests are routed by handle.")
 keys = typer.Typer(help="The keys of the gateway's clients.")
 app.add_typer(keys, name="keys")
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")]
 PORT = 8090
 
 
@@ -62,3 +64,44 @@ def status(ctx: typer.Context, port: Port = PORT) -> Answer:
     session: Session = ctx.obj
     found = life.status(session.home, port)
     return Answer(found, 1 if found.get("why") else 0)
+
+
+@keys.command()
+def add(
+    ctx: typer.Context,
+    name: KeyName,
+    handle: Annotated[
+        list[str] | None, typer.Option("--handle", metavar="GLOB", help="Only these handles; repeatable.")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(min=1, help="A minute.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="A minute.")] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="At once.")] = None,
+    quota: Annotated[int | None, typer.Option(min=1, help="Tokens in a --per.")] = None,
+    per: Annotated[str, typer.Option(help="day or month.")] = MONTH,
+) -> Answer:
+    """Make a key, and show it: this once, for only its hash is kept."""
+    from llmctl.gateway import callers
+
+    if per not in PERIODS:
+        raise UsageError(f"--per {per[:40]!r} is none", hint=f"--per {' or '.join(PERIODS)}")
+    session: Session = ctx.obj
+    allowed = Allowed(tuple(handle or ()), requests, tokens, parallel, quota, per)
+    return Answer({"name": name, "key": callers.add(session.home, name, allowed), **asdict(allowed)})
+
+
+@keys.command("list")
+def list_(ctx: typer.Context) -> Answer:
+    """All keys, by name: what each may do."""
+    from llmctl.gateway import callers
+
+    session: Session = ctx.obj
+    return Answer({"keys": [callers.shown(one) for one in callers.read(session.home).values()]})
+
+
+@keys.command()
+def revoke(ctx: typer.Context, name: KeyName) -> Answer:
+    """End a key: its requests are refused from now on, and those under way are cut."""
+    from llmctl.gateway import callers
+
+    session: Session = ctx.obj
+    return Answer({"revoked": callers.shown(callers.revoke(session.home, name))})
