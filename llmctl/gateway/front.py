@@ -404,8 +404,8 @@ class Front(asyncio.Protocol):
     # ── becoming a pipe ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _upgraded(self, rest: bytes) -> None:
-        """The bytes behind a handshake wait for who takes them. A request for an upgrade that nobody offers is read once
-        more without that, since llhttp takes its body for what is behind it."""
+        """The bytes behind a handshake wait for who takes them. A request for an upgrade that nobody offers is read
+        once more without that, since llhttp takes its body for what is behind it."""
         request, self._unoffered = self._unoffered, None
         if request is None:
             self._early = rest

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import __version__, config, keys
-from llmctl.domain import READY, STARTING
-from llmctl.errors import LlmctlError, StateError
+from llmctl.domain import GATEWAY, READY, STARTING
+from llmctl.errors import LlmctlError, Refused, StateError
 from llmctl.fleet.opening import connect
 from llmctl.gateway import own, probing, registry
 from llmctl.gateway.balance import Load
@@ -141,9 +142,21 @@ class GatewayServer(PortServer):
                 "why": self.error or None, "replicas": self.replicas.rows(),
             }  # fmt: skip
 
-        async def reexec(args: Any, owner: str, on_event: Any) -> Any:
-            import sys
+        async def restart(args: Any, owner: str, on_event: Any) -> Any:
+            """Look at everything anew: the registry, the keys, and replicas that rest."""
+            began, self._stamp = time.monotonic(), None
+            self.follow()
+            for live in self.replicas.live.values():
+                live.standing = live.standing.answered()
+            return self._changed(time.monotonic() - began)
 
+        async def refused(args: Any, owner: str, on_event: Any) -> Any:
+            raise Refused(
+                f"port {self.folder.port} is the gateway, which has no model of its own",
+                hint="llmctl gateway down, or llmctl handles list", port=self.folder.port,
+            )  # fmt: skip
+
+        async def reexec(args: Any, owner: str, on_event: Any) -> Any:
             await self.reexec(args.get("python") or sys.executable, args.get("code") or code(), owner)
             return {"pid": os.getpid()}
 
@@ -155,11 +168,19 @@ class GatewayServer(PortServer):
             self.stop(owner)
             return {"pid": os.getpid()}
 
-        return {verb.__name__: verb for verb in (ping, status, reexec, hand_over, stop)}
+        own_verbs = {verb.__name__: verb for verb in (ping, status, restart, reexec, hand_over, stop)}
+        return {**dict.fromkeys(("change", "unload", "disable", "enable", "profile"), refused), **own_verbs}
+
+    def _changed(self, seconds: float) -> dict[str, Any]:
+        """In the shape of a change."""
+        return {
+            "port": self.folder.port, "model": GATEWAY, "previous": GATEWAY, "engine": GATEWAY, "order": "none",
+            "seconds": round(seconds, 3), "load_seconds": 0.0, "cut": 0, "state": self.health()["state"],
+        }  # fmt: skip
 
     def _row(self) -> dict[str, Any]:
         return {
-            "port": self.folder.port, "model": "gateway", "engine": "gateway", "state": self.health()["state"],
+            "port": self.folder.port, "model": GATEWAY, "engine": GATEWAY, "state": self.health()["state"],
             "runner_pid": os.getpid(), "since": self.since, "version": __version__, "operation": self._claimed,
             "active": sum(live.load.requests for live in self.replicas.live.values()), "queued": 0,
         }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmctl import __version__, events, keys, units
 from llmctl.checks.slot_http import SlotHttp
-from llmctl.domain import DOWN, EMPTY, READY, SLEEPING
+from llmctl.domain import DOWN, EMPTY, GATEWAY, READY, SLEEPING
 from llmctl.errors import LlmctlError
 from llmctl.health import asked, machine, sensors
 from llmctl.health.seen import Generation, HostSeen, SlotSeen, Unit
@@ -54,7 +54,12 @@ def slot(home: Path, row: SlotStatus, timeout: float, wake: bool = False) -> Slo
         queued=row.queued, queue_limit=row.queue_limit, crashes=row.crashes, memory=row.memory_bytes,
         last_good=row.last_good,
     )  # fmt: skip
-    if spec is None or not (row.state == READY or (row.state == SLEEPING and wake)) or row.operation:
+    if (
+        spec is None
+        or spec.engine.engine == GATEWAY
+        or not (row.state == READY or (row.state == SLEEPING and wake))
+        or row.operation
+    ):
         return seen
     found = keys.read(home)
     patience = timeout + (spec.load_timeout if row.state == SLEEPING else 0)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING
+from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, EMPTY, GATEWAY, READY, SLEEPING, STARTING, SWAPPING
 from llmctl.health.seen import HostSeen, Sensor, SlotSeen
 from llmctl.render.text import duration, size
 
@@ -157,6 +157,8 @@ def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[
         found.append(_odd(f"{said.rate:.1f} tokens/s, usually {baseline.rate:.1f}", bench, "slow_rate"))
     if seen.queue_limit and seen.queued >= rules.queue * seen.queue_limit:
         found.append(_odd(f"{seen.queued} of {seen.queue_limit} places of its queue are taken", "", "queue"))
+    if seen.engine == GATEWAY and seen.why:
+        found.append(_odd(f"it goes on with the handles from before: {seen.why}", "llmctl handles check", "registry"))
     if seen.crashes and seen.state == READY:
         found.append(_odd(f"its engine ended {seen.crashes} times in ten minutes", logs, "crashes"))
     if unit and unit.service != "none" and seen.server:

@@ -1,0 +1,118 @@
+"""The gateway as a slot: up, down, asked, restarted, re-executed, and found by what looks at slots."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from llmctl import keys
+from llmctl.domain import GATEWAY, SlotSpec
+from llmctl.errors import Refused, Unreachable
+from llmctl.gateway import life, registry
+from llmctl.health import here
+from llmctl.slots import verbs
+from llmctl.slots.state import Launch
+from tests.conftest import RunningSlot, eventually, free_port
+from tests.gateway.conftest import Start, handle
+from tests.gateway.test_traffic import chat
+
+Slots = Callable[..., RunningSlot]
+Script = Callable[..., SlotSpec]
+
+
+def test_up_is_once_down_is_for_good_and_a_slot_is_no_gateway(slots: Slots, script: Script, gateway: Start) -> None:
+    slot = slots(script("alpha"))
+    gate = gateway(handle("alpha", slot))
+    assert not life.up(gate.home, gate.port, gate.launch)
+    assert (gate.status().model, gate.status().engine, gate.status().handles) == (GATEWAY, GATEWAY, ("alpha",))
+    with pytest.raises(Refused, match="holds alpha"):
+        life.up(slot.home, slot.port, slot.launch)
+    with pytest.raises(Refused, match="no gateway"):
+        life.down(slot.home, slot.port)
+    life.down(gate.home, gate.port)
+    assert gate.status().state == "empty"
+    with pytest.raises(Unreachable):
+        life.status(gate.home, gate.port)
+    assert life.up(gate.home, gate.port, gate.launch) and chat(gate.port, max_tokens=2).status_code == 200
+
+
+def test_verbs_of_models_are_refused_by_name(slots: Slots, script: Script, gateway: Start) -> None:
+    gate = gateway(handle("alpha", slots(script("alpha"))))
+    for verb in (lambda: gate.change("swap", script("beta")), lambda: verbs.unload(gate.home, gate.port)):
+        with pytest.raises(Refused, match="is the gateway"):
+            verb()
+    assert verbs.restart(gate.home, gate.port).model == GATEWAY
+
+
+def test_it_is_re_executed_without_losing_a_request(slots: Slots, script: Script, gateway: Start) -> None:
+    gate = gateway(handle("alpha", slots(script("alpha", step=0.01))))
+    before, over, codes = gate.server_pid(), threading.Event(), list[int]()
+
+    def ask() -> None:
+        while not over.is_set():
+            codes.append(chat(gate.port, max_tokens=20, stream=len(codes) % 2 == 0).status_code)
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    eventually(lambda: len(codes) > 8)
+    verbs.restart(gate.home, gate.port, reexec=True)
+    so_far = len(codes)
+    eventually(lambda: len(codes) > so_far + 8)
+    over.set()
+    for thread in asking:
+        thread.join()
+    assert set(codes) == {200} and gate.server_pid() == before
+    assert "re-executes" in gate.log()
+
+
+def test_health_sees_it_and_a_registry_that_makes_no_sense(slots: Slots, script: Script, gateway: Start) -> None:
+    from llmctl.health import verdict
+
+    gate = gateway(handle("alpha", slots(script("alpha"))))
+    seen = here.slot(gate.home, gate.status(), 5.0)
+    assert verdict.slot("h", seen, verdict.Baseline()).verdict == verdict.OK
+    registry.path(gate.home).write_text("{")
+    eventually(lambda: life.status(gate.home, gate.port)["why"])
+    judged = verdict.slot("h", here.slot(gate.home, gate.status(), 5.0), verdict.Baseline())
+    assert judged.verdict == verdict.DEGRADED and judged.findings[0].fix == "llmctl handles check"
+
+
+def test_beyond_loopback_it_wants_a_key_and_takes_those_of_its_clients(
+    slots: Slots, script: Script, gateway: Start
+) -> None:
+    from llmctl.gateway import callers
+    from llmctl.gateway.limits import Allowed
+
+    slot = slots(script("alpha"))
+    keys.show(slot.home)
+    gate = gateway(handle("alpha", slot), handle("other", slot), launch=Launch(require_key=True))
+    url, body = f"http://127.0.0.1:{gate.port}/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}]}
+
+    def ask(key: str | None, model: str = "alpha") -> int:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        answer = httpx.post(url, json={**body, "model": model, "max_tokens": 2}, headers=headers, trust_env=False)
+        return answer.status_code
+
+    assert [ask(None), ask(""), ask("x"), ask(keys.show(slot.home)["client"])] == [401, 401, 401, 200]
+    key = callers.add(gate.home, "ann", Allowed(handles=("alpha",), requests=2))
+    eventually(lambda: ask(key) == 200)
+    assert ask(key, "other") == 403
+    assert ask(key) == 200 and ask(key) == 429
+    callers.revoke(gate.home, "ann")
+    eventually(lambda: ask(key) == 401)
+    log = gate.log()
+    rows = [json.loads(line.split("request: ")[1]) for line in log.splitlines() if "request: " in line]
+    assert {row["key"] for row in rows} == {None, "ann"} and key not in log and "content" not in log
+    assert os.stat(gate.home / "gateway" / "keys.json").st_mode & 0o077 == 0
+
+
+def test_a_gateway_beyond_loopback_without_a_key_does_not_start(slots: Slots, script: Script) -> None:
+    slot = slots(script("alpha"))
+    with pytest.raises(Refused, match="needs a key"):
+        life.up(slot.home, free_port(), Launch(require_key=True))
