@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,3 +47,34 @@ def sync(ctx: typer.Context) -> Answer:
     session: Session = ctx.obj
     with Reach(session) as reach:
         return handles_work.shown(*handles_work.synced(reach))
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="That of hosts.toml without it.")] = None,
+) -> Answer:
+    """Write handles.jsonl, which other tools read, and beside it what that has no place for."""
+    from llmctl.cli import handles_work
+    from llmctl.cli.reach import Reach
+
+    session: Session = ctx.obj
+    with Reach(session) as reach:
+        made, problems, errors = handles_work.derived(reach)
+    paths = handles_work.export(session, made, folder or session.folder)
+    answer = handles_work.shown(made, problems, errors)
+    return Answer({**answer.data, "files": paths}, answer.exit_code, answer.errors)
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    live: Annotated[bool, typer.Option("--live", help="Ask each slot, and the gateway, what they answer to.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Write what is made anew: the generated files alone.")] = False,
+) -> Answer:
+    """Whether handles, profiles, slots and the files made of them say the same. 1: something does not."""
+    from llmctl.cli import handles_work
+    from llmctl.cli.reach import Reach
+
+    with Reach(ctx.obj) as reach:
+        return handles_work.checked(reach, live=live, fix=fix)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from llmctl import config as configs
 from llmctl import files
+from llmctl.cli import handles_live
 from llmctl.cli.reach import Reach, rows
 from llmctl.cli.session import Session
 from llmctl.config import Host
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError
+from llmctl.errors import LlmctlError, StateError
 from llmctl.fleet import fanout
-from llmctl.gateway import derive, registry
+from llmctl.gateway import checking, derive, jsonl, registry
 from llmctl.gateway.derive import Problem
 from llmctl.gateway.registry import Registry
 from llmctl.keys import is_loopback
@@ -76,3 +78,48 @@ def shown(made: Registry, problems: list[Problem], errors: list[LlmctlError]) ->
         "problems": [asdict(one) for one in problems],
     }  # fmt: skip
     return Answer(json.loads(json.dumps(data)), 1 if problems else 3 if errors else 0, tuple(errors))
+
+
+def export(session: Session, made: Registry, folder: Path) -> list[str]:
+    """Write handles.jsonl and its sidecar; their paths."""
+    texts = {jsonl.FILE: jsonl.export(made, _services(session)), jsonl.SIDECAR: jsonl.sidecar(made)}
+    for name, text in texts.items():
+        files.write_text(folder / name, text)
+    return [str(folder / name) for name in texts]
+
+
+def checked(reach: Reach, *, live: bool, fix: bool) -> Answer:
+    """All that does not agree; what is generated is written anew with `fix`."""
+    session, folder = reach.session, reach.session.config.dir
+    made, problems, errors = derived(reach)
+    known, _ = asked(reach)
+    if fix and folder and (folder / jsonl.FILE).exists():
+        export(session, made, folder)
+    if fix:
+        registry.write(session.home, made)
+        _write_hosts(reach, made)
+    found = [*problems, *checking.handles(made, known)]
+    if folder:
+        found += checking.file(made, _text(folder / jsonl.FILE), _services(session))
+        found += checking.sidecar(made, _text(folder / jsonl.SIDECAR))
+    if registry.path(session.home).exists():
+        found += _gateways(session, made)
+    if live:
+        found += checking.live(made, *handles_live.said(reach, made))
+    code = 1 if found else 3 if errors else 0
+    return Answer({"problems": checking.data(found), "handles": list(made.handles)}, code, tuple(errors))
+
+
+def _gateways(session: Session, made: Registry) -> list[Problem]:
+    try:
+        return list(checking.written(made, registry.read(session.home)))
+    except StateError as error:
+        return [Problem("the gateway", error.message, checking.SYNC)]
+
+
+def _services(session: Session) -> dict[str, str]:
+    return {name: host.service for name, host in session.config.hosts.items()}
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
