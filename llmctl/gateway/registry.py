@@ -101,7 +101,8 @@ class Registry:
     @property
     def hash(self) -> str:
         """Of what it says, whatever the file looks like."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        said = {**self.to_dict(), "handles": sorted(self.to_dict()["handles"], key=lambda one: str(one["name"]))}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def from_dict(data: Mapping[str, Any]) -> Registry:
