@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from llmctl import paths, tables
 from llmctl.catalog import Catalog
-from llmctl.domain import ENGINES, NGRAM, PORTS
+from llmctl.domain import ENGINES, NGRAM, PORTS, build
 from llmctl.errors import LlmctlError, UnknownName, UsageError, nearest
 from llmctl.tables import Table
 
@@ -135,6 +135,12 @@ class ProfileSlot(Tuning):
     def named(self) -> tuple[HandleEntry, ...]:
         """All its handles."""
         return (*((HandleEntry(self.handle),) if self.handle else ()), *self.handles)
+
+
+def profile_slot_of(data: Mapping[str, Any]) -> ProfileSlot:
+    """A profile's slot from JSON; TypeError or AttributeError where it is none."""
+    handles = tuple(build(HandleEntry, entry) for entry in data.get("handles") or ())
+    return replace(build(ProfileSlot, data), handles=handles)
 
 
 @dataclass(frozen=True)

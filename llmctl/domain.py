@@ -85,7 +85,8 @@ class SlotSpec:
     `names` are the model names a client may send besides the id. `needed_bytes` is the admission estimate.
     `pins` are the packages that the model wants, which choose the engine's environment; `python` is an interpreter
     instead of that. `idle_unload` and `load_timeout` are seconds. `spare_bytes` is what a process
-    without a model takes that is kept ready for the next one; 0: there is none.
+    without a model takes that is kept ready for the next one; 0: there is none. `evictable`: it may be unloaded to
+    make room for others; of those with one `exclusive` name only one is loaded at a time.
     """
 
     engine: EngineSpec
@@ -97,6 +98,8 @@ class SlotSpec:
     pins: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
     spare_bytes: int = 0
+    evictable: bool = False
+    exclusive: str | None = None
 
     @property
     def model(self) -> str:

@@ -59,10 +59,12 @@ def plan(
     running: Mapping[int, Now],
     free_port: Callable[[set[int]], int],
     prune: bool = False,
+    demand: bool = False,
 ) -> list[Step]:
     """The steps that make a host run `slots`, in their order; what it runs besides comes last: EXTRA, or UNLOAD.
 
-    An `auto` slot stays where its model runs already; else it takes the port that `free_port(taken)` gives.
+    An `auto` slot stays where its model runs already; else it takes the port that `free_port(taken)` gives. One that
+    is loaded on demand may be empty, unless it is just that which is asked for (`demand`).
     """
     taken = {slot.port for slot in slots if slot.port != "auto"}
     steps = []
@@ -73,7 +75,7 @@ def plan(
             taken.add(port)
         else:
             port = slot.port
-        steps.append(_step(port, slot, running.get(port)))
+        steps.append(_step(port, slot, running.get(port), demand))
     rest = [(port, now.spec) for port, now in sorted(running.items()) if port not in taken]
     return [*steps, *(Step(p, UNLOAD if prune else EXTRA, None, spec.model) for p, spec in rest if spec)]
 
@@ -82,8 +84,10 @@ def _runs(now: Now, model: str) -> bool:
     return now.spec is not None and now.spec.model == model
 
 
-def _step(port: int, slot: ProfileSlot, now: Now | None) -> Step:
+def _step(port: int, slot: ProfileSlot, now: Now | None, demand: bool) -> Step:
     spec = now.spec if now else None
+    if slot.on_demand and not demand and spec is None:
+        return Step(port, KEEP, slot.model, None, ("loaded at its first request",), slot)
     current = spec.model if spec else None
     if now and now.held is not None:
         return Step(port, HELD, slot.model, current, (f"disabled: {now.held}",), slot)

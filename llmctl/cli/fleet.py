@@ -72,12 +72,14 @@ def apply(
 
 @dataclass(frozen=True)
 class Wish:
-    """Hosts, what profiles want on them, whether what is on them besides is to go, and absent models are to come."""
+    """Hosts, what profiles want on them, whether what is on them besides is to go, whether absent models are to come,
+    and whether slots that are loaded on demand are meant."""
 
     hosts: tuple[Host, ...]
     assigned: Assignment
     prune: bool = False
     pull: bool = False
+    demand: bool = False
 
     @property
     def notes(self) -> list[str]:
@@ -131,15 +133,13 @@ def _over(reach: Reach, asked: Wish, verb: str, hosts: Sequence[Host]) -> list[O
     with reaching.side_by_side(reach.session) as on_event:
 
         def one(host: Host) -> Reply:
-            request = asked.assigned.request(host.name, asked.prune, asked.pull)
+            request = asked.assigned.request(host.name, asked.prune, asked.pull, asked.demand)
             for slot in request["slots"]:
                 slot["spread"] = reaching.members(reach.session.config, slot["spread"])
 
             def here(session: Session) -> Answer:
-                slots, prune, pull = host_verbs.asked(json.dumps(request))
-                if verb == "plan":
-                    return host_verbs.planned(session, slots, prune)
-                return host_verbs.applied(session, slots, prune, pull)
+                there = host_verbs.asked(json.dumps(request))
+                return (host_verbs.planned if verb == "plan" else host_verbs.applied)(session, there)
 
             reply = reach.call(
                 host, ["host", verb], here, stdin=json.dumps(request).encode(), timeout=7 * 86400.0,

@@ -5,7 +5,7 @@
     {"slots": [{"port": 8101 | "auto", "model": "tiny-qwen2", "engine": "auto", "quantization": null, "context": null,
                 "parallel": null, "technique": null, "handle": null, "idle_unload": null, "order": "auto",
                 "draft": null, "adapters": [], "cache_bits": null, "cache_bytes": null, "spread": []}, …],
-     "prune": false, "pull": false}
+     "prune": false, "pull": false, "demand": false}
 
 where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and model may be left out). They answer
 
@@ -16,7 +16,8 @@ where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and m
     host slots  {"slots": [ProfileSlot, …]}   what a profile must say to get the slots as they are
 
 `action` is keep, load, swap, start, unload (with prune), extra (left alone) or held (disabled, left alone). With `pull`
-a model that is not here is fetched before its slot is loaded. Of `apply` the exit code is 0 when all is as wanted, 3
+a model that is not here is fetched before its slot is loaded; with `demand` slots that are loaded on demand are loaded
+now, and others that may go make room for them. Of `apply` the exit code is 0 when all is as wanted, 3
 when some steps failed and 1 when all did; the envelope's `errors` have the port of each. Progress goes to stderr as
 lines of JSON, with a note for each step.
 """
@@ -26,7 +27,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -43,14 +44,13 @@ app = typer.Typer(help="Asked by llmctl on other hosts.", hidden=True)
 @app.command()
 def plan(ctx: typer.Context) -> Answer:
     """What would make this host run the slots that stdin says."""
-    slots, prune, _ = asked(sys.stdin.read())
-    return planned(ctx.obj, slots, prune)
+    return planned(ctx.obj, asked(sys.stdin.read()))
 
 
 @app.command()
 def apply(ctx: typer.Context) -> Answer:
     """Make this host run the slots that stdin says."""
-    return applied(ctx.obj, *asked(sys.stdin.read()))
+    return applied(ctx.obj, asked(sys.stdin.read()))
 
 
 @app.command()
@@ -110,12 +110,12 @@ def metrics(ctx: typer.Context, timeout: Annotated[str, typer.Option(metavar="TI
     return host_metrics.told(session.home, session.called or "local", timeout)
 
 
-def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
+def planned(session: Session, request: Asked) -> Answer:
     """The answer of `host plan`."""
     from llmctl.slots import wanted
 
     place = session.place()
-    steps = wanted.plan(place, slots, prune)
+    steps = wanted.plan(place, request.slots, request.prune, request.demand)
     problems = [wanted.problem(place, step) for step in steps]
     rows = [
         {**wanted.row(place.host.name, step), "problem": error.message if error else None}
@@ -124,8 +124,9 @@ def planned(session: Session, slots: list[ProfileSlot], prune: bool) -> Answer:
     return Answer({"steps": rows})
 
 
-def applied(session: Session, slots: list[ProfileSlot], prune: bool, pull: bool) -> Answer:
-    """The answer of `host apply`: partial when some steps failed, failed when all did."""
+def applied(session: Session, request: Asked) -> Answer:
+    """The answer of `host apply`: partial when some steps failed, failed when all did. With `demand` also what is
+    loaded on demand, and others that may go make room for it."""
     from llmctl.slots import wanted
 
     def here(slot: ProfileSlot) -> None:
@@ -133,14 +134,26 @@ def applied(session: Session, slots: list[ProfileSlot], prune: bool, pull: bool)
 
     place = session.place()
     with session.progress() as on_event:
-        done = wanted.apply(place, wanted.plan(place, slots, prune), on_event, here if pull else None)
+        steps = wanted.plan(place, request.slots, request.prune, request.demand)
+        done = wanted.apply(place, steps, on_event, here if request.pull else None, evict=request.demand)
     errors = tuple(one.error for one in done if one.error)
     code = 0 if not errors else 3 if any(one.result for one in done) else errors[0].exit_code
     return Answer({"steps": [wanted.row_of(place.host.name, one) for one in done]}, code, errors)
 
 
-def asked(text: str) -> tuple[list[ProfileSlot], bool, bool]:
-    """The slots, `prune` and `pull` of a request."""
+@dataclass(frozen=True)
+class Asked:
+    """A request of another llmctl: the slots, whether what is there besides goes, whether absent models come, and
+    whether slots that are loaded on demand are meant."""
+
+    slots: list[ProfileSlot]
+    prune: bool = False
+    pull: bool = False
+    demand: bool = False
+
+
+def asked(text: str) -> Asked:
+    """A request as it came; UsageError when it is none."""
     from llmctl.slots import wanted
 
     try:
@@ -148,7 +161,7 @@ def asked(text: str) -> tuple[list[ProfileSlot], bool, bool]:
     except ValueError:
         found = None
     request: dict[str, Any] = found if isinstance(found, dict) else {"prune": None}
-    prune, pull = request.get("prune", False), request.get("pull", False)
-    if not isinstance(prune, bool) or not isinstance(pull, bool):
+    flags = {key: request.get(key, False) for key in ("prune", "pull", "demand")}
+    if not all(isinstance(flag, bool) for flag in flags.values()):
         raise UsageError("stdin is not a request of llmctl", hint="llmctl plan, llmctl apply")
-    return wanted.read_slots(request.get("slots")), prune, pull
+    return Asked(wanted.read_slots(request.get("slots")), **flags)

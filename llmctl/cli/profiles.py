@@ -19,7 +19,7 @@ from llmctl.cli.session import Session
 from llmctl.config import Host, Profile
 from llmctl.domain import SlotSpec
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError
+from llmctl.errors import LlmctlError, UsageError
 from llmctl.fleet import fanout
 
 app = typer.Typer(help="Profiles: what runs on which ports, in one file.")
@@ -47,10 +47,21 @@ def diff(ctx: typer.Context, profile: o.ProfileName, host: o.Hosts = None) -> An
 
 
 @app.command()
-def load(ctx: typer.Context, profile: o.ProfileName, host: o.Hosts = None, dry_run: o.DryRun = False) -> Answer:
+def load(
+    ctx: typer.Context,
+    profile: o.ProfileName,
+    host: o.Hosts = None,
+    slot: Annotated[
+        str | None,
+        typer.Option("--slot", metavar="HOST:PORT", help="This one alone, also if it is loaded on demand: others go."),
+    ] = None,
+    dry_run: o.DryRun = False,
+) -> Answer:
     """Load or swap what the profile says; slots that are not in it stay as they are."""
     with Reach(ctx.obj) as reach:
         asked = fleet.wish(ctx.obj, [profile], host)
+        if slot is not None:
+            asked = _only(ctx.obj, asked, slot)
         if dry_run:
             found = _named(profile, fleet.planned(reach, asked))
             return replace(found, exit_code=0 if found.exit_code == 1 and not found.errors else found.exit_code)
@@ -96,6 +107,16 @@ def save(
         session.confirm(f"{path} is there already, with its comments. Replace it?")
     path.parent.mkdir(exist_ok=True)
     return Answer({"path": profiles.Edit(path, text).write(), "text": text})
+
+
+def _only(session: Session, asked: fleet.Wish, slot: str) -> fleet.Wish:
+    """What is wished for one slot."""
+    name, port = reaching.split(slot)
+    if not port.isascii() or not port.isdigit():
+        raise UsageError(f"{slot[:140]!r} is no slot", hint="--slot HOST:8101")
+    host = session.config.host(name)
+    assigned = asked.assigned.only(host.name, int(port))
+    return replace(asked, hosts=(host,), assigned=assigned, demand=True)
 
 
 def running(session: Session) -> dict[int, SlotSpec | None]:

@@ -12,8 +12,7 @@ from typing import Any
 
 from llmctl import envelope
 from llmctl.cli.session import OnEvent, Session
-from llmctl.config import Config, Host, ProfileSlot
-from llmctl.domain import build
+from llmctl.config import Config, Host, ProfileSlot, profile_slot_of
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, TransportCut, UsageError
 from llmctl.fleet import call, fanout, selection
@@ -220,7 +219,7 @@ def told(
 
 def slots(data: Mapping[str, Any]) -> list[ProfileSlot]:
     """What `host slots` answered."""
-    found = [build(ProfileSlot, slot) for slot in data["slots"]]
+    found = [profile_slot_of(slot) for slot in data["slots"]]
     return [replace(slot, spread=tuple(text.partition("=")[0] for text in slot.spread)) for slot in found]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmctl import tables
 from llmctl.config import Config, Host, Profile, ProfileSlot
-from llmctl.errors import ConfigError
+from llmctl.errors import ConfigError, UsageError
 from llmctl.profiles import homes as homes_of
 
 
@@ -34,10 +34,19 @@ class Assignment:
     slots: Mapping[str, tuple[Wanted, ...]]
     homeless: tuple[str, ...] = ()
 
-    def request(self, host: str, prune: bool = False, pull: bool = False) -> dict[str, Any]:
+    def request(
+        self, host: str, prune: bool = False, pull: bool = False, demand: bool = False
+    ) -> dict[str, Any]:  # fmt: skip
         """What `llmctl host plan` and `host apply` on that host read."""
         slots = [{**asdict(wanted.slot), "host": None} for wanted in self.slots.get(host, ())]
-        return {"slots": slots, "prune": prune and bool(slots), "pull": pull}
+        return {"slots": slots, "prune": prune and bool(slots), "pull": pull, "demand": demand}
+
+    def only(self, host: str, port: int) -> Assignment:
+        """The slots of one port alone; UsageError where no profile has it."""
+        found = tuple(wanted for wanted in self.slots.get(host, ()) if wanted.slot.port == port)
+        if not found:
+            raise UsageError(f"no slot {host}:{port} is in this profile", hint="llmctl profile list")
+        return Assignment({host: found})
 
 
 def assign(

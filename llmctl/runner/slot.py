@@ -174,6 +174,7 @@ class Slot:
             "progress": self.traffic.progress,
             "crashes": recent(self._crashes, now()), "queue_limit": self.limits.queue,
             "last_good": last_good(self.record.actual),
+            "unused": 0.0 if self.traffic.active() else round(now() - self.traffic.last_activity, 1),
         }  # fmt: skip
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────

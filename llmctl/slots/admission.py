@@ -115,6 +115,15 @@ class Ledger:
         with locked(self.lock):
             return sum(e["bytes"] for e in self._live().values())
 
+    def by_port(self) -> dict[int, int]:
+        """The bytes that each slot of this host holds now."""
+        found: dict[int, int] = {}
+        with locked(self.lock):
+            for entry in self._live().values():
+                if isinstance(entry["port"], int):
+                    found[entry["port"]] = found.get(entry["port"], 0) + entry["bytes"]
+        return found
+
     def release(self, key: str | None) -> None:
         """Give a reservation back; an unknown one is ignored."""
         with locked(self.lock):

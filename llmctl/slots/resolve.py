@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def profile_slot(catalog: Catalog, host: Host, slot: ProfileSlot) -> SlotSpec:
         slot.model, slot.engine, slot.quantization, slot.context, slot.parallel, slot.idle_unload, names,
         **slot.tuning(),
     )  # fmt: skip
-    return resolve(catalog, host, wish)
+    spec = resolve(catalog, host, wish)
+    return replace(spec, evictable=slot.on_demand and not slot.pinned, exclusive=slot.exclusive)
 
 
 def backend_of(host: Host) -> str:

@@ -22,8 +22,8 @@ TIMEOUT = 5.0
 class SlotStatus:
     """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
     `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the
-    slot has none. `silent` is seconds since an engine with requests made progress. `crashes` are those of the last ten
-    minutes, `last_good` is the model that served before the desired one."""
+    slot has none. `silent` is seconds since an engine with requests made progress, `unused` since its last request.
+    `crashes` are those of the last ten minutes, `last_good` is the model that served before the desired one."""
 
     host: str
     port: int
@@ -51,6 +51,7 @@ class SlotStatus:
     crashes: int = 0
     queue_limit: int = 0
     last_good: str | None = None
+    unused: float = 0.0
 
 
 def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from llmctl import profiles
 from llmctl.catalog import Catalog
-from llmctl.config import Host, ProfileSlot
-from llmctl.domain import CRASH_LOOP, DOWN, build
+from llmctl.config import Host, ProfileSlot, profile_slot_of
+from llmctl.domain import CRASH_LOOP, DOWN, GATEWAY
 from llmctl.errors import LlmctlError, Refused, UsageError
 from llmctl.paths import slot_ports
 from llmctl.profiles import KEEP, LOAD, START, STILL, SWAP, UNLOAD, Now, Step
-from llmctl.slots import tuning, verbs
+from llmctl.slots import room, tuning, verbs
 from llmctl.slots.ports import free_port
 from llmctl.slots.resolve import launch_of, profile_slot
 from llmctl.slots.state import SlotFolder
@@ -48,8 +48,8 @@ def read_slots(data: Any) -> list[ProfileSlot]:
     if not isinstance(data, list) or not all(isinstance(slot, Mapping) and set(slot) <= known for slot in data):
         raise UsageError("the slots are not those of a profile", hint="deploy this host again: its llmctl differs")
     try:
-        return [build(ProfileSlot, slot) for slot in data]
-    except TypeError as error:
+        return [profile_slot_of(slot) for slot in data]
+    except (TypeError, AttributeError) as error:
         raise UsageError(f"a slot is not whole: {error}") from None
 
 
@@ -59,6 +59,8 @@ def running(place: Place) -> dict[int, Now]:
     states = {slot.port: slot.state for slot in verbs.status(place.home)}
     for port in slot_ports(place.home):
         desired = SlotFolder(place.home, port).read_desired()
+        if desired.spec and desired.spec.engine.engine == GATEWAY:
+            continue
         held = desired.disabled.why if desired.disabled and not desired.disabled.over() else None
         quantization, tuned = None, {}
         if desired.spec:
@@ -79,9 +81,9 @@ def as_slots(place: Place) -> list[ProfileSlot]:
     ]
 
 
-def plan(place: Place, slots: Sequence[ProfileSlot], prune: bool = False) -> list[Step]:
-    """What must be done for this host to run `slots`."""
-    return profiles.plan(slots, running(place), lambda taken: free_port(place.home, place.host, taken), prune)
+def plan(place: Place, slots: Sequence[ProfileSlot], prune: bool = False, demand: bool = False) -> list[Step]:
+    """What must be done for this host to run `slots`; with `demand` also those that are loaded on demand."""
+    return profiles.plan(slots, running(place), lambda taken: free_port(place.home, place.host, taken), prune, demand)
 
 
 def problem(place: Place, step: Step) -> LlmctlError | None:
@@ -98,14 +100,17 @@ def problem(place: Place, step: Step) -> LlmctlError | None:
     return None
 
 
-def apply(place: Place, steps: Sequence[Step], on_event: OnEvent, bring: Bring | None = None) -> list[Done]:
-    """Do the steps one after another, whatever becomes of the others; `bring` has the model of a slot here first."""
-    return [_do(place, step, on_event, bring) for step in steps]
+def apply(
+    place: Place, steps: Sequence[Step], on_event: OnEvent, bring: Bring | None = None, *, evict: bool = False
+) -> list[Done]:
+    """Do the steps one after another, whatever becomes of the others; `bring` has the model of a slot here first. With
+    `evict` others that may go make room."""
+    return [_do(place, step, on_event, bring, evict) for step in steps]
 
 
-def _do(place: Place, step: Step, on_event: OnEvent, bring: Bring | None) -> Done:
+def _do(place: Place, step: Step, on_event: OnEvent, bring: Bring | None, evict: bool) -> Done:
     if step.action in STILL:
-        return Done(step, _as_it_is(place, step) if step.action == KEEP else None)
+        return Done(step, _as_it_is(place, step) if step.action == KEEP and step.current else None)
     on_event({"event": "note", "message": f"{step.port}: {step.action} {step.model or step.current}"})
     try:
         if bring and step.slot:
@@ -115,10 +120,12 @@ def _do(place: Place, step: Step, on_event: OnEvent, bring: Bring | None) -> Don
         if step.action == UNLOAD:
             return Done(step, verbs.unload(place.home, step.port, on_event=on_event))
         assert step.slot
-        spec = profile_slot(place.catalog, place.host, step.slot)
+        spec, launch = profile_slot(place.catalog, place.host, step.slot), launch_of(place.host)
+        if evict:
+            room.make(place.home, step.port, spec, launch, on_event)
         result = verbs.change(
             place.home, step.port, SWAP if step.action == SWAP else LOAD, spec,
-            order=step.slot.order, launch=launch_of(place.host), on_event=on_event,
+            order=step.slot.order, launch=launch, on_event=on_event,
         )  # fmt: skip
         return Done(step, result)
     except LlmctlError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
 from llmctl.gateway.litellm import rendered
@@ -29,7 +30,7 @@ def test_it_is_yaml_that_says_what_the_registry_says() -> None:
         "max_tokens": 1024, "timeout": 600,
     }  # fmt: skip
     info = by_name["fast"]["model_info"]
-    assert (info["max_input_tokens"], info["input_cost_per_token"]) == (8192, 1e-7)
+    assert info["max_input_tokens"] == 8192 and info["input_cost_per_token"] == pytest.approx(1e-7)
     assert by_name["deep"]["model_info"]["disable_background_health_check"] is True
     assert by_name["deep"]["litellm_params"]["timeout"] == 3600 and "disable" not in str(info)
     assert by_name["vectors"]["model_info"]["mode"] == "embedding"
