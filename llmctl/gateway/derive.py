@@ -34,7 +34,7 @@ def derived(config: Config, known: Iterable[Profile], rows: Rows) -> tuple[Regis
         for slot in profile.slots:
             for name in [slot.host] if slot.host else profiles.homes(config, profile.name):
                 place = f"profile {profile.name}, {name}:{slot.port}"
-                replica = _declared(config.hosts[name], slot, rows.get(name, {}))
+                replica = _declared(config.hosts[name], profile.name, slot, rows.get(name, {}))
                 if replica is None:
                     found.append(Problem(place, f"no slot has {slot.model} yet", f"llmctl profile load {profile.name}"))
                     continue
@@ -48,7 +48,9 @@ def derived(config: Config, known: Iterable[Profile], rows: Rows) -> tuple[Regis
     return registry, [*found, *_fallbacks(registry)]
 
 
-def _declared(host: Host, slot: ProfileSlot, rows: Mapping[int, Mapping[str, Any]]) -> Replica | None:
+def _declared(
+    host: Host, profile: str, slot: ProfileSlot, rows: Mapping[int, Mapping[str, Any]]
+) -> Replica | None:  # fmt: skip
     port: int | None = slot.port if slot.port != "auto" else None
     if port is None:
         port = next((at for at, row in sorted(rows.items()) if row["model"] == slot.model), None)
@@ -58,7 +60,7 @@ def _declared(host: Host, slot: ProfileSlot, rows: Mapping[int, Mapping[str, Any
     names = tuple(row["handles"]) if row and row["model"] == slot.model else ()
     return Replica(
         host.name, port, slot.model, (row["engine"] if row else None) or slot.engine, address(host, port), names,
-        slot.on_demand,
+        slot.on_demand, profile,
     )  # fmt: skip
 
 

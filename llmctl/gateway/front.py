@@ -273,6 +273,16 @@ class Front(asyncio.Protocol):
         message = f"the request body is larger than {self.limits.body_bytes} bytes"
         return RequestError(message, status=413, code="body_too_large")
 
+    @property
+    def work(self) -> Work | None:
+        """What answers the request under way; another may go on with it."""
+        return self._work
+
+    @work.setter
+    def work(self, work: Work) -> None:
+        if self._asked is not None:
+            self._work = work
+
     # ── one request after another ───────────────────────────────────────────────────────────────────────────────────
 
     def _next(self) -> None:

@@ -18,11 +18,13 @@ from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front, Request, Work
 from llmctl.gateway.limits import Meter
+from llmctl.gateway.loading import Loads
 from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
 from llmctl.gateway.usage import Usage
+from llmctl.gateway.waiting import Waiting
 from llmctl.runner.auth import Auth
 from llmctl.runner.edge import Drain
 from llmctl.runner.intake import Bodies
@@ -36,10 +38,10 @@ class Gate:
 
     def __init__(
         self, limits: Limits, auth: Auth, keyless: bool, callers: Callers, replicas: Replicas, own: dict[str, Own],
-        counts: Counts, log: Callable[..., None],
+        loads: Loads, counts: Counts, log: Callable[..., None],
     ) -> None:  # fmt: skip
         self.limits, self.auth, self.keyless, self.callers = limits, auth, keyless, callers
-        self.replicas, self.own, self.counts, self.log = replicas, own, counts, log
+        self.replicas, self.own, self.loads, self.counts, self.log = replicas, own, loads, counts, log
         self.bodies = Bodies()
         self.connections: set[Front] = set()
         self.drain = Drain()
@@ -101,8 +103,18 @@ class Gate:
                     raise
                 # what is wrong with it the slot says best: it goes on as it is, to whoever answers by default
         handle = self._handle(caller, model)
+        absent = self.replicas.absent(handle)
+        load = self.loads.wanted(absent) if absent else None
         done = self._counted(caller, handle, asked)
-        return Relay(front, request, self.replicas.ways(self._chain(caller, handle), asked), shape, done).start()
+
+        def relay(begun: bool) -> Work:
+            ways = self.replicas.ways(self._chain(caller, handle), asked)
+            return Relay(front, request, ways, shape, done, begun).start()
+
+        if load is None:
+            return relay(False)
+        streams = bool(asked and asked.streams)
+        return Waiting(front, load, shape, streams, relay, lambda status: done(None, status))
 
     def _pipe(self, front: Front, request: Request, caller: Caller | None) -> Work:
         """A WebSocket, to the handle that its address names: ?model=HANDLE."""

@@ -105,5 +105,6 @@ async def watch(live: Live) -> Found:
         live.standing = live.standing.failed(now, found.why)
     elif live.standing.resting:
         live.standing = live.standing.answered()
+    live.state = found.state or ""
     live.load.warm = found.state == READY
     return found

@@ -26,7 +26,8 @@ CHAT, EMBEDDINGS = "openai-chat", "openai-embeddings"
 @dataclass(frozen=True)
 class Replica:
     """A slot that can answer for a handle. `address` is where the gateway's machine reaches it; None: through ssh, by
-    the host's entry in hosts.toml. `model` and `names` are those that it knows itself by."""
+    the host's entry in hosts.toml. `model` and `names` are those that it knows itself by.
+    One that is `on_demand` is loaded as its `profile` says."""
 
     host: str
     port: int
@@ -35,6 +36,7 @@ class Replica:
     address: str | None = None
     names: tuple[str, ...] = ()
     on_demand: bool = False
+    profile: str | None = None
 
     @property
     def where(self) -> str:

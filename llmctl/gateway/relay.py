@@ -49,8 +49,10 @@ class Relay:
     """What answers one request: a listener of its replica, and the work of its client's connection."""
 
     def __init__(
-        self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Callable[[Relay, int], None]
-    ) -> None:
+        self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Callable[[Relay, int], None],
+        begun: bool = False,
+    ) -> None:  # fmt: skip
+        """`begun`: the head of a stream of events was sent already."""
         self.front, self.request, self.shape = front, request, shape
         self._ways, self._done = ways, done
         self._way: Way | None = None
@@ -63,6 +65,7 @@ class Relay:
         self._replica: str | None = None
         self._status = 0
         self._streams = self._over = False
+        self._begun = begun
         self._why = "no replica is up"
         self.retries = self.events = 0
         self.began_at = 0.0  # the head of its answer, by the loop's clock
@@ -119,6 +122,9 @@ class Relay:
     def _give_up(self) -> None:
         self._over = True
         self._done(self, 503)
+        if self._begun:
+            self._break(self._why)
+            return
         error = RequestError(self._why, status=503, code="unavailable", details={"retry_after": 2})
         self.front.error(error, self.shape.error)
 
@@ -133,6 +139,13 @@ class Relay:
         self._status, self.began_at = status, self._loop.time()
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self._streams = kind.startswith((b"text/event-stream", b"application/x-ndjson"))
+        if self._begun:
+            if status != 200 or not self._streams:
+                self._over = True
+                self._done(self, status)
+                self._drop_upstream()
+                self._break(f"the model's server answers {status}")
+            return
         self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
 
     def came(self, data: bytes) -> None:
@@ -172,10 +185,20 @@ class Relay:
         self._left(whole=False, why=why)
         self._done(self, self._status)
         if self._streams:
-            self.front.data(self.shape.broken(self._last, "the model's server failed in the middle of its answer"))
-            self.front.end()
+            self._break("the model's server failed in the middle of its answer")
         else:
             self.front.cut()
+
+    def _break(self, why: str) -> None:
+        """End a stream with an error in it."""
+        self.front.data(self.shape.broken(self._last, why))
+        self.front.end()
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream:
+            upstream.cut()
+        self._left(whole=True)
 
     def _drop(self, why: str, *, failure: bool) -> None:
         """Take no answer of this replica: ask the next."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmctl.domain import SLEEPING, STARTING, SWAPPING
 from llmctl.gateway import balance
 from llmctl.gateway.asked import Asked
 from llmctl.gateway.balance import Load
@@ -14,16 +15,21 @@ from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.gateway.standing import Standing
 from llmctl.gateway.upstream import Pool
 
+COMING = (SLEEPING, STARTING, SWAPPING)
+"""States of a slot that lets requests wait, and serves them then."""
+
 
 @dataclass
 class Live:
-    """One replica as the gateway sees it now. `head` is its part of a request's head: Host, and its key."""
+    """One replica as the gateway sees it now. `head` is its part of a request's head: Host, and its key; `state` is
+    what its slot said last."""
 
     replica: Replica
     pool: Pool
     head: bytes
     load: Load
     standing: Standing = Standing()
+    state: str = ""
 
 
 @dataclass
@@ -107,6 +113,14 @@ class Replicas:
                 else:
                     yield way
         yield from resting
+
+    def absent(self, handle: Handle) -> Replica | None:
+        """The slot to load before anybody can answer for a handle; None where one is there, or none is on demand."""
+        lives = [self.live[one.where] for one in handle.replicas if one.where in self.live]
+        if not handle.on_demand or any(live.load.warm or live.state in COMING for live in lives):
+            return None
+        idle = [live for live in lives if live.replica.on_demand]
+        return min(idle, key=lambda live: live.load.tokens).replica if idle else None
 
     def rows(self) -> list[dict[str, Any]]:
         """What `gateway status` shows of each."""

@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from llmctl.gateway.callers import Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, ticking
+from llmctl.gateway.loading import Command, Loads
 from llmctl.gateway.registry import Replica
 from llmctl.gateway.replicas import Live, Replicas
 from llmctl.gateway.upstream import Pool, Upstream
@@ -54,8 +55,12 @@ class GatewayServer(PortServer):
         self._tasks: list[asyncio.Task[Any]] = []
         self._probes: dict[str, float] = {}
         self._ways = Reached(home)
+        self.command = Command(home, self._ways.config())
+        self.loads = Loads(self._load)
         self.replicas = Replicas(self._ways.live, asyncio.get_running_loop().time)
-        self.gate = Gate(launch.limits, auth, keyless, Callers(home), self.replicas, {}, Counts(), self._log)
+        self.gate = Gate(
+            launch.limits, auth, keyless, Callers(home), self.replicas, {}, self.loads, Counts(), self._log
+        )
         self.gate.own = own.routes(self.gate, self.health)
         self.listener = Accepting(sock, lambda: Front(self.gate), self.gate.connections, self.gate.drain)
 
@@ -69,6 +74,7 @@ class GatewayServer(PortServer):
     async def end(self) -> None:
         for task in self._tasks:
             task.cancel()
+        await self.loads.close()
         for live in self.replicas.live.values():
             live.pool.close()
         self._ways.close()
@@ -120,6 +126,14 @@ class GatewayServer(PortServer):
                     probes[where] = asyncio.ensure_future(probing.watch(live))
             await asyncio.sleep(LOOK)
 
+    async def _load(self, replica: Replica, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+        """Have a slot load its model, and look at it at once: whoever waits for it is sent there now."""
+        self.note(f"{replica.model} is loaded on {replica.where}: somebody asks for it")
+        await self.command.load(replica, on_event)
+        if live := self.replicas.live.get(replica.where):
+            live.standing = live.standing.answered()
+            await probing.watch(live)
+
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def health(self) -> dict[str, Any]:
@@ -140,6 +154,7 @@ class GatewayServer(PortServer):
             return {
                 **self._row(), "handles": list(self.gate.registry.handles), "registry": self.gate.registry.hash,
                 "why": self.error or None, "replicas": self.replicas.rows(),
+                "loads": self.loads.rows(),
             }  # fmt: skip
 
         async def restart(args: Any, owner: str, on_event: Any) -> Any:
@@ -203,7 +218,8 @@ class Reached:
         head = b"host: %s:%d" % (b"127.0.0.1" if address is None else host.encode(), replica.port)
         if key := self._key(replica.host):
             head += b"\r\nauthorization: Bearer " + key.encode()
-        return Live(replica, Pool(lambda made: self._connect(replica, made)), head, Load(replica.where))
+        load = Load(replica.where, warm=not replica.on_demand)  # until it is probed
+        return Live(replica, Pool(lambda made: self._connect(replica, made)), head, load)
 
     async def _connect(self, replica: Replica, made: Any) -> tuple[Any, Upstream]:
         loop = asyncio.get_running_loop()
@@ -222,6 +238,11 @@ class Reached:
             transport = self._transports[replica.host] = connect(known.host(replica.host), known, self.home)
         found: socket.socket = transport.dial("127.0.0.1", replica.port)
         return found
+
+    def config(self) -> Path | None:
+        """The folder of hosts.toml."""
+        folder = self._settings().get("config")
+        return Path(folder) if folder else None
 
     def _settings(self) -> Mapping[str, Any]:
         with contextlib.suppress(OSError, ValueError):

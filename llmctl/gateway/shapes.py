@@ -17,10 +17,11 @@ CODE = "engine_died"
 @dataclass(frozen=True)
 class Shape:
     """One protocol. `error` is an error as a whole answer; `broken` what a stream that broke still says, from the same
-    object: an event of its own, and the terminator."""
+    object: an event of its own, and the terminator. `comment` is a line of a stream that no client shows."""
 
     error: Callable[[LlmctlError], Mapping[str, Any]]
     event: Callable[[Mapping[str, Any]], bytes]
+    comment: Callable[[str], bytes] | None = None
 
     def broken(self, last: bytes, why: str) -> bytes:
         """What ends a stream whose last bytes were `last`."""
@@ -33,8 +34,12 @@ def _data(said: Mapping[str, Any]) -> bytes:
     return b"data: %b\n\n" % json.dumps(said).encode()
 
 
-OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\n\n")
-ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said))
+def _comment(text: str) -> bytes:
+    return b": %b\n\n" % text.encode()
+
+
+OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\n\n", _comment)
+ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said), _comment)
 OLLAMA = Shape(ollama_answers.error_object, lambda said: json.dumps(said).encode() + b"\n")
 EXECUTE = Shape(
     execute_answers.shown,

@@ -17,6 +17,7 @@ from llmctl.gateway.callers import Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, ticking
+from llmctl.gateway.loading import Loads
 from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.gateway.replicas import Live, Replicas
 from llmctl.gateway.upstream import Pool
@@ -25,6 +26,10 @@ from tests.runner import fake_slot
 from tests.runner.fake_slot import FakeService
 
 TICK = 0.1
+
+
+async def never(*asked: Any) -> None:
+    raise AssertionError("nothing is loaded on demand here")
 
 
 @contextlib.contextmanager
@@ -57,7 +62,8 @@ async def _run(behind: int, limits: Any, auth: Auth | None, ready: Future[Any]) 
 
     replicas = Replicas(live, loop.time)
     gate = Gate(
-        limits, auth or Auth("127.0.0.1", None), auth is None, Callers(Path("/nonexistent")), replicas, {}, Counts(),
+        limits, auth or Auth("127.0.0.1", None), auth is None, Callers(Path("/nonexistent")), replicas, {}, Loads(never),
+        Counts(),
         lambda **said: None,
     )  # fmt: skip
     gate.own = own.routes(gate, lambda: {"verdict": "ok", "state": "ready", "ready": True, "status": "healthy"})
