@@ -17,7 +17,7 @@ from llmctl.gateway.callers import Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, ticking
-from llmctl.gateway.loading import Loads
+from llmctl.gateway.loading import Loads, Start
 from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.gateway.replicas import Live, Replicas
 from llmctl.gateway.upstream import Pool
@@ -28,18 +28,15 @@ from tests.runner.fake_slot import FakeService
 TICK = 0.1
 
 
-async def never(*asked: Any) -> None:
-    raise AssertionError("nothing is loaded on demand here")
-
-
 @contextlib.contextmanager
-def serve(service: FakeService | None = None, auth: Auth | None = None) -> Iterator[Any]:
-    """Like fake_slot.serve, with a gate in front; `limits` of the service are the gate's."""
+def serve(service: FakeService | None = None, auth: Auth | None = None, start: Start | None = None) -> Iterator[Any]:
+    """Like fake_slot.serve, with a gate in front; `limits` of the service are the gate's. With `start` the handle is
+    on demand, and that loads it."""
     service = service or FakeService()
     limits, service.limits = service.limits, FakeService().limits
     with fake_slot.serve(service) as slot:
         ready: Future[Any] = Future()
-        thread = threading.Thread(target=lambda: asyncio.run(_run(slot.port, limits, auth, ready)))
+        thread = threading.Thread(target=lambda: asyncio.run(_run(slot.port, limits, auth, start, ready)))
         thread.start()
         gate, port, loop, over = ready.result(10)
         state = SimpleNamespace(connections=gate.connections, tasks=())
@@ -53,21 +50,29 @@ def serve(service: FakeService | None = None, auth: Auth | None = None) -> Itera
             thread.join()
 
 
-async def _run(behind: int, limits: Any, auth: Auth | None, ready: Future[Any]) -> None:
+async def _run(behind: int, limits: Any, auth: Auth | None, start: Start | None, ready: Future[Any]) -> None:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
     def live(replica: Replica) -> Live:
         pool = Pool(lambda made: loop.create_connection(made, "127.0.0.1", replica.port))
-        return Live(replica, pool, b"host: 127.0.0.1", Load(replica.where))
+        return Live(replica, pool, b"host: 127.0.0.1", Load(replica.where, warm=start is None))
 
     replicas = Replicas(live, loop.time)
+
+    async def load(replica: Replica, on_event: Any) -> None:
+        assert start, "nothing is loaded on demand here"
+        await start(replica, on_event)
+        replicas.live[replica.where].load.warm = True
+
+    callers = Callers(Path("/nonexistent"))
     gate = Gate(
-        limits, auth or Auth("127.0.0.1", None), auth is None, Callers(Path("/nonexistent")), replicas, {}, Loads(never),
-        Counts(),
+        limits, auth or Auth("127.0.0.1", None), auth is None, callers, replicas, {}, Loads(load), Counts(),
         lambda **said: None,
     )  # fmt: skip
     gate.own = own.routes(gate, lambda: {"verdict": "ok", "state": "ready", "ready": True, "status": "healthy"})
-    gate.registry = Registry({"alpha": Handle("alpha", (Replica("here", behind, "alpha"),))}, "alpha")
+    gate.registry = Registry(
+        {"alpha": Handle("alpha", (Replica("here", behind, "alpha", on_demand=start is not None),))}, "alpha"
+    )
     replicas.follow(gate.registry)
     server = await loop.create_server(lambda: Front(gate), "127.0.0.1", 0)
     looking = asyncio.ensure_future(ticking(gate, TICK))

@@ -1,0 +1,115 @@
+"""Requests for a model that has to be loaded first: they join one load, are told how far it is, or are sent away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from llmctl.errors import RequestError
+from llmctl.gateway import loading, waiting
+from tests.conftest import eventually
+from tests.gateway.fake_gate import serve
+from tests.runner.fake_slot import FakeService
+
+HI = {"model": "alpha", "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Slow:
+    """A load that goes on until `go` is set, with events of its progress."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.go, self.calls, self.fails = threading.Event(), 0, fails
+
+    async def __call__(self, replica: Any, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self.calls += 1
+        on_event({"event": "stage", "stage": "weights", "done": 45, "total": 100, "eta": 12.0})
+        while not self.go.is_set():
+            await asyncio.sleep(0.01)
+        if self.fails:
+            raise RequestError(self.fails, status=503, code="load_failed")
+
+
+def ask(slot: Any, path: str = "/v1/chat/completions", **fields: Any) -> httpx.Response:
+    return httpx.post(f"{slot.base_url}{path}", json={**HI, **fields}, timeout=30, trust_env=False)
+
+
+def test_all_who_ask_join_one_load() -> None:
+    slow, found = Slow(), list[int]()
+    with serve(FakeService(), start=slow) as slot:
+        asking = [threading.Thread(target=lambda: found.append(ask(slot).status_code)) for _ in range(5)]
+        for thread in asking:
+            thread.start()
+        eventually(lambda: len(slot.gate.connections) == 5)
+        assert not found and slow.calls == 1
+        slow.go.set()
+        for thread in asking:
+            thread.join()
+        assert found == [200] * 5 and ask(slot).status_code == 200 and slow.calls == 1
+
+
+def test_a_load_that_fails_is_told_and_not_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow("it does not fit: needs 9 GB, has 2 GB")
+    slow.go.set()
+    with serve(FakeService(), start=slow) as slot:
+        for _ in range(3):
+            answer = ask(slot)
+            assert answer.status_code == 503 and "needs 9 GB" in answer.json()["error"]["message"]
+        assert slow.calls == 1
+        monkeypatch.setattr(loading, "AGAIN", 0.0)
+        slow.fails = ""
+        assert ask(slot).status_code == 200 and slow.calls == 2
+
+
+def test_who_streams_is_told_how_far_it_is_in_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "TOLD", 0.1)
+    monkeypatch.setattr(waiting, "EVERY", 0.1)
+    slow = Slow()
+    with serve(FakeService(words=["a", "b"]), start=slow) as slot:
+        body = {**HI, "stream": True}
+        with httpx.stream(
+            "POST", f"{slot.base_url}/v1/chat/completions", json=body, timeout=30, trust_env=False
+        ) as got:
+            rows = got.iter_lines()
+            assert got.status_code == 200 and next(rows) == ": loading alpha: weights 45 %, 12 s left"
+            slow.go.set()
+            rest = [row for row in rows if row and not row.startswith(":")]
+        assert rest[-1] == "data: [DONE]" and sum('"content":"a"' in row for row in rest) == 1
+
+
+def test_a_stream_whose_load_fails_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "TOLD", 0.1)
+    slow = Slow("no memory")
+    with serve(FakeService(), start=slow) as slot:
+        threading.Timer(0.5, slow.go.set).start()
+        answer = ask(slot, stream=True)
+        rows = [row for row in answer.text.split("\n\n") if row]
+        assert answer.status_code == 200 and '"no memory"' in rows[-2] and rows[-1] == "data: [DONE]"
+
+
+def test_who_does_not_stream_is_sent_away_with_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "PATIENCE", 0.2)
+    slow = Slow()
+    with serve(FakeService(), start=slow) as slot:
+        answer = ask(slot)
+        error = answer.json()["error"]
+        assert (answer.status_code, answer.headers["retry-after"], error["code"]) == (503, "12", "loading")
+        assert error["details"] == {"state": "starting", "progress": 0.45, "retry_after": 12.0}
+        slow.go.set()
+        eventually(lambda: ask(slot).status_code == 200)
+        assert slow.calls == 1, "the load went on"
+
+
+def test_a_client_that_goes_away_while_it_waits_leaves_nothing() -> None:
+    slow = Slow()
+    with serve(FakeService(), start=slow) as slot:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(f"{slot.base_url}/v1/chat/completions", json=HI, timeout=0.3, trust_env=False)
+        eventually(lambda: not slot.gate.connections)
+        slow.go.set()
+        eventually(lambda: ask(slot).status_code == 200)
+        assert len(slot.service.seen) == 1
