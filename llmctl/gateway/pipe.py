@@ -30,7 +30,7 @@ class Pipe:
     async def _connect(self) -> None:
         why = "no replica is up"
         for way in self._ways:
-            way.took()
+            way.took(self)
             try:
                 upstream = await way.pool.fresh()
             except LlmctlError as error:
@@ -69,6 +69,9 @@ class Pipe:
             self._way.ended(whole=True)
             self._way = None
             self._done(status)
+
+    def move(self, why: str) -> None:
+        """What is in a pipe cannot be sent twice."""
 
     # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
 

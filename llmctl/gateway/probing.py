@@ -19,6 +19,8 @@ HEDGE = 1.0
 DEADLINE = 3.0
 EVERY = 5.0
 """Seconds between two looks at a replica that is well."""
+SOON = 2.0
+"""The same where requests have waited as long for a first byte."""
 LARGEST = 64 * 1024
 
 
@@ -103,6 +105,9 @@ async def watch(live: Live) -> Found:
     found = await probe(live)
     if found.state is None:
         live.standing = live.standing.failed(now, found.why)
+        if live.standing.resting:
+            for request in list(live.waiting):
+                request.move(found.why)
     elif live.standing.resting:
         live.standing = live.standing.answered()
     live.state = found.state or ""

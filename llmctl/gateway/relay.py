@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.gateway import usage
@@ -37,8 +37,8 @@ class Way(Protocol):
         """Its part of the request's head: Host, and the key that it wants."""
 
     def body(self, request: Request) -> bytes: ...
-    def took(self) -> None:
-        """It has the request now."""
+    def took(self, moved: Any) -> None:
+        """It has the request now; `moved.move(why)` takes that away again."""
 
     def began(self, status: int, seconds: float) -> None: ...
     def ended(self, *, whole: bool, why: str = "") -> None:
@@ -86,7 +86,7 @@ class Relay:
         self.retries += self._tried
         self._tried = True
         self._way, self._replica = way, way.where
-        way.took()
+        way.took(self)
         self._next = next(self._ways, None)
         upstream = way.pool.take(self._loop.time())
         if upstream:
@@ -199,6 +199,11 @@ class Relay:
         if upstream:
             upstream.cut()
         self._left(whole=True)
+
+    def move(self, why: str) -> None:
+        """The replica hangs: ask another one, where there is one."""
+        if not self._status and not self._over and self._next and self._upstream:
+            self._drop(why, failure=True)
 
     def _drop(self, why: str, *, failure: bool) -> None:
         """Take no answer of this replica: ask the next."""

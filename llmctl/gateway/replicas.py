@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from llmctl.domain import SLEEPING, STARTING, SWAPPING
 from llmctl.gateway import balance
@@ -19,10 +19,17 @@ COMING = (SLEEPING, STARTING, SWAPPING)
 """States of a slot that lets requests wait, and serves them then."""
 
 
+class Moved(Protocol):
+    """A request that may be sent elsewhere."""
+
+    def move(self, why: str) -> None:
+        """Ask another replica, where there is one and nothing came from this."""
+
+
 @dataclass
 class Live:
     """One replica as the gateway sees it now. `head` is its part of a request's head: Host, and its key; `state` is
-    what its slot said last."""
+    what its slot said last, `waiting` are the requests that have no byte of an answer yet, with when they came."""
 
     replica: Replica
     pool: Pool
@@ -30,6 +37,7 @@ class Live:
     load: Load
     standing: Standing = Standing()
     state: str = ""
+    waiting: dict[Moved, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,6 +49,7 @@ class Way:
     weight: int
     chain: Sequence[int]
     now: Callable[[], float]
+    _moved: Moved | None = None
 
     @property
     def where(self) -> str:
@@ -61,13 +70,21 @@ class Way:
             return request.body
         return asked.named(replica.model)
 
-    def took(self) -> None:
+    def took(self, moved: Moved) -> None:
         self.live.load.took(self.weight, self.chain)
+        self.live.waiting[moved] = self.now()
+        self._moved = moved
 
     def began(self, status: int, seconds: float) -> None:
+        self._waits_no_more()
         self.live.standing = self.live.standing.answered()
 
+    def _waits_no_more(self) -> None:
+        if self._moved:
+            self.live.waiting.pop(self._moved, None)
+
     def ended(self, *, whole: bool, why: str = "") -> None:
+        self._waits_no_more()
         self.live.load.gave(self.weight)
         if not whole:
             self.live.standing = self.live.standing.failed(self.now(), why)

@@ -120,7 +120,9 @@ class GatewayServer(PortServer):
             for where, live in self.replicas.live.items():
                 before = probes.get(where)
                 last = self._probes.get(where, 0.0)
-                due = live.standing.due(loop.time()) if live.standing.resting else loop.time() - last > probing.EVERY
+                due = (
+                    live.standing.due(loop.time()) if live.standing.resting else loop.time() - last > _pause(live, loop)
+                )
                 if due and (before is None or before.done()):
                     self._probes[where] = loop.time()
                     probes[where] = asyncio.ensure_future(probing.watch(live))
@@ -202,6 +204,12 @@ class GatewayServer(PortServer):
 
     def _log(self, **said: Any) -> None:
         self.log.line("request", json.dumps(said))
+
+
+def _pause(live: Live, loop: asyncio.AbstractEventLoop) -> float:
+    """Seconds from one look at a replica to the next: few where somebody waits for it."""
+    waits = max((loop.time() - since for since in live.waiting.values()), default=0.0)
+    return probing.SOON if waits > probing.SOON else probing.EVERY
 
 
 class Reached:

@@ -124,6 +124,22 @@ def test_a_replica_that_dies_before_the_first_byte_costs_nothing(slots: Slots, s
     assert [one.status_code for one in found] == [200]
 
 
+def test_a_replica_that_hangs_loses_its_requests_to_another(slots: Slots, script: Script, gateway: Start) -> None:
+    both = [slots(script("alpha")), slots(script("alpha"))]
+    gate = gateway(handle("alpha", *both))
+    assert chat(gate.port, max_tokens=2).status_code == 200
+    pid = both[0].server_pid()
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = [chat(gate.port, max_tokens=2).status_code for _ in range(3)]
+        rows = {row["where"]: row for row in life.status(gate.home, gate.port)["replicas"]}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found == [200] * 3 and rows[f"here:{both[0].port}"]["resting"]
+    eventually(lambda: not any(row["resting"] for row in life.status(gate.home, gate.port)["replicas"]))
+
+
 def test_a_registry_edited_to_nonsense_changes_nothing_and_is_told(
     slots: Slots, script: Script, gateway: Start
 ) -> None:
