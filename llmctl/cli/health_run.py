@@ -63,7 +63,9 @@ def run(session: Session, asked: Wanted) -> Answer:
         told = notify.tell(session.home, asked.targets, outcome, asked.settings.messages) if asked.targets else None
         if told:
             for target, message in told.sent:
-                book.told(target, message.title, "ok", outcome.at)
+                book.told(target, message.title, outcome.at)
+            for target, message, why in told.deaf:
+                book.not_told(target, message.title, why, outcome.at)
             errors = [*errors, *told.errors]
         errors = [*errors, *book.errors]
         notes = [*book.notes, *(f"{step.host}:{step.port}: {step.why}" for step in steps if not step.does)]

@@ -214,8 +214,9 @@ class BatchEngine:
                 else:
                     self._pass([p for p in pieces if p.work.job is job], [r for r in running if r.job is job])
             return
-        if pieces:
-            self._pace.saw(sum(len(piece.tokens) for piece in pieces) + len(running), self._clock() - began)
+        if pieces and pieces[0].work.job.seen is None:  # a picture takes the time of more than its tokens
+            tokens = sum(len(piece.tokens) for piece in pieces) + len(running) + sum(map(len, proposed.values()))
+            self._pace.saw(tokens, self._clock() - began)
         for row, piece in enumerate(pieces):
             piece.work.done += len(piece.tokens)
             if piece.work.done == len(piece.work.job.prompt) and piece.work in self._prefills:

@@ -157,11 +157,11 @@ class DraftModel:
         left = self._pace.most(self._engine.prefill_chunk, len(feed), 0)
         if sum(map(len, feed.values())) > left:  # a prompt: catch up with some of it, and propose next time
             for handle, tokens in feed.items():
-                if tokens[:left]:
+                if piece := tokens[:left]:
                     began = time.monotonic()
-                    self._append({handle: tokens[:left]})
-                    self._pace.saw(len(tokens[:left]), time.monotonic() - began)
-                    left -= len(tokens[:left])
+                    self._append({handle: piece})
+                    self._pace.saw(len(piece), time.monotonic() - began)
+                    left -= len(piece)
             return {}
         found: dict[int, list[int]] = {handle: [] for handle in feed}
         while feed:

@@ -177,21 +177,18 @@ class LlamaEngine:
         It is the one that holds most of it; of equally good ones that which has been free for longest. What another
         one holds is copied where that saves enough.
         """
-
-        def held(slot: Slot) -> int:
-            common = slot.common(tokens, adapter)
-            return common if common >= WORTH_A_SLOT else 0
-
         slots = self._context.slots
         free = [slot for slot in slots if not slot.taken]
         if not free:
             raise DecodeFailed(f"all {len(slots)} sequences are in use")
-        slot = max(free, key=lambda s: (held(s), -s.freed))
-        other = max(slots, key=lambda s: s.common(tokens, adapter))
-        if other.common(tokens, adapter) - slot.common(tokens, adapter) >= WORTH_A_COPY:
-            slot = min(free, key=lambda s: s.freed)
+        common = {slot.id: slot.common(tokens, adapter) for slot in slots}
+        slot = max(free, key=lambda s: (common[s.id] if common[s.id] >= WORTH_A_SLOT else 0, -s.freed))
+        other = max(slots, key=lambda s: common[s.id])
+        held = common[slot.id]
+        if common[other.id] - held >= WORTH_A_COPY:
+            slot, held = min(free, key=lambda s: s.freed), common[other.id]
             self._context.copy(other, slot)
-        self._context.cut(slot, max(0, min(slot.common(tokens, adapter), len(tokens) - 1)))
+        self._context.cut(slot, max(0, min(held, len(tokens) - 1)))
         slot.taken, slot.adapter = True, adapter
         return slot
 

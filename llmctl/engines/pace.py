@@ -6,7 +6,7 @@ import math
 
 # A cancel waits for the pass, and so do running sequences, where there are any. But each pass reads all weights again:
 # at 60 tokens, half a second of a 0.5B model, a tenth of all there is.
-BESIDE_RUNNING, ALONE = 1.0, 3.0  # seconds
+BESIDE_RUNNING, ALONE = 1.5, 3.0  # seconds
 SMALLEST, FIRST = 32, 64
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmctl.errors import HistoryError
+from llmctl.events import FAILED
+from llmctl.events import OK as OUTCOME_OK
 from llmctl.health.heal import DOES, Healed
 from llmctl.health.rows import Row
 from llmctl.health.verdict import DEGRADED, DOWN, OK, UNKNOWN
@@ -14,6 +16,7 @@ from llmctl.history import NAME
 from llmctl.history.records import Check, Event, Incident
 from llmctl.history.store import History
 
+NOTIFY = "notify"
 T = TypeVar("T")
 Key = tuple[str, int | None]
 
@@ -98,13 +101,17 @@ class Book:
             ), None,
         )  # fmt: skip
 
-    def told(self, target: str, title: str, outcome: str, at: float) -> None:
+    def told(self, target: str, title: str, at: float) -> None:
         """Somebody was told of it."""
-        self._ask(
-            lambda history: history.note(
-                target, "notify", outcome=outcome, what=title, at=at
-            ), None,
-        )  # fmt: skip
+        self._ask(lambda history: history.note(target, NOTIFY, outcome=OUTCOME_OK, what=title, at=at), None)
+
+    def not_told(self, target: str, title: str, why: str, at: float) -> None:
+        """Somebody could not be told: kept once, and not again for as long as it goes on."""
+        nothing: list[Event] = []
+        last = self._ask(lambda history: history.events(host=target, kinds=(NOTIFY,), most=1), nothing)
+        if not last or last[-1].outcome != FAILED:
+            what = f"{title}: {why}"
+            self._ask(lambda history: history.note(target, NOTIFY, outcome=FAILED, what=what, at=at), None)
 
     def _open(self, row: Row) -> None:
         self._ask(

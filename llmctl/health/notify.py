@@ -29,9 +29,11 @@ SHOWN = 200
 
 @dataclass(frozen=True)
 class Told:
-    """Who was told what, and who could not be: those are told with the next run."""
+    """Who was told what, and who could not be and why: those are told with the next run. `errors` has all that went
+    wrong."""
 
     sent: tuple[tuple[str, Message], ...] = ()
+    deaf: tuple[tuple[str, Message, str], ...] = ()
     errors: tuple[LlmctlError, ...] = ()
 
 
@@ -56,8 +58,9 @@ def tell(home: Path, targets: Sequence[Target], run: Run, settings: MessageSetti
         if why is None:
             known[target.name] = after[target.name]
     errors = [*errors, *(why for why in failed if why), *kept.keep_listeners(home, known)]
-    sent = [(target.name, message) for (target, message), why in zip(messages, failed, strict=True) if why is None]
-    return Told(tuple(sent), tuple(errors))
+    pairs = [(target.name, message, why) for (target, message), why in zip(messages, failed, strict=True)]
+    sent = tuple((name, message) for name, message, why in pairs if why is None)
+    return Told(sent, tuple((name, message, why.message) for name, message, why in pairs if why), tuple(errors))
 
 
 def send(messages: Sequence[tuple[Target, Message]]) -> list[NotifyFailed | None]:

@@ -40,11 +40,16 @@ def as_text(found: Iterable[Mapping[str, Any]], form: str) -> Iterator[str]:
     writer.writeheader()
     for row in found:
         flat = {**row, "codes": " ".join(row.get("codes", ())), "details": json.dumps(row.get("details") or {})}
-        writer.writerow(flat)
+        writer.writerow({key: _harmless(value) for key, value in flat.items()})
         yield text.getvalue()
         text.seek(0)
         text.truncate()
     yield text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, kept from it by an apostrophe, as OWASP has it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _checks(history: History, since: float) -> Iterator[dict[str, Any]]:

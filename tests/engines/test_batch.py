@@ -1,6 +1,7 @@
 """The batch loop over a toy engine: what joins, leaves, fails and ends, and that requests never touch each other."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,16 @@ def test_what_a_pass_took_is_told_to_the_pace(monkeypatch):
     bench.ask("a", "x" * 40, max_tokens=3, ignore_eos=True)
     bench.finish()
     assert told == [(40, 1.0)]  # passes of running sequences alone teach nothing of prompts
+
+
+def test_a_pass_with_a_picture_teaches_nothing(monkeypatch):
+    bench, told = Bench(chunk=100), []
+    bench.engine.identity = replace(bench.engine.identity, inputs=("text", "image"))
+    bench.toy.see = lambda request: (list(b"x" * 40), object())
+    monkeypatch.setattr(bench.engine._pace, "saw", lambda *seen: told.append(seen))
+    bench.ask("a", media=(Media("image", b"x"),), max_tokens=2, ignore_eos=True)
+    bench.finish()
+    assert bench.finishes() == [LENGTH] and not told
 
 
 def test_max_tokens_ends_with_length():

@@ -20,7 +20,7 @@ def test_nothing_is_known_before_the_first_pass() -> None:
 
 @pytest.mark.parametrize(
     ("running", "waiting", "tokens"),
-    [(0, 1, 512), (1, 1, 256), (8, 1, 128), (8, 8, 256), (4, 60, 512), (64, 0, 128)],
+    [(0, 1, 512), (1, 1, 512), (8, 1, 256), (8, 8, 512), (16, 4, 256), (4, 60, 512), (64, 0, 256)],
 )
 def test_the_more_wait_the_longer_a_pass_may_be(running: int, waiting: int, tokens: int) -> None:
     assert paced(160).most(1024, running, waiting) == tokens

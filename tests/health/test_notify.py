@@ -244,6 +244,7 @@ def test_each_listener_is_told_once_and_again_after_it_was_deaf(tmp_path: Path) 
     told = run(1000.0, ILL)
     assert [error.code for error in told.errors] == ["notify_failed"]
     assert [name for name, _ in told.sent] == ["other"]
+    assert [(name, "was not told" in why) for name, _, why in told.deaf] == [("page", True)]
     (tmp_path / "deaf").unlink()
     told = run(1300.0, ILL)
     assert [name for name, _ in told.sent] == ["page"] and not told.errors

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmctl import events
+from llmctl.history.export import as_text
 from llmctl.history.store import Check, History
 from llmctl.render.history import BLOCKS, sparkline
 from tests.cli.fleet import Fleet
@@ -140,6 +141,12 @@ def test_an_export_has_a_row_for_every_record(fleet: Fleet, home: Path, tmp_path
     target = tmp_path / "out" / "history.jsonl"
     assert fleet("history", "export", "--out", str(target)).data == {"out": str(target), "count": 150}
     assert len(target.read_text().splitlines()) == 150 and target.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_cell_of_an_export_is_a_formula() -> None:
+    text = as_text([{"record": "check", "why": '=HYPERLINK("x")', "model": "-1+1", "rate": -2.5}], "csv")
+    (cells,) = csv.DictReader(io.StringIO("".join(text)))
+    assert (cells["why"], cells["model"], cells["rate"]) == ('\'=HYPERLINK("x")', "'-1+1", "-2.5")
 
 
 def test_f8_a_torn_history_is_told_and_sync_begins_a_new_one(fleet: Fleet, home: Path) -> None:
