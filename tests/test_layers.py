@@ -55,10 +55,12 @@ MAY_IMPORT = {
     "checks": {"checks", "clients", "keys", "slots", "models", "backends", "environments.installed", *CORE},
     "slots": {"slots", "keys", "profiles", "models", "backends", "units", "environments", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "environments", "native", "units", "keys", *CORE},
+    "runner.server": {"gateway.server", "runner", "slots", "backends", "environments", "keys", *CORE},  # either server
     "runner.worker": {"runner.frames", "runner.read_ahead", "engines", "techniques", "domain", "errors"},
     "runner.rank": {"engines", "spread", "domain", "errors"},
     "runner.read_ahead": {"backends", "domain", "errors"},
     "runner.frames": {"domain", "errors"},
+    "gateway": {"gateway", "runner", "slots", "fleet", "profiles", "models.registry", "keys", *CORE},
     "history": {"history", *CORE},
     "health": {
         "health",
@@ -134,6 +136,7 @@ MAY_IMPORT = {
         "exporter",
         "web",
         "top",
+        "gateway",
         *CORE,
     },
     "__main__": {"cli", "render", "envelope", "errors"},

@@ -67,7 +67,7 @@ def test_what_runs_otherwise_is_swapped_and_what_is_not_asked_for_is_extra() -> 
         (ProfileSlot(8101, "a", context=128), ("context 64 → 128",)),
         (ProfileSlot(8101, "a", quantization="q4_0"), ("quantization bf16 → q4_0",)),
         (ProfileSlot(8101, "a", parallel=8, idle_unload=60.0), ("parallel 2 → 8", "idle_unload None → 60.0")),
-        (ProfileSlot(8101, "a", handle="slow"), ("handle None → slow",)),
+        (ProfileSlot(8101, "a", handle="slow"), ("handles None → slow",)),
     ],
 )
 def test_every_setting_that_drifted_is_named(slot: ProfileSlot, differs: tuple[str, ...]) -> None:

@@ -40,10 +40,14 @@ def derived(config: Config, known: Iterable[Profile], rows: Rows) -> tuple[Regis
                     continue
                 for entry in slot.named():
                     found += _join(handles, entry, replica, place)
+    declared = {one.where: one for handle in handles.values() for one in handle.replicas}
     for name, slots in rows.items():
         for port, row in sorted(slots.items()):
             if row["model"] and row["engine"] != GATEWAY:
-                _own(handles, _running(config.hosts[name], port, row))
+                running = _running(config.hosts[name], port, row)
+                as_declared = declared.get(running.where)
+                same = as_declared and as_declared.model == running.model
+                _own(handles, as_declared if as_declared and same else running)
     registry = Registry(handles, next(iter(handles), None))
     return registry, [*found, *_fallbacks(registry)]
 
