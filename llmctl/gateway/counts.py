@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
+from llmctl.gateway.registry import Registry
 from llmctl.gateway.replicas import Live
 from llmctl.gateway.usage import Usage
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # as of a slot
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 NOBODY = ""
 """The key of requests without one."""
@@ -37,8 +39,10 @@ class Counts:
         self._retries = counter("retries", "Requests asked again elsewhere.", "handle")
         self._refused = counter("refused", "Requests that were none, by status.", "status")
         self._limited = counter("limited", "Requests over a key's limits.", "key", "code")
-        self._up = gauge("replica_up", "1 when it is asked, 0 when it rests.", "host", "port")
-        self._load = gauge("replica_tokens", "Tokens that it has to do.", "host", "port")
+        self._up = gauge("replica_up", "1 when it is asked, 0 when it rests.", "replica")
+        self._load = gauge("replica_tokens", "Tokens that it has to do.", "replica")
+        self._slots = gauge("handle_replicas", "Slots that are asked for it, or loaded for it on demand.", "handle")
+        self._error = gauge("registry_error", "1 when the registry makes no sense, and the one before goes on.")
 
     def answered(self, handle: str, status: int, seconds: float) -> None:
         self._requests.labels(handle, str(status)).inc()
@@ -63,12 +67,16 @@ class Counts:
     def limited(self, key: str, code: str) -> None:
         self._limited.labels(key, code).inc()
 
-    def text(self, lives: Iterable[Live]) -> bytes:
-        """The page."""
+    def text(self, lives: Mapping[str, Live], registry: Registry, error: bool = False) -> bytes:
+        """The page. `lives` are the replicas by HOST:PORT; a slot is `replica`, since `host` and `port` are ours."""
         self._up.clear()
         self._load.clear()
-        for live in lives:
-            where = live.replica.host, str(live.replica.port)
-            self._up.labels(*where).set(not live.standing.resting)
-            self._load.labels(*where).set(live.load.tokens)
+        self._slots.clear()
+        for where, live in lives.items():
+            self._up.labels(where).set(not live.standing.resting)
+            self._load.labels(where).set(live.load.tokens)
+        for handle in registry.handles.values():
+            found = [lives[one.where] for one in handle.replicas if one.where in lives]
+            self._slots.labels(handle.name).set(sum(one.replica.on_demand or not one.standing.resting for one in found))
+        self._error.set(error)
         return generate_latest(self.registry)

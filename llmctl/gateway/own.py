@@ -41,7 +41,8 @@ def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own
         front.json({"version": "0.6.4", "llmctl": __version__})
 
     def scrape(front: Front, request: Request) -> None:
-        front.answer(200, CONTENT_TYPE_LATEST.encode(), gate.counts.text(gate.replicas.live.values()))
+        page = gate.counts.text(gate.replicas.live, gate.registry, error=bool(health().get("why")))
+        front.answer(200, CONTENT_TYPE_LATEST.encode(), page)
 
     def here(front: Front, request: Request) -> None:
         front.answer(200, b"text/plain; charset=utf-8", b"Ollama is running")

@@ -139,12 +139,17 @@ class Replicas:
         idle = [live for live in lives if live.replica.on_demand]
         return min(idle, key=lambda live: live.load.tokens).replica if idle else None
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What `gateway status` shows of each."""
+    def rows(self, registry: Registry) -> list[dict[str, Any]]:
+        """What `status` shows of each, with the handles that it answers for."""
+        handles: dict[str, list[str]] = {}
+        for handle in registry.handles.values():
+            for replica in handle.replicas:
+                handles.setdefault(replica.where, []).append(handle.name)
         return [
             {
                 "where": where, "model": live.replica.model, "warm": live.load.warm, "requests": live.load.requests,
                 "tokens": live.load.tokens, "resting": live.standing.resting, "why": live.standing.why or None,
+                "on_demand": live.replica.on_demand, "handles": handles.get(where, []),
             }
             for where, live in self.live.items()
         ]  # fmt: skip

@@ -143,7 +143,8 @@ class GatewayServer(PortServer):
         up = sum(not live.standing.resting for live in self.replicas.live.values())
         state = READY if up or not self.replicas.live else STARTING
         verdict = "ok" if state == READY and not self.error else "degraded"
-        return {"verdict": verdict, "state": state, "status": "healthy", "ready": state == READY, "replicas": up}
+        return {"verdict": verdict, "state": state, "status": "healthy", "ready": state == READY, "replicas": up,
+                "why": self.error or None}  # fmt: skip
 
     def verbs(self) -> Mapping[str, Verb]:
         async def ping(args: Any, owner: str, on_event: Any) -> Any:
@@ -155,7 +156,7 @@ class GatewayServer(PortServer):
         async def status(args: Any, owner: str, on_event: Any) -> Any:
             return {
                 **self._row(), "handles": list(self.gate.registry.handles), "registry": self.gate.registry.hash,
-                "why": self.error or None, "replicas": self.replicas.rows(),
+                "why": self.error or None, "replicas": self.replicas.rows(self.gate.registry),
                 "loads": self.loads.rows(),
             }  # fmt: skip
 

@@ -23,7 +23,8 @@ class SlotStatus:
     """One row of `status`. `since` is epoch seconds, `memory_bytes` the engine's resident memory; `load_path` and
     `residency` are those of its identity; `progress` is how far a load is; `spare` is starting or ready, None where the
     slot has none. `silent` is seconds since an engine with requests made progress, `unused` since its last request.
-    `crashes` are those of the last ten minutes, `last_good` is the model that served before the desired one."""
+    `crashes` are those of the last ten minutes, `last_good` is the model that served before the desired one.
+    `replicas` are the slots behind a gateway, as it sees them."""
 
     host: str
     port: int
@@ -52,6 +53,7 @@ class SlotStatus:
     queue_limit: int = 0
     last_good: str | None = None
     unused: float = 0.0
+    replicas: tuple[Mapping[str, Any], ...] = ()
 
 
 def status(home: Path, ports: Sequence[int] | None = None, host: str = "local") -> list[SlotStatus]:
@@ -75,7 +77,8 @@ def shares(home: Path) -> list[dict[str, Any]]:
 def row(host: str, said: Mapping[str, Any]) -> SlotStatus:
     """What a slot server, or another llmctl, says of a slot; what this one does not know is left out."""
     known = {key: value for key, value in said.items() if key in SlotStatus.__dataclass_fields__}
-    return SlotStatus(**{**known, "host": host, **{key: tuple(said.get(key) or ()) for key in ("handles", "spread")}})
+    lists = {key: tuple(said.get(key) or ()) for key in ("handles", "spread", "replicas")}
+    return SlotStatus(**{**known, "host": host, **lists})
 
 
 def _status(home: Path, port: int, host: str) -> SlotStatus:

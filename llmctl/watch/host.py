@@ -75,7 +75,8 @@ def _slots(home: Path, host: str) -> list[dict[str, Any]]:
 def _rough(slot: Mapping[str, Any]) -> dict[str, Any]:
     """A row without what always changes a little."""
     rate, memory = slot["tokens_per_second"], slot["memory_bytes"]
-    return {**slot, "tokens_per_second": round(rate / FINE), "memory_bytes": memory // COARSE}
+    behind = [{**replica, "tokens": 0} for replica in slot["replicas"]]
+    return {**slot, "tokens_per_second": round(rate / FINE), "memory_bytes": memory // COARSE, "replicas": behind}
 
 
 def _shares(home: Path) -> Sequence[Any]:
