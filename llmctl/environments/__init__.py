@@ -22,6 +22,7 @@ PROOFS = {
     "torch": ("torch", "transformers"),
     "mlx": ("mlx_lm",),
     "openvino": ("openvino_genai", "xllamacpp"),
+    "litellm": ("litellm", "fastapi", "redis"),
 }
 """What must import before an environment counts as made: wheels may need libraries of the system that are not there."""
 
