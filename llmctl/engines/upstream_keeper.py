@@ -3,8 +3,8 @@
     python -m llmctl.engines.upstream_keeper LIFELINE FOLDER PROGRAM [ARGUMENT]...
 
 LIFELINE is the reading end of a pipe whose other end the engine process holds. Its end, however that comes, is the end
-of the server's whole tree at once; a byte on it asks the server to end by itself within GRACE seconds. FOLDER (or "")
-is removed in the end. Standard library only.
+of the server's whole tree at once; a byte on it asks the server to end by itself within GRACE seconds, or, when it is
+FINISH, as soon as it has answered what it was asked. FOLDER (or "") is removed in the end. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from llmctl.jobs import tree
 
 GRACE = 2.0
+FINISH = b"f"
 ENDING = threading.Lock()
 
 
@@ -63,10 +64,12 @@ def reap(pid: int) -> int:
 
 def watch(lifeline: int, folder: str, pid: int) -> None:
     """End the server when the engine process asks for it, or is gone."""
-    if os.read(lifeline, 1):
+    while told := os.read(lifeline, 1):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGTERM)
-        time.sleep(GRACE)  # the main thread ends us before that when the server does
+        if told != FINISH:
+            time.sleep(GRACE)  # the main thread ends us before that when the server does
+            break
     end(folder, pid)
     os._exit(0)
 

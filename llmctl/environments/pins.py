@@ -12,7 +12,7 @@ def unmet(env: Mapping[str, str], python: Path | None = None) -> list[str]:
 
     `python` is the interpreter of another environment than this one.
     """
-    found = ((name, pin, _installed(name, python)) for name, pin in sorted(env.items()))
+    found = ((name, pin, installed(name, python)) for name, pin in sorted(env.items()))
     return [f"{name} {pin} (here: {here or 'none'})" for name, pin, here in found if not _meets(here, pin)]
 
 
@@ -21,7 +21,8 @@ def site_packages(python: Path) -> list[Path]:
     return sorted(python.parents[1].glob("lib/python3*/site-packages"))
 
 
-def _installed(name: str, python: Path | None) -> str | None:
+def installed(name: str, python: Path | None) -> str | None:
+    """The version of a package, here or in the environment of `python`; None where it is not."""
     if python:
         places = [str(folder) for folder in site_packages(python)]
         return next((found.version for found in metadata.distributions(name=name, path=places)), None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 from llmctl import __version__, events
 from llmctl.errors import LlmctlError, Refused
+from llmctl.processes import code
 from llmctl.runner import handover
 from llmctl.runner.control_server import Verb, serve_control
 from llmctl.runner.engine_log import EngineLog
@@ -100,11 +103,34 @@ class PortServer(ABC):
         self.note(f"stop by {owner}")
         self.stopping.set()
 
+    def life(self) -> dict[str, Verb]:
+        """The verbs of every server of a port: asked who it is, and what ends or replaces it."""
+
+        async def ping(args: Any, owner: str, on_event: Any) -> Any:
+            return {
+                "version": __version__, "pid": os.getpid(), "code": code(), "service": self.launch.service,
+                "engine": None,
+            }  # fmt: skip
+
+        async def reexec(args: Any, owner: str, on_event: Any) -> Any:
+            await self.reexec(args.get("python") or sys.executable, args.get("code") or code(), owner)
+            return {"pid": os.getpid()}
+
+        async def hand_over(args: Any, owner: str, on_event: Any) -> Any:
+            await self.hand_over(args["to"], owner)
+            return {"pid": os.getpid()}
+
+        async def stop(args: Any, owner: str, on_event: Any) -> Any:
+            self.stop(owner)
+            return {"pid": os.getpid()}
+
+        return {verb.__name__: verb for verb in (ping, reexec, hand_over, stop)}
+
     # ── upgrade ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def reexec(self, python: str, code: str, owner: str) -> None:
-        """Prepare the exec of the llmctl in `code` by `python`, and do it a moment after the caller has its answer."""
-        image = handover.Image(python, code, tuple(server_argv(self.folder, None)))
+    async def reexec(self, python: str, folder: str, owner: str) -> None:
+        """Prepare the exec of the llmctl in `folder` by `python`, and do it just after the caller has its answer."""
+        image = handover.Image(python, folder, tuple(server_argv(self.folder, None)))
         async with self._quiet("upgrade", owner):
             await image.check()
             await self._drained()
