@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from llmctl.clients.deadline import Deadline
 from llmctl.clients.openai import OpenAI, Place
 from llmctl.errors import LlmctlError, Unreachable
 
@@ -82,7 +80,7 @@ class Server:
         return tuple(int(id) for id in said["tokens"])
 
     def _within(self, ask: Callable[[_Question], T]) -> T:
-        with _Deadline(self.place, self.patience) as held:
+        with Deadline(self.place, self.patience) as held:
             one = _Question(held.place, self.model)
             try:
                 found = ask(one)
@@ -127,33 +125,6 @@ class _Question(OpenAI):
         with self._asked("POST", path, json.dumps(body)) as response:
             found: Mapping[str, Any] = json.loads(response.read())
             return found
-
-
-class _Deadline:
-    """`place` for one request, whose connection is shut down when its time is over, which `late` then tells."""
-
-    def __init__(self, place: Place, seconds: float) -> None:
-        self.late, self._socks = threading.Event(), list[socket.socket]()
-        self.place = replace(place, dial=lambda: self._kept(place.dial()))
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> _Deadline:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _kept(self, sock: socket.socket) -> socket.socket:
-        self._socks.append(sock)
-        return sock
-
-    def _cut(self) -> None:
-        self.late.set()
-        for sock in self._socks:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
 
 def agreed(servers: Sequence[Server], prompt: Prompt) -> Way:
