@@ -22,7 +22,7 @@ from llmctl.files import append, locked
 
 KINDS = (
     "load", "swap", "unload", "restart", "crash", "crash-loop", "sleep", "wake", "disable", "enable", "adopt",
-    "deploy", "rollback", "remove", "incident", "recovered", "heal", "notify", "bench",
+    "deploy", "rollback", "remove", "incident", "recovered", "heal", "notify", "bench", "quality",
 )  # fmt: skip
 NAME, OLDER = "events.jsonl", "events.1.jsonl"
 LARGEST = 4 * 2**20

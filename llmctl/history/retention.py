@@ -7,7 +7,7 @@ import sqlite3
 DAY = 86400.0
 CHECKS = 90 * DAY
 EVENTS = 400 * DAY
-"""Of events and of incidents that are over; one that is not stays."""
+"""Of events, of baselines, and of incidents that are over; one that is not stays."""
 LARGEST = 256 * 10**6
 """Bytes. Beyond them the oldest checks go, and then the oldest events."""
 TENTH = 10
@@ -19,6 +19,7 @@ def prune(db: sqlite3.Connection, now: float) -> None:
         db.execute("DELETE FROM checks WHERE slot = ? AND at < ?", (slot, now - CHECKS))
     db.execute("DELETE FROM events WHERE at < ?", (now - EVENTS,))
     db.execute("DELETE FROM incidents WHERE closed < ?", (now - EVENTS,))
+    db.execute("DELETE FROM baselines WHERE at < ?", (now - EVENTS,))
     while used(db) > LARGEST and (_oldest_checks(db) or _oldest_events(db)):
         pass
 

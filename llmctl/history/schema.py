@@ -31,6 +31,9 @@ STEPS = (
     CREATE INDEX incidents_by_end ON incidents (closed);
     CREATE TABLE cursors (host TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE baselines (target TEXT PRIMARY KEY, at REAL NOT NULL, told TEXT NOT NULL) WITHOUT ROWID;
+    """,
 )
 """A released step is never changed: what is new goes into another one."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,6 +133,11 @@ class History:
 
         self._changed(work)
 
+    def keep_baseline(self, target: str, at: float, told: Mapping[str, Any]) -> None:
+        """What the next quality run of `target` is held against, in place of what was."""
+        row = (sql.clean(target), at, json.dumps(dict(told)))
+        self._changed(lambda db: db.execute("INSERT OR REPLACE INTO baselines VALUES (?, ?, ?)", row))
+
     def prune(self, now: float) -> None:
         """Forget what is too old or too much (history.retention), and give the room back."""
         self._changed(lambda db: retention.prune(db, now))
@@ -188,6 +195,13 @@ class History:
         where, values = sql.where({"host = ?": host, "port = ?": port, "at >= ?": since, among: tuple(kinds) or None})
         rows = self.ask(f"SELECT {sql.EVENT} FROM events{where} ORDER BY at DESC, n DESC LIMIT ?", *values, most)
         return [sql.event_of(row) for row in reversed(rows)]
+
+    def baseline(self, target: str) -> tuple[float, dict[str, Any]] | None:
+        """When the baseline of `target` was taken, and what it tells; None without one that can be read."""
+        for at, told in self.ask("SELECT at, told FROM baselines WHERE target = ?", sql.clean(target)):
+            with contextlib.suppress(ValueError, TypeError):
+                return float(at), dict(json.loads(told))
+        return None
 
     def uptime(self, host: str, port: int | None, since: float, until: float | None = None) -> float | None:
         """The share of the known time in which a slot answered, 0 to 1; None when nothing is known."""
