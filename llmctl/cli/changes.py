@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from llmctl.cli.session import Session, Target
 from llmctl.config import Tuning
 from llmctl.domain import SlotSpec
 from llmctl.envelope import Answer
+from llmctl.errors import LlmctlError
 
 if TYPE_CHECKING:
     from llmctl.slots.verbs import ChangeResult
@@ -36,16 +38,16 @@ def spec_of(
 
 
 def change(
-    session: Session, target: Target, action: str, spec: SlotSpec, order: str = "auto", lock_wait: str = "0"
-) -> dict[str, Any]:
-    """Load or swap, with its progress shown; the data of the result."""
-    from llmctl.slots import verbs
+    session: Session, target: Target, action: str, spec: SlotSpec, order: str = "auto", lock_wait: str = "0",
+    evict: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Load or swap, with its progress shown; the data of the result. With `evict` others that may go make room."""
+    from llmctl.slots import room, verbs
 
-    launch, wait = session.launch(target.host), tables.seconds(lock_wait)
+    home, port, launch, wait = session.home, target.port, session.launch(target.host), tables.seconds(lock_wait)
     with session.progress() as on_event:
-        result = verbs.change(
-            session.home, target.port, action, spec, order=order, lock_wait=wait, launch=launch, on_event=on_event
-        )
+        with room.made(home, port, spec, launch, on_event, order) if evict else nullcontext(on_event) as told:
+            result = verbs.change(home, port, action, spec, order=order, lock_wait=wait, launch=launch, on_event=told)
     return data_of(target, result)
 
 
@@ -70,6 +72,20 @@ def planned(action: str, target: Target, spec: SlotSpec) -> Answer:
         "spare_bytes": spec.spare_bytes,
     }
     return Answer(data)
+
+
+def room_for(session: Session, target: Target, spec: SlotSpec) -> dict[str, Any]:
+    """What --dry-run tells of memory: what is left, who would be unloaded (--evict), or why that does not help."""
+    from llmctl.slots import room
+
+    launch = session.launch(target.host)
+    space = room.space(session.home, target.port, launch)
+    found = {"free_bytes": space.free, "budget_bytes": space.budget, "evicts": [], "problem": None}
+    try:
+        gone = room.needed(session.home, target.port, spec, launch)
+    except LlmctlError as error:
+        return {**found, "problem": error.message}
+    return {**found, "evicts": [room.row(one) for one in gone]}
 
 
 def data_of(target: Target, result: ChangeResult) -> dict[str, Any]:

@@ -17,7 +17,8 @@ where a slot is a `config.ProfileSlot` (`dataclasses.asdict`; all but port and m
 
 `action` is keep, load, swap, start, unload (with prune), extra (left alone) or held (disabled, left alone). With `pull`
 a model that is not here is fetched before its slot is loaded; with `demand` slots that are loaded on demand are loaded
-now, and others that may go make room for them. Of `apply` the exit code is 0 when all is as wanted, 3
+now, and others that may go make room for them, which `plan` lists as `evicts` [{"port", "model", "bytes", "reserved",
+"unused"}, …]. Of `apply` the exit code is 0 when all is as wanted, 3
 when some steps failed and 1 when all did; the envelope's `errors` have the port of each. Progress goes to stderr as
 lines of JSON, with a note for each step.
 """
@@ -116,11 +117,13 @@ def planned(session: Session, request: Asked) -> Answer:
 
     place = session.place()
     steps = wanted.plan(place, request.slots, request.prune, request.demand)
-    problems = [wanted.problem(place, step) for step in steps]
-    rows = [
-        {**wanted.row(place.host.name, step), "problem": error.message if error else None}
-        for step, error in zip(steps, problems, strict=True)
-    ]
+    rows = []
+    for step in steps:
+        error, evicts = wanted.problem(place, step), []
+        if request.demand and not error:
+            evicts, error = wanted.evicts(place, step)
+        row = {**wanted.row(place.host.name, step), "problem": error.message if error else None}
+        rows.append({**row, "evicts": evicts} if request.demand else row)
     return Answer({"steps": rows})
 
 

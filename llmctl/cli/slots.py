@@ -14,7 +14,7 @@ from llmctl.cli import options as o
 from llmctl.cli import reach
 from llmctl.cli import status as status_verb
 from llmctl.cli.bring import bring
-from llmctl.cli.changes import change, data_of, planned, spec_of
+from llmctl.cli.changes import change, data_of, planned, room_for, spec_of
 from llmctl.cli.far import Way, on_hosts, run
 from llmctl.cli.session import Session, Target
 from llmctl.cli.tuning import tuned
@@ -40,6 +40,9 @@ def load(
     spare: o.Spare = None,
     lock_wait: o.LockWait = "0",
     pull: o.Pull = False,
+    evict: Annotated[
+        bool, typer.Option("--evict", help="Where it does not fit, unload idle ones that are loaded on demand.")
+    ] = False,
     dry_run: o.DryRun = False,
     *,
     tuning: Tuning,
@@ -51,8 +54,9 @@ def load(
         model = bring(session, model, engine, quantization)
     spec = spec_of(session, target, model, engine, quantization, context, parallel, idle_unload, spare, tuning)
     if dry_run:
-        return planned("load", target, spec)
-    return Answer(change(session, target, "load", spec, lock_wait=lock_wait))
+        found = planned("load", target, spec)
+        return replace(found, data={**found.data, **room_for(session, target, spec)})
+    return Answer(change(session, target, "load", spec, lock_wait=lock_wait, evict=evict))
 
 
 @app.command()
@@ -131,6 +135,7 @@ def unload(
     ctx: typer.Context,
     port: o.Port,
     lock_wait: o.LockWait = "0",
+    unused: Annotated[str, typer.Option(metavar="TIME", help="Only where it had no request for that long.")] = "0",
     stop_server: Annotated[
         bool, typer.Option("--stop-server", help="Also end the slot server, which closes the port.")
     ] = False,
@@ -140,9 +145,9 @@ def unload(
 
     session: Session = ctx.obj
     target = session.target(port)
-    wait = tables.seconds(lock_wait)
+    wait, rest = tables.seconds(lock_wait), tables.seconds(unused)
     with session.progress() as on_event:
-        result = verbs.unload(session.home, target.port, lock_wait=wait, on_event=on_event)
+        result = verbs.unload(session.home, target.port, unused=rest, lock_wait=wait, on_event=on_event)
     if stop_server:
         verbs.stop(session.home, target.port)
     return Answer(data_of(target, result))

@@ -93,10 +93,11 @@ def _block(command: str, said: Mapping[str, Any]) -> str:
 
 
 def _planned(data: Mapping[str, Any]) -> str:
-    return (
+    lines = [
         f"would {data['would']} {data['model']} on {data['host']}:{data['port']} with {data['engine']}: "
         f"{data['path']}, context {data['context']} × {data['parallel']}, needs {size(data['needed_bytes'])}"
-    )
+    ]
+    return "\n".join([*lines, *slots.room(data)])
 
 
 FOR_HOSTS = tuple(

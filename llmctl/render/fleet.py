@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.render.slots import changed
+from llmctl.render.slots import changed, unloads
 from llmctl.render.text import Table, View, plain_table
 
 
@@ -14,6 +14,7 @@ def steps(data: Mapping[str, Any]) -> Table:
     rows = []
     for step in data["steps"]:
         differs = [*step["differs"], *([step["problem"]] if step.get("problem") else [])]
+        differs += map(unloads, step.get("evicts") or ())
         row = (step["host"], str(step["port"]), step["action"], step["model"] or "-", step["current"] or "-")
         rows.append((*row, ", ".join(differs)))
     return Table(("HOST", "PORT", "ACTION", "MODEL", "NOW", "DIFFERS"), rows, right=("PORT",))

@@ -61,6 +61,21 @@ def changed(data: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def room(data: Mapping[str, Any]) -> list[str]:
+    """What a dry run tells of memory, where it does."""
+    if data.get("problem"):
+        return [f"it would fail: {data['problem']}"]
+    gone = data.get("evicts") or ()
+    lines = [f"with --evict {unloads(one)}" for one in gone]
+    total = sum(one["bytes"] for one in gone)
+    return [*lines, f"that gives {size(total)}, beside {size(data['free_bytes'])} that are free"] if gone else []
+
+
+def unloads(one: Mapping[str, Any]) -> str:
+    """A slot that goes to make room."""
+    return f"unloads {one['port']} {one['model']} ({size(one['bytes'])}, unused for {duration(one['unused'])})"
+
+
 VIEWS: dict[str, View] = {
     "status": status,
     **dict.fromkeys(("load", "swap", "unload", "restart", "disable", "enable"), changed),

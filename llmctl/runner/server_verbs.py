@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from llmctl import __version__
 from llmctl.domain import SlotSpec, build
 from llmctl.errors import Refused
-from llmctl.processes import code
 from llmctl.runner.control_server import Verb
 from llmctl.slots.state import Disabled
 
@@ -24,17 +22,14 @@ KEPT = 5  # profiles of a slot
 
 def verbs(server: Server) -> dict[str, Verb]:
     """Name → coroutine of (arguments, owner, on_event)."""
-    slot = server.slot
+    slot, life = server.slot, server.life()
 
     def wait(args: Mapping[str, Any]) -> float:
         return float(args.get("lock_wait", 0.0))
 
     async def ping(args: Any, owner: str, on_event: Any) -> Any:
         engine = slot.current
-        return {
-            "version": __version__, "pid": os.getpid(), "code": code(), "service": server.launch.service,
-            "engine": engine.runs if engine else None,
-        }  # fmt: skip
+        return {**await life["ping"](args, owner, on_event), "engine": engine.runs if engine else None}
 
     async def status(args: Any, owner: str, on_event: Any) -> Any:
         return {**slot.status(), **server.spare.status(), "runner_pid": os.getpid(), "version": __version__}
@@ -47,7 +42,8 @@ def verbs(server: Server) -> dict[str, Verb]:
         )  # fmt: skip
 
     async def unload(args: Any, owner: str, on_event: Any) -> Any:
-        return await slot.unload(owner=owner, lock_wait=wait(args), on_event=on_event)
+        unused = float(args.get("unused") or 0.0)
+        return await slot.unload(owner=owner, unused=unused, lock_wait=wait(args), on_event=on_event)
 
     async def restart(args: Any, owner: str, on_event: Any) -> Any:
         stuck = bool(args.get("stuck"))
@@ -59,18 +55,6 @@ def verbs(server: Server) -> dict[str, Verb]:
     async def enable(args: Any, owner: str, on_event: Any) -> Any:
         return await slot.enable(owner=owner, on_event=on_event)
 
-    async def reexec(args: Any, owner: str, on_event: Any) -> Any:
-        await server.reexec(args.get("python") or sys.executable, args.get("code") or code(), owner)
-        return {"pid": os.getpid()}
-
-    async def hand_over(args: Any, owner: str, on_event: Any) -> Any:
-        await server.hand_over(args["to"], owner)
-        return {"pid": os.getpid()}
-
-    async def stop(args: Any, owner: str, on_event: Any) -> Any:
-        server.stop(owner)
-        return {"pid": os.getpid()}
-
     async def profile(args: Mapping[str, Any], owner: str, on_event: Any) -> Any:
         if slot.current is None:
             raise Refused(f"port {slot.port} has no engine now", hint=f"llmctl status {slot.port}", port=slot.port)
@@ -78,7 +62,7 @@ def verbs(server: Server) -> dict[str, Verb]:
         return await slot.current.profile(trace_file(server.folder.path) if args["stop"] else None)
 
     changes = (change, unload, restart, disable, enable)
-    return {verb.__name__: verb for verb in (ping, status, profile, *changes, reexec, hand_over, stop)}
+    return {**life, **{verb.__name__: verb for verb in (ping, status, profile, *changes)}}
 
 
 def trace_file(slot: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmctl import domain
 from llmctl.domain import SlotSpec
-from llmctl.errors import LlmctlError, LoadFailed, Refused, RequestError
+from llmctl.errors import Busy, LlmctlError, LoadFailed, Refused, RequestError
 from llmctl.runner.bring_up import Effects, OnEvent, bring_up
 from llmctl.runner.engine_process import EngineProcess
 from llmctl.runner.happenings import Happenings
@@ -122,10 +122,15 @@ class Slot:
                 await self._end_stuck(on_event)
             return await self._replace(self._desired_spec(), "auto", on_event)
 
-    async def unload(self, *, owner: str, lock_wait: float = 0.0, on_event: OnEvent) -> dict[str, Any]:
-        """End the engine after its requests; the port stays open and answers that nothing is loaded."""
+    async def unload(
+        self, *, owner: str, unused: float = 0.0, lock_wait: float = 0.0, on_event: OnEvent
+    ) -> dict[str, Any]:  # fmt: skip
+        """End the engine after its requests; the port stays open and answers that nothing is loaded. With `unused` only
+        where it had no request for so many seconds, else Busy."""
         async with self.operations.changing("unload", owner, lock_wait):
             before, began = self.desired.spec, now()
+            if self._unused() < unused:
+                raise Busy(f"port {self.port} was used {self._unused():.1f} s ago", port=self.port)
             cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._want(spec=None)
             self._set(domain.EMPTY)
@@ -174,8 +179,12 @@ class Slot:
             "progress": self.traffic.progress,
             "crashes": recent(self._crashes, now()), "queue_limit": self.limits.queue,
             "last_good": last_good(self.record.actual),
-            "unused": 0.0 if self.traffic.active() else round(now() - self.traffic.last_activity, 1),
+            "unused": int(10 * self._unused()) / 10,  # never more than `unload` finds
         }  # fmt: skip
+
+    def _unused(self) -> float:
+        """Seconds since its last request; 0 while it has any."""
+        return 0.0 if self.traffic.active() or len(self.traffic.line) else now() - self.traffic.last_activity
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────
 

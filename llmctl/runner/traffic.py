@@ -175,10 +175,10 @@ class Traffic:
         """New requests, and those that wait, go to `engine` from now on."""
         self.engine = engine
         engine.on_room = self._dispatch
-        self.last_activity = now()
         self._dispatch()
 
     def _dispatch(self) -> None:
+        self.last_activity = now()  # a request has ended
         if self.engine:
             self.line.serve(self.engine.has_room, self.engine.begin)
 

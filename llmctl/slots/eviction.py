@@ -10,67 +10,95 @@ from llmctl.slots.admission import gb
 
 
 @dataclass(frozen=True)
+class Space:
+    """What is left for a new model, in bytes: `free` memory as measured, and what the reservations of all slots leave
+    of the `budget`. It has to fit into both."""
+
+    free: int
+    budget: int
+
+    def fits(self, needed: int, gone: Iterable[Holder] = ()) -> bool:
+        """Whether so much fits once those are gone."""
+        gone = list(gone)
+        free, budget = self.free + sum(one.measured for one in gone), self.budget + sum(one.reserved for one in gone)
+        return needed <= min(free, budget)
+
+
+@dataclass(frozen=True)
 class Holder:
-    """A slot with a model. `bytes` is what its end gives back, as measured; `unused` seconds since its last request.
+    """A slot with a model. `measured` is the memory that its engine really has, `reserved` what the host's ledger has
+    written down for it, in bytes; `unused` seconds since its last request.
 
     `busy` is what it is doing that must not be cut, empty when it rests; `exclusive` is its group, if it has one.
     """
 
     port: int
     model: str
-    bytes: int
+    measured: int
+    reserved: int = 0
     unused: float = 0.0
     evictable: bool = False
     busy: str = ""
     exclusive: str | None = None
 
 
-def victims(needed: int, available: int, holders: Iterable[Holder], exclusive: str | None = None) -> list[Holder]:
-    """Those that have to go before `needed` bytes fit into what is `available`; none when it fits as it is.
+def victims(needed: int, space: Space, holders: Iterable[Holder], exclusive: str | None = None) -> list[Holder]:
+    """Those that have to go before `needed` bytes fit; none when they fit as it is.
 
-    All others of the `exclusive` group go in any case. Busy when one of those is at work, DoesNotFit with the numbers
-    when all that may go does not make room.
+    All others of the `exclusive` group go in any case. Busy, with the port of one to wait for, when those that are at
+    work would have to go as well; DoesNotFit with the numbers when not even that makes room.
     """
     found = sorted(holders, key=lambda one: -one.unused)
     group = [one for one in found if exclusive is not None and one.exclusive == exclusive]
     for one in group:
-        if one.busy or not one.evictable:
-            why = f"is {one.busy}" if one.busy else "may not be unloaded for others"
-            raise Busy(
-                f"port {one.port} has {one.model} of the same group {exclusive}, and {why}",
-                hint=f"llmctl unload {one.port}", port=one.port,
-            )  # fmt: skip
-    short = needed - available - sum(one.bytes for one in group)
-    able = [one for one in found if one not in group and one.evictable and not one.busy and one.bytes > 0]
-    chosen = _enough(short, able)
-    if chosen is None:
-        raise _does_not_fit(needed, available, [*group, *able], found)
-    return [*group, *chosen]
+        if not one.evictable:
+            raise _stays(one, f"is of the same group {exclusive}, and may not be unloaded for others")
+    others = [one for one in found if one not in group and one.evictable]
+    idle = [one for one in others if not one.busy]
+    chosen = _enough(needed, space, group, idle)
+    if chosen is None and not space.fits(needed, [*group, *others]):
+        raise _does_not_fit(needed, space, [*group, *others], found)
+    for one in [*group, *(others if chosen is None else [])]:
+        if one.busy:
+            raise _at_work(one)
+    return [*group, *(chosen or [])]
 
 
-def _enough(short: int, able: Sequence[Holder]) -> list[Holder] | None:
-    """The longest unused of them that hold `short` bytes together, without those that are not needed for it."""
+def _enough(needed: int, space: Space, group: Sequence[Holder], able: Sequence[Holder]) -> list[Holder] | None:
+    """The longest unused of `able` that make room beside the `group`, without those that are not needed for it."""
     chosen: list[Holder] = []
     for one in able:
-        if short <= 0:
+        if space.fits(needed, [*group, *chosen]):
             break
         chosen.append(one)
-        short -= one.bytes
-    if short > 0:
+    if not space.fits(needed, [*group, *chosen]):
         return None
     for one in list(chosen):  # the longest unused is kept where the others are enough
-        if short + one.bytes <= 0:
-            chosen.remove(one)
-            short += one.bytes
+        rest = [other for other in chosen if other is not one]
+        if space.fits(needed, [*group, *rest]):
+            chosen = rest
     return chosen
 
 
-def _does_not_fit(needed: int, available: int, able: Sequence[Holder], holders: Sequence[Holder]) -> DoesNotFit:
-    freed = sum(one.bytes for one in able)
-    staying = [one for one in holders if one not in able]
-    told = "; ".join(f"{one.port} {one.model}: {one.busy or 'it may not'}" for one in staying) or "none"
+def _stays(one: Holder, why: str) -> DoesNotFit:
     return DoesNotFit(
-        f"needs {gb(needed)}, has {gb(available)}, and unloading what may be unloaded gives {gb(freed)} (stay: {told})",
+        f"port {one.port} has {one.model}, which {why}", hint=f"llmctl unload {one.port}", details={"port": one.port}
+    )
+
+
+def _at_work(one: Holder) -> Busy:
+    return Busy(
+        f"port {one.port} has {one.model}, which would have to go, and is {one.busy}",
+        hint="try again when it is idle", port=one.port, details={"port": one.port},
+    )  # fmt: skip
+
+
+def _does_not_fit(needed: int, space: Space, able: Sequence[Holder], holders: Sequence[Holder]) -> DoesNotFit:
+    freed = sum(one.measured for one in able)
+    staying = ", ".join(f"{one.port} {one.model}" for one in holders if one not in able) or "none"
+    return DoesNotFit(
+        f"needs {gb(needed)}, has {gb(min(space.free, space.budget))} (free {gb(space.free)}, left of the budget "
+        f"{gb(space.budget)}), and unloading all that may be unloaded gives {gb(freed)} (stay: {staying})",
         hint="a smaller context or quantization needs less; llmctl status shows what the slots hold",
-        details={"needed": needed, "available": available, "evictable": freed},
+        details={"needed": needed, "free": space.free, "budget": space.budget, "evictable": freed},
     )

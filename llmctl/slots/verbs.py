@@ -73,8 +73,13 @@ def back(home: Path, port: int, *, stuck: bool = False, on_event: OnEvent | None
     return _call(home, port, "change", args, on_event)
 
 
-def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent | None = None) -> ChangeResult:
-    """End the model after its requests; a port that is up stays up and says that nothing is loaded."""
+def unload(
+    home: Path, port: int, *, unused: float = 0.0, lock_wait: float = 0.0, on_event: OnEvent | None = None
+) -> ChangeResult:  # fmt: skip
+    """End the model after its requests; a port that is up stays up and says that nothing is loaded.
+
+    With `unused` only where it had none for so many seconds, else Busy.
+    """
     _must_exist(home, port)
     folder = SlotFolder(home, port)
     with held_down(folder) as down:
@@ -85,7 +90,7 @@ def unload(home: Path, port: int, *, lock_wait: float = 0.0, on_event: OnEvent |
             result = ChangeResult(port, None, before, None, "none", 0.0, 0.0, 0, EMPTY)
             events.note(home, "unload", port=port, model=before, outcome=events.OK, who=control.who())
     if not down:
-        result = _call(home, port, "unload", {"lock_wait": lock_wait}, on_event)
+        result = _call(home, port, "unload", {"lock_wait": lock_wait, "unused": unused}, on_event)
     _units(home, port).at_boot(home, port, False)
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ def problem(place: Place, step: Step) -> LlmctlError | None:
     return None
 
 
+def evicts(place: Place, step: Step) -> tuple[list[dict[str, Any]], LlmctlError | None]:
+    """Who would be unloaded to make room for a step, as JSON; or why that does not help."""
+    if step.action not in (LOAD, SWAP, START) or not step.slot:
+        return [], None
+    spec, launch = profile_slot(place.catalog, place.host, step.slot), launch_of(place.host)
+    try:
+        return [room.row(one) for one in room.needed(place.home, step.port, spec, launch, step.slot.order)], None
+    except LlmctlError as error:
+        return [], error
+
+
 def apply(
     place: Place, steps: Sequence[Step], on_event: OnEvent, bring: Bring | None = None, *, evict: bool = False
 ) -> list[Done]:
@@ -121,12 +133,10 @@ def _do(place: Place, step: Step, on_event: OnEvent, bring: Bring | None, evict:
             return Done(step, verbs.unload(place.home, step.port, on_event=on_event))
         assert step.slot
         spec, launch = profile_slot(place.catalog, place.host, step.slot), launch_of(place.host)
-        if evict:
-            room.make(place.home, step.port, spec, launch, on_event)
-        result = verbs.change(
-            place.home, step.port, SWAP if step.action == SWAP else LOAD, spec,
-            order=step.slot.order, launch=launch, on_event=on_event,
-        )  # fmt: skip
+        order, verb = step.slot.order, SWAP if step.action == SWAP else LOAD
+        making = room.made(place.home, step.port, spec, launch, on_event, order) if evict else nullcontext(on_event)
+        with making as told:
+            result = verbs.change(place.home, step.port, verb, spec, order=order, launch=launch, on_event=told)
         return Done(step, result)
     except LlmctlError as error:
         error.port = error.port or step.port
