@@ -12,6 +12,7 @@ from scripts.benchmarks import (
     engines,
     fit,
     fleet,
+    gateway,
     health,
     image,
     peers,
@@ -43,6 +44,7 @@ ALL: dict[str, Callable[[], Iterator[Row]]] = {
     "health": health.measure,
     "top": top.measure,
     "web": web.measure,
+    "gateway": gateway.measure,
 }
 PEERS: dict[str, Callable[[], Iterator[Row]]] = {
     "peers-llamacpp": peers.llamacpp,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from typing import Any
 from llmctl.processes import memory_bytes
 from scripts.benchmarks import llama_cpp, testbed
 
-UP = 300.0
 SERVING = ("transformers[serving]==5.23.0", "torch==2.13.0")
 BLOCK = 256  # tokens of a page of transformers' continuous batching
 
@@ -105,24 +102,8 @@ def _started(name: str, argv: Sequence[str], model: str) -> Iterator[Server]:
     """A server with --port, up when it has answered one token."""
     port = testbed.free_port()
     began = time.perf_counter()
-    child = subprocess.Popen(
-        [*argv, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-    try:
-        end = time.monotonic() + UP
-        while True:
-            if child.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"{name} did not start: {' '.join(argv)}")
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            time.sleep(0.1)
-        yield Server(name, port, model, _first(port, model, began), (child.pid,))
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    with testbed.serving(name, [*argv, "--port", str(port)], port, {"HF_HUB_OFFLINE": "1"}) as pid:
+        yield Server(name, port, model, _first(port, model, began), (pid,))
 
 
 @contextlib.contextmanager

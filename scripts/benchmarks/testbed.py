@@ -7,12 +7,15 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from llmctl.slots.probe import LEAST_TOKENS
 from llmctl.slots.state import Launch
 
 REPO = Path(__file__).parents[2]
+UP = 300.0
+"""Seconds that another server may take to start."""
 
 
 @contextlib.contextmanager
@@ -46,6 +51,36 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+@contextlib.contextmanager
+def serving(name: str, argv: Sequence[str], port: int, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A server of others, by its pid: from when it answers /health in any way to the end of its process group."""
+    child = subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, **(env or {})},
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + UP
+        while not _answers(port):
+            if child.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{name} did not start: {' '.join(argv)}")
+            time.sleep(0.1)
+        yield child.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def launch() -> Launch:
@@ -98,6 +133,12 @@ def stream(port: int, bodies: Sequence[dict[str, Any]], path: str = "/v1/complet
     done = subprocess.run(argv, input=json.dumps(list(bodies)), text=True, stdout=subprocess.PIPE, check=True, cwd=REPO)
     found = json.loads(done.stdout)
     return Load(found["seconds"], found["events"], found["tokens"], tuple(found["first"]))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process, all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def seconds(argv: Sequence[str]) -> float:

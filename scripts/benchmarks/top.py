@@ -19,7 +19,7 @@ from pathlib import Path
 
 from scripts.benchmarks.fleet import HOSTS, configure
 from scripts.benchmarks.report import Row, row
-from scripts.benchmarks.testbed import REPO
+from scripts.benchmarks.testbed import REPO, cpu_seconds
 from tests.testbed.machines import Machine, Testbed, light_hosts
 
 WINDOWS, WINDOW, SETTLED = 5, 20.0, 120.0
@@ -60,9 +60,9 @@ def measure() -> Iterator[Row]:
         with _running(testbed, folder) as process:
             shares = []
             for _ in range(WINDOWS):
-                before, began = _cpu(process.pid), time.monotonic()
+                before, began = cpu_seconds(process.pid), time.monotonic()
                 time.sleep(WINDOW)
-                shares.append(100 * (_cpu(process.pid) - before) / (time.monotonic() - began))
+                shares.append(100 * (cpu_seconds(process.pid) - before) / (time.monotonic() - began))
     yield row(
         f"`llmctl top` of {HOSTS} hosts, percent of one core", shares, "≤ 5",
         f"CPU time of the process over {WINDOW:.0f} s, {HOSTS} ssh hosts in namespaces of this machine, two slots each "
@@ -111,9 +111,3 @@ def _running(testbed: Testbed, folder: Path) -> Iterator[subprocess.Popen[bytes]
         process.send_signal(signal.SIGTERM)
         process.wait(30)
         os.close(ours)
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
