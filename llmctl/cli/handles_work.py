@@ -17,7 +17,7 @@ from llmctl.config import Host
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, StateError
 from llmctl.fleet import fanout
-from llmctl.gateway import checking, derive, jsonl, registry
+from llmctl.gateway import checking, derive, hosts, jsonl, registry
 from llmctl.gateway.derive import Problem
 from llmctl.gateway.registry import Registry
 from llmctl.keys import is_loopback
@@ -58,7 +58,7 @@ def _write_hosts(reach: Reach, made: Registry) -> None:
     keyed = [host for name, host in session.config.hosts.items() if name in named and not is_loopback(host.bind)]
     found = {o.host.name: o.value for o in fanout.over(keyed, lambda host: _key(reach, host)) if o.value}
     folder = str(session.config.dir) if session.config.dir else None
-    files.write_json(session.home / "gateway" / "hosts.json", {"config": folder, "keys": found})
+    files.write_json(session.home / "gateway" / hosts.NAME, {"config": folder, "keys": found})
 
 
 def _key(reach: Reach, host: Host) -> str:

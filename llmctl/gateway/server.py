@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from llmctl import __version__, config, keys
 from llmctl.domain import GATEWAY, READY, STARTING
 from llmctl.errors import LlmctlError, Refused, StateError
 from llmctl.fleet.opening import connect
-from llmctl.gateway import own, probing, registry
+from llmctl.gateway import hosts, own, probing, registry
 from llmctl.gateway.balance import Load
 from llmctl.gateway.callers import Callers
 from llmctl.gateway.counts import Counts
@@ -29,7 +28,7 @@ from llmctl.gateway.registry import Replica
 from llmctl.gateway.replicas import Live, Replicas
 from llmctl.gateway.upstream import Pool, Upstream
 from llmctl.keys import is_loopback
-from llmctl.processes import ProcessId, code
+from llmctl.processes import ProcessId
 from llmctl.runner.auth import Auth
 from llmctl.runner.control_server import Verb
 from llmctl.runner.listener import Accepting
@@ -147,12 +146,6 @@ class GatewayServer(PortServer):
                 "why": self.error or None}  # fmt: skip
 
     def verbs(self) -> Mapping[str, Verb]:
-        async def ping(args: Any, owner: str, on_event: Any) -> Any:
-            return {
-                "version": __version__, "pid": os.getpid(), "code": code(), "service": self.launch.service,
-                "engine": None,
-            }  # fmt: skip
-
         async def status(args: Any, owner: str, on_event: Any) -> Any:
             return {
                 **self._row(), "handles": list(self.gate.registry.handles), "registry": self.gate.registry.hash,
@@ -174,20 +167,8 @@ class GatewayServer(PortServer):
                 hint="llmctl gateway down, or llmctl handles list", port=self.folder.port,
             )  # fmt: skip
 
-        async def reexec(args: Any, owner: str, on_event: Any) -> Any:
-            await self.reexec(args.get("python") or sys.executable, args.get("code") or code(), owner)
-            return {"pid": os.getpid()}
-
-        async def hand_over(args: Any, owner: str, on_event: Any) -> Any:
-            await self.hand_over(args["to"], owner)
-            return {"pid": os.getpid()}
-
-        async def stop(args: Any, owner: str, on_event: Any) -> Any:
-            self.stop(owner)
-            return {"pid": os.getpid()}
-
-        own_verbs = {verb.__name__: verb for verb in (ping, status, restart, reexec, hand_over, stop)}
-        return {**dict.fromkeys(("change", "unload", "disable", "enable", "profile"), refused), **own_verbs}
+        refusals = dict.fromkeys(("change", "unload", "disable", "enable", "profile"), refused)
+        return {**refusals, **self.life(), "status": status, "restart": restart}
 
     def _changed(self, seconds: float) -> dict[str, Any]:
         """In the shape of a change."""
@@ -241,26 +222,19 @@ class Reached:
     def _dial(self, replica: Replica) -> socket.socket:
         transport = self._transports.get(replica.host)
         if transport is None:
-            settings = self._settings()
-            folder = settings.get("config")
-            known = config.load(Path(folder)) if folder else config.Config()
+            folder = self.config()
+            known = config.load(folder) if folder else config.Config()
             transport = self._transports[replica.host] = connect(known.host(replica.host), known, self.home)
         found: socket.socket = transport.dial("127.0.0.1", replica.port)
         return found
 
     def config(self) -> Path | None:
         """The folder of hosts.toml."""
-        folder = self._settings().get("config")
+        folder = hosts.read(self.home).get("config")
         return Path(folder) if folder else None
 
-    def _settings(self) -> Mapping[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            found: Mapping[str, Any] = json.loads((self.home / "gateway" / "hosts.json").read_text(encoding="utf-8"))
-            return found
-        return {}
-
     def _key(self, host: str) -> str | None:
-        found = self._settings().get("keys", {}).get(host)
+        found = hosts.read(self.home).get("keys", {}).get(host)
         return str(found) if found else None
 
     def close(self) -> None:
