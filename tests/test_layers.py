@@ -55,13 +55,15 @@ MAY_IMPORT = {
     "checks": {"checks", "clients", "keys", "slots", "models", "backends", "environments.installed", *CORE},
     "slots": {"slots", "keys", "profiles", "models", "backends", "units", "environments", *CORE},
     "runner": {"runner", "slots", "decoding", "backends", "environments", "native", "units", "keys", *CORE},
-    "runner.server": {"gateway.server", "runner", "slots", "backends", "environments", "keys", *CORE},  # either server
+    "runner.server": {"gateway.kinds", "runner", "slots", "backends", "environments", "keys", *CORE},  # either server
     "runner.worker": {"runner.frames", "runner.read_ahead", "engines", "techniques", "domain", "errors"},
     "runner.rank": {"engines", "spread", "domain", "errors"},
     "runner.read_ahead": {"backends", "domain", "errors"},
     "runner.frames": {"domain", "errors"},
-    "gateway": {"gateway", "runner", "slots", "fleet", "profiles", "models.registry", "keys", *CORE},
+    "gateway.litellm_process": {"gateway", "engines.upstream_keeper", "runner", *CORE},
+    "gateway": {"gateway", "environments", "runner", "slots", "fleet", "profiles", "models.registry", "keys", *CORE},
     "history": {"history", *CORE},
+    "quality": {"quality", "clients", *CORE},
     "health": {
         "health",
         "history",
@@ -136,6 +138,7 @@ MAY_IMPORT = {
         "exporter",
         "web",
         "top",
+        "quality",
         "gateway",
         *CORE,
     },

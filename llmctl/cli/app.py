@@ -37,6 +37,7 @@ from llmctl.cli import (
     native,
     profiles,
     pull,
+    quality,
     registry,
     search,
     serve,
@@ -78,7 +79,7 @@ def common(
 
 
 VERBS = (
-    init, slots, adopt, fleet, deploy, wheelhouse, smoke, doctor, top, web, test_models, ask, chat,
+    init, slots, adopt, fleet, deploy, wheelhouse, smoke, quality, doctor, top, web, test_models, ask, chat,
     client_config, serve, pull, convert,
 )  # fmt: skip
 NOUNS = {
