@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmctl import events
 from llmctl.domain import GATEWAY, EngineSpec, SlotSpec
 from llmctl.errors import Refused, Unreachable
 from llmctl.slots import control, verbs
@@ -30,6 +31,7 @@ def up(home: Path, port: int, launch: Launch) -> bool:
     except Unreachable:
         folder.write_desired(replace(desired, spec=SPEC, disabled=None))
         ensure_server(home, port, launch)
+        events.note(home, "load", port=port, model=GATEWAY, outcome=events.OK, who=control.who())
         return True
     if desired.spec is None:
         raise Refused(f"port {port} is a slot without a model", hint=f"--port PORT, or llmctl stop {port}", port=port)
@@ -44,6 +46,7 @@ def down(home: Path, port: int) -> None:
         raise Refused(f"port {port} has no gateway", hint="llmctl gateway status", port=port)
     verbs.stop(home, port)
     folder.write_desired(replace(desired, spec=None))
+    events.note(home, "unload", port=port, model=GATEWAY, outcome=events.OK, who=control.who())
 
 
 def status(home: Path, port: int) -> dict[str, Any]:

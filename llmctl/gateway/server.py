@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llmctl import __version__, config, keys
+from llmctl import __version__, config, events, keys
 from llmctl.domain import GATEWAY, READY, STARTING
 from llmctl.errors import LlmctlError, Refused, StateError
 from llmctl.fleet.opening import connect
@@ -159,6 +159,7 @@ class GatewayServer(PortServer):
             self.follow()
             for live in self.replicas.live.values():
                 live.standing = live.standing.answered()
+            self.happened("restart", model=GATEWAY, outcome=events.OK, who=owner)
             return self._changed(time.monotonic() - began)
 
         async def refused(args: Any, owner: str, on_event: Any) -> Any:
