@@ -23,7 +23,10 @@ PLAIN = {
     "host metrics": ("llmctl.cli.host_metrics", "--timeout"),
 }
 """Each with its module and the only option that it takes."""
-NOUNS = ("hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics", "history")
+NOUNS = (
+    "hosts", "host", "models", "profile", "jobs", "bench", "native", "registry", "keys", "metrics", "history",
+    "handles", "gateway",
+)  # fmt: skip
 OF_ITSELF = {"health": ("install", "uninstall", "show")}
 """Verbs that have some of their own, which may stand in the place of what they are about."""
 

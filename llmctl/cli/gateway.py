@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from llmctl.cli import gateway_litellm
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 from llmctl.errors import Refused, UsageError
@@ -15,6 +17,7 @@ from llmctl.gateway.limits import MONTH, PERIODS, Allowed
 app = typer.Typer(help="One address for the whole fleet: requests are routed by handle.")
 keys = typer.Typer(help="The keys of the gateway's clients.")
 app.add_typer(keys, name="keys")
+app.add_typer(gateway_litellm.app, name="render")
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")]
@@ -27,6 +30,11 @@ def up(
     port: Port = PORT,
     bind: Annotated[str, typer.Option(metavar="ADDRESS", help="All but loopback asks for a key.")] = "127.0.0.1",
     require_key: Annotated[bool, typer.Option("--require-key", help="Ask for a key on loopback too.")] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="llmctl, or litellm in its place.")] = "llmctl",
+    redis: gateway_litellm.Where = None,
+    python: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Of an environment with a LiteLLM; else one is made.")
+    ] = None,
 ) -> Answer:
     """Have a gateway on this machine, now and after a reboot; its handles are synced first."""
     from llmctl.cli import handles_work
@@ -34,6 +42,11 @@ def up(
     from llmctl.gateway import life
 
     session: Session = ctx.obj
+    if engine == "litellm":
+        return gateway_litellm.up(session, port, bind, redis, python)
+    if engine != "llmctl" or redis or python:
+        what = f"--engine {engine[:40]!r} is none" if engine != "llmctl" else "--redis and --python are of a LiteLLM"
+        raise UsageError(what, hint="llmctl gateway up --engine litellm")
     try:
         import httptools  # noqa: F401
     except ModuleNotFoundError:

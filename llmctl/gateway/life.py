@@ -9,6 +9,7 @@ from typing import Any
 from llmctl import events
 from llmctl.domain import GATEWAY, EngineSpec, SlotSpec
 from llmctl.errors import Refused, Unreachable
+from llmctl.gateway import kinds
 from llmctl.slots import control, verbs
 from llmctl.slots.launch import ensure_server
 from llmctl.slots.state import Launch, SlotFolder
@@ -17,8 +18,9 @@ PORT = 8090
 SPEC = SlotSpec(EngineSpec(GATEWAY, GATEWAY, "", "server"))
 
 
-def up(home: Path, port: int, launch: Launch) -> bool:
-    """A gateway serves `port` afterwards; whether it had to be started. Refused where a model has that port."""
+def up(home: Path, port: int, launch: Launch, spec: SlotSpec = SPEC) -> bool:
+    """A gateway serves `port` afterwards; whether it had to be started. Refused where a model, or a gateway of another
+    kind, has that port. One that runs takes up what is new in `spec` by itself."""
     folder = SlotFolder(home, port)
     folder.make()
     desired = folder.read_desired()
@@ -26,15 +28,20 @@ def up(home: Path, port: int, launch: Launch) -> bool:
         raise Refused(
             f"port {port} holds {desired.spec.model}", hint=f"--port PORT, or llmctl unload {port}", port=port
         )
+    if desired.spec and desired.spec.model != spec.model:
+        hint = "llmctl gateway down, then up again; or --port PORT"
+        raise Refused(f"the gateway on port {port} is {kinds.NAMES[desired.spec.model]}", hint=hint, port=port)
     try:
         control.call(folder.control, "ping", timeout=verbs.STATUS_TIMEOUT)
     except Unreachable:
-        folder.write_desired(replace(desired, spec=SPEC, disabled=None))
+        folder.write_desired(replace(desired, spec=spec, disabled=None))
         ensure_server(home, port, launch)
         events.note(home, "load", port=port, model=GATEWAY, outcome=events.OK, who=control.who())
         return True
     if desired.spec is None:
         raise Refused(f"port {port} is a slot without a model", hint=f"--port PORT, or llmctl stop {port}", port=port)
+    if desired.spec != spec:
+        folder.write_desired(replace(desired, spec=spec))
     return False
 
 

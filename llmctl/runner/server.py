@@ -161,9 +161,9 @@ async def set_up(folder: SlotFolder, args: argparse.Namespace, resumed: dict[str
             folder.write_desired(replace(desired, launch=launch))
     spec = folder.read_desired().spec
     if spec and spec.engine.engine == GATEWAY and not args.foreground:
-        from llmctl.gateway.server import GatewayServer
+        from llmctl.gateway import kinds
 
-        gateway = GatewayServer(folder, lock=lock, sock=sock, keep=True)
+        gateway = kinds.server(spec)(folder, lock=lock, sock=sock, keep=True)
         await gateway.start()
         return gateway
     server = Server(folder, lock=lock, sock=sock, keep=args.foreground is None)
