@@ -28,17 +28,17 @@ class Log:
         self.path, self.echo = path, echo
         self.fd = self._open()
 
-    def line(self, who: str, text: str) -> None:
-        """One line of `who`: a pid, or what the text is. OSError when it cannot be written."""
-        text = clean(text)
-        if not text:
+    def line(self, who: str, *texts: str) -> None:
+        """A line for each text of `who`: a pid, or what the text is. OSError when it cannot be written."""
+        head = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {who}: "
+        rows = "".join(f"{head}{text}\n" for text in map(clean, texts) if text).encode(errors="replace")
+        if not rows:
             return
-        row = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {who}: {text}\n".encode(errors="replace")
         if self.echo:
-            os.write(2, row)
+            os.write(2, rows)
         if os.fstat(self.fd).st_size > LARGEST:
             self.rotate()
-        os.write(self.fd, row)
+        os.write(self.fd, rows)
 
     def rotate(self) -> None:
         for i in range(KEEP, 0, -1):

@@ -44,7 +44,7 @@ class Caller:
 def read(home: Path) -> dict[str, Caller]:
     """All keys by their hash; StateError for a file that makes no sense."""
     file = _path(home)
-    data = read_json(file)
+    data = read_json(file, restore=False)  # a key that was revoked since must not come back
     if data is None:
         return {}
     try:
@@ -125,7 +125,7 @@ class Callers:
 
     def of(self, sent: Iterable[bytes]) -> Caller | None:
         """Whose key is among those that a request presents; a revoked one counts as found."""
-        for key in sent:
+        for key in sent if self.known else ():
             if found := self.known.get(digest(key)):
                 return found
         return None

@@ -59,7 +59,7 @@ class Relay:
         self._next: Way | None = None
         self._upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = front.loop
         self._sent = 0.0
         self._fresh = self._tried = False
         self._replica: str | None = None

@@ -37,6 +37,7 @@ class Upstream(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.transport: asyncio.Transport
+        self.loop = asyncio.get_running_loop()
         self.used = 0
         self.rested = 0.0
         self._parser = httptools.HttpResponseParser(self)
@@ -218,7 +219,7 @@ class Pool:
 
     def give_back(self, one: Upstream) -> None:
         if len(self._idle) < KEPT:
-            one.rested = asyncio.get_running_loop().time()
+            one.rested = one.loop.time()
             self._idle.append(one)
         else:
             one.cut()

@@ -32,6 +32,7 @@ class Auth:
         self._keyless = self._loopback and not require_key
         self._keys = keys
         self._hosts = {host.lower() for host in hosts}
+        self._last: str | None = None  # Host header that was let in: nearly always that of the next request too
         if keys is None and not self._keyless:
             raise Refused(
                 f"{what} on {bind or 'every address'} needs a key, and there is none",
@@ -47,8 +48,10 @@ class Auth:
     def check_source(self, scope: Mapping[str, Any]) -> None:
         """RequestError 403 when a foreign web page stands behind the request; no key is asked for."""
         host = _header(scope, b"host")
-        if self._loopback and host is not None and not self._known(host):
-            raise _forbidden("this server does not answer to the name in the Host header")
+        if self._loopback and host is not None and host != self._last:
+            if not self._known(host):
+                raise _forbidden("this server does not answer to the name in the Host header")
+            self._last = host
         origin = _header(scope, b"origin")
         if origin is None:
             return
