@@ -195,7 +195,9 @@ class SlotHttp:
                     connection.request(method, path, json.dumps(body) if body else None, self.headers)
                     with connection.getresponse() as response:
                         if response.status != 200:
-                            raise error_of(response.read(), self.port, f"HTTP {response.status}")
+                            refusal = error_of(response.read(), self.port, f"HTTP {response.status}")
+                            refusal.details["status"] = response.status
+                            raise refusal
                         yield response
                 except (OSError, http.client.HTTPException) as error:
                     if not late.is_set() and not isinstance(error, TimeoutError):

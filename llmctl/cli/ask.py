@@ -40,11 +40,11 @@ def ask(
     model: c.ServedModel = None,
     host: o.Hosts = None,
 ) -> Answer:
-    """Ask the model on a port, a model by name, or another server. The answer comes as it is made, from any host."""
+    """Ask a port, a model or handle by name, or another server. The answer comes as it is made, from any host."""
     from llmctl.clients.conversation import Conversation
     from llmctl.clients.settings import given
 
-    if url is not None and question is None:
+    if (url is not None or model is not None) and question is None:
         target, question = None, target
     elif target is None:
         raise UsageError("ask whom?", hint='llmctl ask 8101 "What is a slot?"')

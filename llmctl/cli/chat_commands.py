@@ -81,7 +81,7 @@ class Commands:
         """The other slots of the fleet that have a model."""
         if "port" not in self.chat.partner.data:
             return
-        for row in chat_partner.rows(self.reach, ()):
+        for row in chat_partner.slots(self.reach, ()):
             if row["model"] and (name := f"{row['host']}:{row['port']}") != self.chat.partner.name:
                 yield name, row["model"]
 
@@ -90,7 +90,8 @@ class Commands:
             raise UsageError("switch to what?", hint=COMMANDS["switch"].usage)
         partner = self.chat.partner
         if "port" in partner.data:
-            found = chat_partner.of_slot(self.reach, chat_partner.find(self.reach, text))
+            gate = chat_partner.gateway(self.reach, text) if "handle" in partner.data else None
+            found = chat_partner.over(self.reach, gate, text) if gate else chat_partner.named(self.reach, text)
             found.client.models()  # whether it answers
             self.chat.partner = found
         elif isinstance(partner.client, OpenAI):

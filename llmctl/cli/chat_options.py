@@ -27,12 +27,18 @@ Url = Annotated[
     typer.Option(metavar="URL", help="Another server: http or https for OpenAI's protocol, ws or wss for llmws."),
 ]
 Key = Annotated[str | None, typer.Option(metavar="KEY", help="The key for --url; better in LLMCTL_KEY.")]
-ServedModel = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The model at --url.")]
+ServedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="A handle, asked over the gateway where one knows it; the model at --url."
+    ),
+]
 
 
 @dataclass(frozen=True)
 class Meant:
-    """Who is to answer: a slot (`target`, None for the only one; `hosts` as in --host), or the server at `url`.
+    """Who is to answer: a slot (`target`, None for the only one; `hosts` as in --host), a handle (`model`), or the
+    server at `url`, by that of its models.
 
     `session` is a name that a server may know the conversation by, `hint` what to try when it is not there.
     """
@@ -47,7 +53,9 @@ class Meant:
 
     def check(self) -> None:
         """UsageError for options that contradict each other."""
-        if self.url is None and (self.key is not None or self.model is not None):
-            raise UsageError("--key and --model go with --url", hint="a slot's own key is found by itself")
+        if self.url is None and self.key is not None:
+            raise UsageError("--key goes with --url", hint="a slot's own key is found by itself")
+        if self.target is not None and self.model is not None:
+            raise UsageError("--model and PORT (or MODEL) both say who is to answer", hint="leave one of them out")
         if self.url is not None and (self.target is not None or self.hosts):
             raise UsageError("--url says where: there is no PORT, no MODEL and no --host beside it")

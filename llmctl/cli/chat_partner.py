@@ -1,4 +1,4 @@
-"""Whom a question goes to: a slot of the fleet, by its own ssh connection where it is elsewhere, or a server's URL."""
+"""Whom a question goes to: a slot or a gateway of the fleet, over ssh where it is elsewhere, or a server's URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmctl.clients import urls
 from llmctl.clients.openai import ANYWHERE, OpenAI, Place
 from llmctl.clients.talk import Client
 from llmctl.config import Host
-from llmctl.domain import READY
+from llmctl.domain import GATEWAY, READY
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, Refused, TransportCut, UnknownName, UsageError
 from llmctl.fleet import selection
@@ -41,8 +41,31 @@ def of(reach: Reach, meant: Meant) -> Partner:
         key = meant.key or os.environ.get("LLMCTL_KEY") or None
         client = urls.client(meant.url, key, meant.model, meant.session, meant.hint)
         return Partner(client, meant.url, {"url": meant.url})
-    target = only(reach, meant.hosts) if meant.target is None else find(reach, meant.target, meant.hosts)
-    return of_slot(reach, target)
+    if meant.model is not None:
+        target = gateway(reach, meant.model, meant.hosts)
+        return over(reach, target, meant.model) if target else of_slot(reach, find(reach, meant.model, meant.hosts))
+    if meant.target is not None:
+        return named(reach, meant.target, meant.hosts)
+    return of_slot(reach, only(reach, meant.hosts))
+
+
+def named(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Partner:
+    """The slot that `text` means (see find); a handle that no slot serves now is asked over the gateway that knows it,
+    which may load it."""
+    try:
+        return of_slot(reach, find(reach, text, patterns))
+    except Refused:
+        target = gateway(reach, text, patterns)
+        if target is None:
+            raise
+        return over(reach, target, text)
+
+
+def over(reach: Reach, target: Target, handle: str) -> Partner:
+    """A handle, asked over a gateway."""
+    where = f"{target.host.name}:{target.port}"
+    data = {"host": target.host.name, "port": target.port, "handle": handle}
+    return Partner(OpenAI(place_of(reach, target), handle), f"{handle} over {where}", data)
 
 
 def of_slot(reach: Reach, target: Target) -> Partner:
@@ -92,7 +115,7 @@ def find(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Targ
     except LlmctlError:
         model = text
     for transport in ("local", "ssh"):
-        for row in sorted(rows(reach, patterns, transport), key=lambda row: row["state"] != READY):
+        for row in sorted(slots(reach, patterns, transport), key=lambda row: row["state"] != READY):
             if row["model"] == model or text in row["handles"]:
                 return Target(session.config.hosts[row["host"]], row["port"])
     raise Refused(f"no slot serves {text[:140]!r}", hint=f"llmctl load auto {model}")
@@ -101,13 +124,42 @@ def find(reach: Reach, text: str, patterns: Sequence[str] | None = None) -> Targ
 def only(reach: Reach, patterns: Sequence[str] | None = None) -> Target:
     """The slot that is meant when none is named: the only one with a model, on this machine or else elsewhere."""
     for transport in ("local", "ssh"):
-        found = [row for row in rows(reach, patterns, transport) if row["model"]]
+        found = [row for row in slots(reach, patterns, transport) if row["model"]]
         if len(found) == 1:
             return Target(reach.session.config.hosts[found[0]["host"]], found[0]["port"])
         if found:
             named = [f"{row['host']}:{row['port']}" for row in found]
             raise UsageError(f"which slot: {', '.join(named)}?", hint=f"name it: {named[0]}")
     raise Refused("no slot has a model", hint="llmctl load auto MODEL")
+
+
+def gateway(reach: Reach, handle: str | None = None, patterns: Sequence[str] | None = None) -> Target | None:
+    """The gateway that knows a handle (None: any gateway that is up), one of this machine first."""
+    for transport in ("local", "ssh"):
+        for row in gateways(reach, patterns, transport):
+            if handle is None or spellings(handle) & set(row["handles"]):
+                return Target(reach.session.config.hosts[row["host"]], row["port"])
+    return None
+
+
+def gateway_row(reach: Reach, target: Target) -> dict[str, Any] | None:
+    """What a gateway says of itself; None where a port has none."""
+    return next((row for row in gateways(reach, [target.host.name]) if row["port"] == target.port), None)
+
+
+def gateways(reach: Reach, patterns: Sequence[str] | None, transport: str | None = None) -> list[dict[str, Any]]:
+    """The rows of the gateways that are up."""
+    return [row for row in rows(reach, patterns, transport) if row["engine"] == GATEWAY and row["runner_pid"]]
+
+
+def spellings(handle: str | None) -> set[str]:
+    """A handle as it is typed, and as the gateway takes a model's name for one."""
+    return {handle, handle.lower().replace(".", "-")} if handle else set()
+
+
+def slots(reach: Reach, patterns: Sequence[str] | None, transport: str | None = None) -> list[dict[str, Any]]:
+    """The rows of slots with an engine of their own."""
+    return [row for row in rows(reach, patterns, transport) if row["engine"] != GATEWAY]
 
 
 def rows(reach: Reach, patterns: Sequence[str] | None, transport: str | None = None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`llmctl client-config`: what other programs need to be told to talk to a slot."""
+"""`llmctl client-config`: what other programs need to be told to talk to a slot, or to the gateway."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import typer
 
 from llmctl.cli import options as o
 from llmctl.cli.session import Session, Target
+from llmctl.domain import GATEWAY
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError, UsageError, nearest
+from llmctl.errors import LlmctlError, Refused, UnknownName, UsageError, nearest
 
 if TYPE_CHECKING:
     from llmctl.cli.reach import Reach
@@ -41,10 +42,17 @@ def client_config(
         str | None, typer.Argument(metavar="[KIND]", help="Left out: the list of kinds.", autocompletion=_kinds)
     ] = None,
     target: o.PortOrModel = None,
+    via: Annotated[
+        str | None,
+        typer.Option(metavar="gateway|slot", help="Left out: the gateway where one is up and knows the handle."),
+    ] = None,
     show_key: Annotated[bool, typer.Option("--show-key", help="Write the key out where the slot wants one.")] = False,
     host: o.Hosts = None,
 ) -> Answer:
-    """Print what to paste into another program so that it talks to a slot. No target: the only slot with a model."""
+    """Print what to paste into another program so that it talks to the gateway, or to a slot.
+
+    No target: the gateway's default handle; where there is no gateway, the only slot with a model.
+    """
     from llmctl.clients import configs
 
     if kind is None:
@@ -53,19 +61,25 @@ def client_config(
         close = nearest(kind, configs.KINDS)
         hint = f"did you mean {close!r}?" if close else f"kinds: {', '.join(configs.KINDS)}"
         raise UsageError(f"no kind {kind[:60]!r}", hint=hint)
-    return Answer(stream=_shown(_data(ctx.obj, kind, target, host or (), show_key)))
+    if via not in (None, GATEWAY, "slot"):
+        raise UsageError(f"--via {via[:40]!r} is none", hint="--via gateway or --via slot")
+    return Answer(stream=_shown(_data(ctx.obj, kind, target, via, host or (), show_key)))
 
 
 def _data(
-    session: Session, kind: str, target: str | None, patterns: Sequence[str], show_key: bool
+    session: Session, kind: str, target: str | None, via: str | None, patterns: Sequence[str], show_key: bool
 ) -> Mapping[str, Any]:
     from llmctl.cli import chat_partner
     from llmctl.cli.reach import Reach
     from llmctl.clients import configs
 
     with Reach(session) as reach:
-        found = chat_partner.find(reach, target, patterns) if target else chat_partner.only(reach, patterns)
-        slot, notes = _slot(reach, found, show_key)
+        gateway = _gateway(reach, target, via, patterns)
+        if gateway:
+            found = gateway
+        else:
+            found = chat_partner.find(reach, target, patterns) if target else chat_partner.only(reach, patterns)
+        slot, notes = _slot(reach, found, show_key, target if gateway else None)
     made = configs.KINDS[kind].make(slot)
     return {
         "kind": kind, "host": found.host.name, "port": found.port, "base_url": slot.base, "model": slot.model,
@@ -85,8 +99,25 @@ def _shown(data: Mapping[str, Any]) -> Generator[str, None, Mapping[str, Any]]:
     return data
 
 
-def _slot(reach: Reach, target: Target, show_key: bool) -> tuple[Slot, list[str]]:
-    """What the slot says of itself, with the address that this machine reaches it by, and how."""
+def _gateway(reach: Reach, target: str | None, via: str | None, patterns: Sequence[str]) -> Target | None:
+    """The gateway that is meant; None: a slot is. Refused where one must be, and none is up."""
+    from llmctl.cli import chat_partner
+
+    if via == "slot" or (target and target.rpartition(":")[2].isdigit()):
+        if via == GATEWAY:
+            raise UsageError(f"--via gateway takes a handle, and {target} is a port", hint="llmctl handles list")
+        return None
+    known = chat_partner.gateway(reach, target, patterns)
+    if known is None and via == GATEWAY:
+        if target is None or chat_partner.gateway(reach, None, patterns) is None:
+            raise Refused("no gateway is up", hint="llmctl gateway up")
+        raise UnknownName(f"no gateway knows the handle {target[:140]!r}", hint="llmctl handles list")
+    return known
+
+
+def _slot(reach: Reach, target: Target, show_key: bool, handle: str | None) -> tuple[Slot, list[str]]:
+    """What the slot, or the gateway of a handle, says of itself, with the address that this machine reaches it by, and
+    how."""
     from llmctl.cli import chat_partner
     from llmctl.clients import configs
     from llmctl.clients.openai import OpenAI
@@ -96,9 +127,15 @@ def _slot(reach: Reach, target: Target, show_key: bool) -> tuple[Slot, list[str]
     listed = partner.client.listed()
     if not listed:
         raise LlmctlError(f"{partner.name} has no model", hint=f"llmctl load {partner.name} MODEL", port=target.port)
+    others = []
+    if row := chat_partner.gateway_row(reach, target):
+        own = next((one for one in listed if one["id"] in chat_partner.spellings(handle)), listed[0])
+        others = [str(one["id"]) for one in listed if one is not own]
+        listed = [{**_behind(reach, row, str(own["id"])), **own}]
     first = listed[0]
     context, can = first.get("context_length"), first.get("capabilities") or ()
     base, notes = address(reach.session, host, target.port)
+    notes += [f"other handles: {', '.join(others)}"] if others else []
     wants_key = partner.client.keyed
     return configs.Slot(
         base,
@@ -112,6 +149,20 @@ def _slot(reach: Reach, target: Target, show_key: bool) -> tuple[Slot, list[str]
         key=chat_partner.key_of(reach, host) if wants_key and show_key else None,
         key_command="llmctl keys show" + ("" if host.transport == "local" else f" --host {host.name}"),
     ), notes
+
+
+def _behind(reach: Reach, row: Mapping[str, Any], handle: str) -> Mapping[str, Any]:
+    """What a slot behind a handle says of its model; nothing where none can be asked now."""
+    from llmctl.cli import chat_partner
+    from llmctl.clients.openai import OpenAI
+
+    hosts = reach.session.config.hosts
+    for replica in row["replicas"]:
+        name, _, port = replica["where"].rpartition(":")
+        if handle in replica["handles"] and replica["warm"] and name in hosts:
+            with contextlib.suppress(LlmctlError):
+                return OpenAI(chat_partner.place_of(reach, Target(hosts[name], int(port)))).listed()[0]
+    return {}
 
 
 # ── the address ─────────────────────────────────────────────────────────────────────────────────────────────────────

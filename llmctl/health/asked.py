@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from llmctl.checks.slot_http import Said, SlotHttp
 from llmctl.domain import TEXT, Probe
@@ -13,6 +14,7 @@ ODD = 8
 """Characters of an answer from which on it may not be one character over and over."""
 LEAST = 0.1
 FULL = "queue_full"
+ANYTHING = Probe().prompt
 
 
 def generation(http: SlotHttp, probe: Probe) -> Generation:
@@ -37,6 +39,36 @@ def generation(http: SlotHttp, probe: Probe) -> Generation:
         why = f"no answer within {patience:g} s" if late else error.message
         return Generation(why, seconds=time.monotonic() - began, busy=late or error.code == FULL)
     return Generation(fault(probe, said.text), said.first, said.rate, said.count, said.seconds, said.model or model)
+
+
+def through(http: SlotHttp, handles: Sequence[str]) -> Generation:
+    """One token of the first of `handles` that the gateway lists, asked through it; none of them: it lists what it has.
+
+    What a token is like is its slot's own check. A slot that refuses the question has answered it, too.
+    """
+    began, patience, handle = time.monotonic(), http.timeout, None
+    why, first = "", None
+    try:
+        listed = http.models()
+        handle = next((name for name in handles if name in listed), None)
+        if handle is not None:
+            http.timeout = max(LEAST, patience - (time.monotonic() - began))
+            first = _first(http, handle)
+    except LlmctlError as error:
+        why = error.message
+    return Generation(why, first, seconds=time.monotonic() - began, model=handle)
+
+
+def _first(http: SlotHttp, handle: str) -> float | None:
+    """Seconds to the only token; None where the slot's model does not chat."""
+    began = time.monotonic()
+    try:
+        http.streamed(ANYTHING, 1, model=handle)
+    except LlmctlError as error:
+        if error.details.get("status") not in (400, 422):
+            raise
+        return None
+    return time.monotonic() - began
 
 
 def fault(probe: Probe, text: str) -> str:

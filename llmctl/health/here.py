@@ -12,7 +12,7 @@ from llmctl import __version__, events, keys, units
 from llmctl.checks.slot_http import SlotHttp
 from llmctl.domain import DOWN, EMPTY, GATEWAY, READY, SLEEPING
 from llmctl.errors import LlmctlError
-from llmctl.health import asked, machine, sensors
+from llmctl.health import asked, fronting, machine, sensors
 from llmctl.health.seen import Generation, HostSeen, SlotSeen, Unit
 from llmctl.host import look as deploys
 from llmctl.slots import status as rows
@@ -52,16 +52,16 @@ def slot(home: Path, row: SlotStatus, timeout: float, wake: bool = False) -> Slo
         why=row.why, since=row.since, operation=row.operation, disabled=disabled.why if disabled else None,
         server=row.runner_pid is not None, version=row.version, unit=_unit(home, row, desired), active=row.active,
         queued=row.queued, queue_limit=row.queue_limit, crashes=row.crashes, memory=row.memory_bytes,
-        last_good=row.last_good,
+        last_good=row.last_good, replicas=row.replicas,
     )  # fmt: skip
-    if (
-        spec is None
-        or spec.engine.engine == GATEWAY
-        or not (row.state == READY or (row.state == SLEEPING and wake))
-        or row.operation
-    ):
+    if spec is None or row.operation:
         return seen
     found = keys.read(home)
+    if spec.engine.engine == GATEWAY and seen.server:
+        gateway = SlotHttp(desired.launch.bind, row.port, found.client if found else None, timeout)
+        return replace(seen, generation=asked.through(gateway, fronting.to_ask(row.replicas)))
+    if not (row.state == READY or (row.state == SLEEPING and wake)):
+        return seen
     patience = timeout + (spec.load_timeout if row.state == SLEEPING else 0)
     http = SlotHttp(desired.launch.bind, row.port, found.client if found else None, patience)
     said = asked.generation(http, spec.probe)

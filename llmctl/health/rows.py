@@ -64,7 +64,8 @@ class Row:
         said = self.seen.generation if self.seen else None
         return Check(
             host=self.host, port=self.port, at=self.at, verdict=self.judged.verdict, why=self.judged.why,
-            model=self.desired, first=said.first if said else None, rate=said.rate if said else None,
+            model=self.seen.measured if self.seen else self.desired,
+            first=said.first if said else None, rate=said.rate if said else None,
             queued=self.seen.queued if self.seen else 0, memory=self.seen.memory if self.seen else 0,
             codes=tuple(finding.code for finding in self.judged.findings if finding.code),
         )  # fmt: skip
@@ -78,7 +79,7 @@ def of_host(name: str, seen: HostSeen, at: float, release: str, figures: Figures
         if slot.desired is None and slot.state == EMPTY:
             continue
         rules = settings.of(name, slot.port).rules
-        firsts, rates = figures(name, slot.port, slot.desired, rules.runs)
+        firsts, rates = figures(name, slot.port, slot.measured, rules.runs)
         judged = verdict.slot(name, slot, Baseline.of(firsts, rates, rules), rules, seen.deploying)
         found.append(Row(name, slot.port, judged, at, slot.desired, slot, seen.at))
     return found

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmctl.domain import build
+from llmctl.domain import GATEWAY, build
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Generation:
     """One short greedy answer: seconds to its first token, tokens/s from there on (None for a single token).
 
     `why` tells what was wrong with it, empty when it was sane. `seconds` is all of it, also of one that failed. `busy`:
-    no answer came because the engine answers others.
+    no answer came because the engine answers others. `model` is who answered; of a gateway the handle that was asked,
+    None where it did not even list its handles.
     """
 
     why: str = ""
@@ -43,7 +44,7 @@ class Unit:
 class SlotSeen:
     """One port. `desired` is the model that should run, `model` the one that does; `crashes` those of the last ten
     minutes; `last_good` is the one that served before the desired one, to go back to. `disabled` says why it is held
-    down."""
+    down. `replicas` are the slots behind a gateway, as its status has them."""
 
     port: int
     desired: str | None
@@ -64,6 +65,14 @@ class SlotSeen:
     memory: int = 0
     last_good: str | None = None
     generation: Generation | None = None
+    replicas: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def measured(self) -> str | None:
+        """By what name its figures are kept: of a gateway those of each handle by themselves."""
+        if self.engine == GATEWAY and self.generation and self.generation.model:
+            return f"{GATEWAY}/{self.generation.model}"
+        return self.desired
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> SlotSeen:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmctl.domain import BACKOFF, CRASH_LOOP, DISABLED, EMPTY, GATEWAY, READY, SLEEPING, STARTING, SWAPPING
+from llmctl.health import fronting
 from llmctl.health.seen import HostSeen, Sensor, SlotSeen
 from llmctl.render.text import duration, size
 
@@ -74,7 +75,8 @@ def slot(host: str, seen: SlotSeen, baseline: Baseline, rules: Rules = Rules(), 
     if skipped := _left_alone(seen):
         return Judged(SKIPPED, (Finding(SKIPPED, skipped),))
     where = f"{host}:{seen.port}"
-    found = _judged([*_broken(where, seen), *_weak(where, seen, baseline, rules)])
+    broken = _gateway if seen.engine == GATEWAY and seen.server else _broken
+    found = _judged([*broken(where, seen), *_weak(where, seen, baseline, rules)])
     if deploying and found.verdict == DOWN:
         return Judged(SKIPPED, (Finding(SKIPPED, f"{deploying} deploys to its host"), *found.findings))
     return found
@@ -145,10 +147,26 @@ def _broken(where: str, seen: SlotSeen) -> list[Finding]:
     return []
 
 
+def _gateway(where: str, seen: SlotSeen) -> list[Finding]:
+    """What keeps a gateway that runs from its work: only what lies with itself is down."""
+    found, said = [], seen.generation
+    if said and said.why and said.model is None:
+        found.append(Finding(DOWN, said.why, f"llmctl restart {where}", WEDGED))
+    elif said and said.why:
+        found.append(_odd(f"{said.model} does not answer through it: {said.why}", "llmctl health", "handle"))
+    if seen.why:
+        found.append(_odd(f"it goes on as before: {seen.why}", "llmctl handles check", "registry"))
+    for handle, why in fronting.without(seen.replicas):
+        found.append(_odd(f"no slot answers for {handle} ({why})", "llmctl gateway status", "no_replica"))
+    return found
+
+
 def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[Finding]:
     """What it answers in spite of."""
     found, said, unit = [], seen.generation, seen.unit
     restart, logs, bench = (f"llmctl {verb} {where}" for verb in ("restart", "logs", "bench run"))
+    if seen.engine == GATEWAY:
+        bench = "llmctl gateway status"
     if said and said.why and said.busy:
         found.append(_odd(f"busy with {seen.active} others: {said.why}", "", "busy"))
     if said and said.first and baseline.first and said.first > max(rules.slower * baseline.first, rules.floor):
@@ -157,8 +175,6 @@ def _weak(where: str, seen: SlotSeen, baseline: Baseline, rules: Rules) -> list[
         found.append(_odd(f"{said.rate:.1f} tokens/s, usually {baseline.rate:.1f}", bench, "slow_rate"))
     if seen.queue_limit and seen.queued >= rules.queue * seen.queue_limit:
         found.append(_odd(f"{seen.queued} of {seen.queue_limit} places of its queue are taken", "", "queue"))
-    if seen.engine == GATEWAY and seen.why:
-        found.append(_odd(f"it goes on with the handles from before: {seen.why}", "llmctl handles check", "registry"))
     if seen.crashes and seen.state == READY:
         found.append(_odd(f"its engine ended {seen.crashes} times in ten minutes", logs, "crashes"))
     if unit and unit.service != "none" and seen.server:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from llmctl.render.text import Table, View, duration, size
+from llmctl.domain import GATEWAY
+from llmctl.render.text import Table, View, counted, duration, size
 
 
 def status(data: Mapping[str, Any]) -> str | Table:
@@ -26,7 +27,7 @@ def status(data: Mapping[str, Any]) -> str | Table:
             size(slot["memory_bytes"] or None),
             f"{speed:.1f}" if speed else "-",
             duration(max(0.0, time.time() - since)) if since else "-",
-            ",".join(slot["handles"]) or "-",
+            handles(slot) or "-",
             slot["why"] or "",
         )
         rows.append(row)
@@ -40,6 +41,16 @@ def status(data: Mapping[str, Any]) -> str | Table:
     headers = ["HOST", "PORT", "MODEL", "ENGINE", "STATE", "MEMORY", "TOK/S", "UP", "HANDLE", "WHY"]
     shown = len(headers) if any(row[-1] for row in rows) else -1
     return Table(headers[:shown], [row[:shown] for row in rows], right=("PORT", "MEMORY", "TOK/S", "UP"))
+
+
+def handles(slot: Mapping[str, Any]) -> str:
+    """The names that a slot has; of a gateway how many, and what it has to do."""
+    if slot["engine"] != GATEWAY:
+        return ",".join(slot["handles"])
+    parts = [counted(len(slot["handles"]), "handle"), f"{slot['active']} active"]
+    if resting := [replica for replica in slot["replicas"] if replica["resting"] and not replica["on_demand"]]:
+        parts.append(f"{len(resting)} of {counted(len(slot['replicas']), 'slot')} rest")
+    return ", ".join(parts)
 
 
 def changed(data: Mapping[str, Any]) -> str:

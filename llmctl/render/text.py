@@ -91,6 +91,11 @@ def amount(count: float, total: float) -> str:
     return size(int(count)) if total >= BYTES_FROM else f"{count:.0f}" if count >= 10 else f"{count:.3g}"
 
 
+def counted(number: int, what: str) -> str:
+    """1 slot, 2 slots."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def escaped(text: str) -> str:
     """`text` with its control characters made visible, for what comes from outside (names of files, notes)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

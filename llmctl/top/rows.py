@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmctl.progress import detail
-from llmctl.render.text import size
+from llmctl.render.text import counted, size
 from llmctl.top.cells import BAD, BOLD, DIM, GOOD, INFO, PLAIN, WARN, Cell, Column, Row, bar, cell
 from llmctl.watch.view import OK, SKEW, UNKNOWN, HostView, Snapshot
 
@@ -108,8 +108,8 @@ def title(seen: Snapshot, sight: Sight, now: float) -> Row:
     if sight.order != "slot" or sight.reverse:
         parts.append(f"{'↑' if sight.reverse else '↓'} {sight.order}")
     parts += [
-        _count(len(views), "host") + (f" ({bad} not ok)" if bad else ""),
-        f"{sum(row['state'] == 'ready' for row in rows)} of {_count(len(rows), 'slot')} ready",
+        counted(len(views), "host") + (f" ({bad} not ok)" if bad else ""),
+        f"{sum(row['state'] == 'ready' for row in rows)} of {counted(len(rows), 'slot')} ready",
         f"{sum(row['tokens_per_second'] for row in rows):.1f} tok/s", f"{sum(row['queued'] for row in rows)} queued",
     ]  # fmt: skip
     return Row("title", (cell(" · ".join(parts), BOLD),))
@@ -199,10 +199,6 @@ def _rank(slot: Slot, order: str, now: float) -> Any:
 def _known(view: HostView) -> Sequence[Mapping[str, Any]]:
     """The slots of a host that can be asked."""
     return view.slots if view.state in (OK, SKEW) else ()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _age(seconds: float) -> str:

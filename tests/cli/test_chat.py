@@ -245,7 +245,7 @@ def test_a_session_goes_on_where_it_was(run: Run, at_home: RunningSlot) -> None:
         (["chat", "8101", "--port", "8101"], 2, "another name"),
         (["chat", "--url", "http://a", "--port", "8101"], 2, "another name"),
         (["chat", "--url", "http://a", "--host", "local"], 2, "--url says where"),
-        (["chat", "--host", "local", "--key", "k"], 2, "go with --url"),
+        (["chat", "--host", "local", "--key", "k"], 2, "goes with --url"),
         (["chat", "--host", "@none"], 2, "no label"),
         (["chat", "--port", "0"], 2, "0 is not in the range"),
         (["chat", "nothing", "-p", "x"], 1, "no slot serves"),
