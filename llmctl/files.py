@@ -99,15 +99,20 @@ def blocks(file: FileIO) -> Iterator[memoryview]:
         yield buffer[:count]
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Path, *, restore: bool = True) -> Any | None:
     """The data in `path`, None when there is no such file.
 
     A torn or empty file is replaced by its backup; StateError when the backup is no good either, or when the file is
-    of a newer version. What cannot be read is never overwritten: the torn file is kept as .torn.
+    of a newer version. What cannot be read is never overwritten: the torn file is kept as .torn. Without `restore`
+    that is a StateError at once: for what may not go back to what it was before the last change.
     """
     if not path.exists():
         return None
     found = _parse(path)
+    if found is None and not restore:
+        raise StateError(
+            f"{path} cannot be read", hint=f"mend it, or take what it was before: {path.with_suffix('.bak')}"
+        )
     if found is None:
         found = _parse(path.with_suffix(".bak"))
         if found is None:

@@ -64,6 +64,12 @@ class Work(Protocol):
     def gone(self) -> None:
         """The client went away: nobody reads an answer."""
 
+    def stop(self, error: RequestError) -> None:
+        """It may not go on: the client is told why."""
+
+    def shutdown(self) -> None:
+        """The server wants to end: what would go on for ever ends as soon as it can."""
+
     def pause(self) -> None:
         """The client reads more slowly than we write."""
 
@@ -93,7 +99,7 @@ class Front(asyncio.Protocol):
         self._request: Request | None = None  # that is being read
         self._pieces: list[bytes] = []
         self._size = self._count = self._head = 0
-        self._in_head = False
+        self._in_head = self._begins = False
         self._waiting: deque[Request] = deque()
         self._held = 0  # bytes of bodies that are not answered
         self._asked: Request | None = None  # that is being answered
@@ -121,6 +127,7 @@ class Front(asyncio.Protocol):
             return
         self._full = len(gate.connections) >= self.limits.connections
         gate.connections.add(self)
+        edge.read_in_pieces(transport)
         edge.bound_kernel_buffers(transport, self.limits.read_stall)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,7 +155,9 @@ class Front(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """The server wants to end: close as soon as nothing is under way."""
-        if not self._asked and not self._request and not self._splice:
+        if self._work:
+            self._work.shutdown()
+        elif not self._asked and not self._request:
             self.transport.close()
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -160,7 +169,7 @@ class Front(asyncio.Protocol):
         if self._splice:
             self._splice(data)
             return
-        fed = len(data)
+        held, self._begins = self._size, False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as met:
@@ -170,13 +179,13 @@ class Front(asyncio.Protocol):
             self.refuse(error if isinstance(error, RequestError) else _invalid("it cannot be read"))
         except httptools.HttpParserError as met:
             self.refuse(self._explained(met))
-        if self._in_head and not self._until:
-            self._head += fed
-            if self._head > self.limits.header_bytes:
+        if self._request and not self._until and not self._begins:  # else some of it is of the request before
+            self._head += len(data) - (self._size - held)  # names of trailers and of chunks have no end either
+            if self._head > self.limits.header_bytes + self._size:
                 self.refuse(self._head_too_large())
 
     def on_message_begin(self) -> None:
-        self._request, self._in_head = Request(), True
+        self._request, self._in_head, self._begins = Request(), True, True
         self._pieces, self._size, self._count, self._head = [], 0, 0, 0
         self._begun = self._last
 
@@ -222,14 +231,15 @@ class Front(asyncio.Protocol):
         self._pieces = []
         request.keep = self._parser.should_keep_alive()
         request.upgrade = self._parser.should_upgrade()
-        if request.upgrade and not request.websocket:
+        if request.websocket:
+            request.keep = False  # an answer in HTTP is the last
+        elif request.upgrade:
             self._unoffered = request
             return
         self._waiting.append(request)
         if len(self._waiting) > PIPELINED:
             self.transport.pause_reading()
-        if not self._asked:
-            self._next()
+        self._go_on()
 
     def _check_head(self, request: Request) -> None:
         limits = self.limits
@@ -307,7 +317,8 @@ class Front(asyncio.Protocol):
             self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self._waiting and not self._asked and not self.transport.is_closing():
+        """Begin with the next request, unless the client leaves the answers before it unread."""
+        if self._waiting and not self._asked and not self._stuck and not self.transport.is_closing():
             self._next()
 
     def _keeps(self, request: Request) -> bool:
@@ -418,12 +429,19 @@ class Front(asyncio.Protocol):
         once more without that, since llhttp takes its body for what is behind it."""
         request, self._unoffered = self._unoffered, None
         if request is None:
-            self._early = rest
+            self._splice = self._hold
+            self._hold(rest)
             return
         self._parser = httptools.HttpRequestParser(self)
         lines = [b"%b %b HTTP/%b" % (request.method.encode(), request.target, request.version.encode())]
         lines += [name + b": " + value for name, value in request.headers if name not in (b"connection", b"upgrade")]
         self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def _hold(self, data: bytes) -> None:
+        """Nobody sends so much before a handshake is answered."""
+        self._early += data
+        if len(self._early) > self.limits.header_bytes:
+            self.transport.abort()
 
     def splice(self, take: Callable[[bytes], None]) -> None:
         """From now on all bytes go to `take`, those that came already first; `pass_on` sends."""
@@ -452,6 +470,7 @@ class Front(asyncio.Protocol):
         self._stuck = 0.0
         if self._work:
             self._work.resume()
+        self._go_on()
 
 
 def _phrase(status: int) -> bytes:

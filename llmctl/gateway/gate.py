@@ -17,20 +17,20 @@ from llmctl.gateway.asked import Asked
 from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.front import Front, Request, Work
-from llmctl.gateway.limits import Meter
 from llmctl.gateway.loading import Loads
 from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
+from llmctl.gateway.spent import Meters
 from llmctl.gateway.usage import Usage
 from llmctl.gateway.waiting import Waiting
 from llmctl.runner.auth import Auth
 from llmctl.runner.edge import Drain
 from llmctl.runner.intake import Bodies
 
-Own = Callable[[Front, Request], None]
-Done = Callable[[Relay | None, int], None]
+Own = Callable[[Front, Request, Caller | None], None]
+Done = Callable[[Relay | Pipe | None, int], None]
 
 
 class Gate:
@@ -38,18 +38,27 @@ class Gate:
 
     def __init__(
         self, limits: Limits, auth: Auth, keyless: bool, callers: Callers, replicas: Replicas, own: dict[str, Own],
-        loads: Loads, counts: Counts, log: Callable[..., None],
+        loads: Loads, counts: Counts, meters: Meters, log: Callable[..., None],
     ) -> None:  # fmt: skip
         self.limits, self.auth, self.keyless, self.callers = limits, auth, keyless, callers
-        self.replicas, self.own, self.loads, self.counts, self.log = replicas, own, loads, counts, log
+        self.replicas, self.own, self.loads, self.counts = replicas, own, loads, counts
+        self.meters, self.log = meters, log
         self.bodies = Bodies()
         self.connections: set[Front] = set()
         self.drain = Drain()
         self.registry = Registry()
-        self.meters: dict[str, Meter] = {}
+        self.asking: dict[Front, Caller] = {}  # whose requests are under way
 
     def refused(self, status: int, /) -> None:
         self.counts.refused(status)
+
+    def look(self) -> None:
+        """Read the keys where they have changed; what a key has under way that is none any more ends."""
+        self.callers.fresh()
+        for front, caller in list(self.asking.items()):
+            now = self.callers.known.get(caller.sha256)
+            if (now is None or now.revoked is not None) and front.work:
+                front.work.stop(_revoked(caller))
 
     def serve(self, front: Front, request: Request) -> Work | None:
         path = request.path
@@ -63,7 +72,7 @@ class Gate:
                 return self._pipe(front, request, caller)
             if own := self._own(path):
                 _method(request, "GET", "HEAD")
-                own(front, request)
+                own(front, request, caller)
                 return None
             if path not in shapes.PASSED and not path.startswith("/v1/jobs/"):
                 raise RequestError("there is no such route", status=404, code="not_found")
@@ -76,6 +85,9 @@ class Gate:
             front.error(unknown, shape.error)
         except LlmctlError as error:
             front.error(RequestError(error.message, status=500, code=error.code), shape.error)
+        except Exception as error:  # one request's end, not its connection's
+            asyncio.get_running_loop().call_exception_handler({"message": f"{path} failed", "exception": error})
+            front.error(RequestError("the gateway failed", status=500, code="internal_error"), shape.error)
         return None
 
     def _own(self, path: str) -> Own | None:
@@ -86,7 +98,7 @@ class Gate:
         """Whose request it is; None: anybody's, where no key is needed."""
         found = self.callers.of(_presented(request))
         if found and found.revoked is not None:
-            raise RequestError(f"the key {found.name} was revoked", status=401, code="invalid_api_key")
+            raise _revoked(found)
         if found is None and not self.keyless:
             self.auth.require("client", request.scope())
         return found
@@ -102,10 +114,14 @@ class Gate:
                 if not self.registry.handles:
                     raise
                 # what is wrong with it the slot says best: it goes on as it is, to whoever answers by default
-        handle = self._handle(caller, model)
+        handle = self.handle(caller, model)
+        done = self._counted(front, request.path, caller, handle, asked)
         absent = self.replicas.absent(handle)
-        load = self.loads.wanted(absent) if absent else None
-        done = self._counted(caller, handle, asked)
+        try:
+            load = self.loads.wanted(absent) if absent else None
+        except RequestError as error:
+            done(None, error.status)
+            raise
 
         def relay(begun: bool) -> Work:
             ways = self.replicas.ways(self._chain(caller, handle), asked)
@@ -121,14 +137,18 @@ class Gate:
         if request.path not in SOCKETS:
             raise RequestError("there is no WebSocket at this route", status=404, code="not_found")
         query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
-        handle = self._handle(caller, query.get("model", [None])[0])
-        done = self._counted(caller, handle, None)
-        return Pipe(
-            front, request, self.replicas.ways(self._chain(caller, handle), None), lambda status: done(None, status)
-        )
+        handle = self.handle(caller, query.get("model", [None])[0])
+        done = self._counted(front, request.path, caller, handle, None)
+        return Pipe(front, request, self.replicas.ways(self._chain(caller, handle), None), done).start()
 
-    def _handle(self, caller: Caller | None, name: str | None) -> Handle:
-        handle = self.registry.find(name)
+    def handle(self, caller: Caller | None, name: str | None) -> Handle:
+        """The one that is meant; UnknownName, or RequestError 403 where this key may not ask it."""
+        try:
+            handle = self.registry.find(name)
+        except UnknownName as error:
+            if caller and caller.allowed.handles:  # whom the others' names are none of their business
+                error.hint = "GET /v1/models lists those of this key"
+            raise
         if caller and not caller.may(handle.name):
             raise RequestError(f"this key may not ask {handle.name}", status=403, code="forbidden", param="model")
         return handle
@@ -136,21 +156,25 @@ class Gate:
     def _chain(self, caller: Caller | None, handle: Handle) -> list[Handle]:
         return [one for one in self.registry.chain(handle) if not caller or caller.may(one.name)]
 
-    def _counted(self, caller: Caller | None, handle: Handle, asked: Asked | None) -> Done:
+    def _counted(
+        self, front: Front, path: str, caller: Caller | None, handle: Handle, asked: Asked | None
+    ) -> Done:  # fmt: skip
         """Count a request that begins; what is to be called at its end."""
         began, name = time.monotonic(), caller.name if caller else None
-        weight = balance.weight(asked.text, asked.tokens) if asked else 1
-        meter = self.meters.setdefault(caller.name, Meter()) if caller else None
+        prompt, weight = _taken_for(path, asked)
+        meter = self.meters.of(caller.name) if caller else None
         if caller and meter:
             try:
                 meter.enter(caller.allowed, weight, began, datetime.date.today())
             except RequestError as error:
                 self.counts.limited(caller.name, error.code)
                 raise
+            self.asking[front] = caller
 
-        def done(relay: Relay | None, status: int) -> None:
+        def done(relay: Relay | Pipe | None, status: int) -> None:
+            self.asking.pop(front, None)
             now = time.monotonic()
-            used = relay.usage(weight) if relay and 200 <= status < 300 else Usage()
+            used = relay.usage(prompt) if relay else Usage()
             cost = used.cost(handle.price)
             if caller and meter:
                 meter.leave(caller.allowed, weight, used.total, now, datetime.date.today())
@@ -167,6 +191,18 @@ class Gate:
             )  # fmt: skip
 
         return done
+
+
+def _taken_for(path: str, asked: Asked | None) -> tuple[int, int]:
+    """Tokens that a prompt is taken for, and the whole of its request, before anybody counted them."""
+    if asked is None or path in shapes.FREE:
+        return 0, 0
+    prompt = balance.weight(asked.text, 0)
+    return prompt, prompt if path in shapes.SHORT else balance.weight(asked.text, asked.tokens)
+
+
+def _revoked(caller: Caller) -> RequestError:
+    return RequestError(f"the key {caller.name} was revoked", status=401, code="invalid_api_key")
 
 
 def _presented(request: Request) -> Iterator[bytes]:

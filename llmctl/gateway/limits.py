@@ -41,11 +41,13 @@ class Bucket:
 
 @dataclass
 class Meter:
-    """What one key has used. `spent` are tokens of `period` ("2030-01" or "2030-01-31")."""
+    """What one key has used. `spent` are tokens of `period` ("2030-01" or "2030-01-31"), `taken` those that the
+    requests under way are taken for."""
 
     spent: int = 0
     period: str = ""
     active: int = 0
+    taken: int = 0
     buckets: dict[str, Bucket] = field(default_factory=dict)
 
     def enter(self, allowed: Allowed, weight: int, now: float, today: datetime.date) -> None:
@@ -58,6 +60,8 @@ class Meter:
             raise _refused(
                 f"this key has used its {allowed.quota:,} tokens of the {allowed.per}", left, "quota_exceeded"
             )
+        if allowed.quota is not None and self.taken and self.spent + self.taken >= allowed.quota:
+            raise _refused("requests under way may use up what is left of this key's tokens", 1.0, "quota_exceeded")
         wanted = {"requests": (allowed.requests, 1.0), "tokens": (allowed.tokens, float(weight))}
         for name, (size, count) in wanted.items():
             if size is not None and (wait := self._bucket(name, size, now).wait(count, now)) > 0:
@@ -66,11 +70,13 @@ class Meter:
             if size is not None:
                 self._bucket(name, size, now).left -= count
         self.active += 1
+        self.taken += weight
 
     def leave(self, allowed: Allowed, weight: int, used: int, now: float, today: datetime.date) -> None:
         """It is over, and cost so much."""
         self._turn(allowed, today)
         self.active -= 1
+        self.taken -= weight
         self.spent += used
         if allowed.tokens is not None:
             self._bucket("tokens", allowed.tokens, now).left += weight - used

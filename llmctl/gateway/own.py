@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from llmctl import __version__
 from llmctl.errors import RequestError
+from llmctl.gateway.callers import Caller
 from llmctl.gateway.front import Front, Request
 from llmctl.gateway.gate import Gate, Own
 from llmctl.gateway.registry import Handle
@@ -17,34 +18,36 @@ from llmctl.gateway.registry import Handle
 def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own]:
     """Path → what answers it."""
 
-    def show_health(front: Front, request: Request) -> None:
-        found = health()
+    def show_health(front: Front, request: Request, caller: Caller | None) -> None:
+        found = {key: value for key, value in health().items() if key != "why"}  # anybody may ask
         front.json(found, 200 if found["verdict"] != "down" else 503)
 
-    def ready(front: Front, request: Request) -> None:
+    def open_to(caller: Caller | None) -> list[Handle]:
+        return [one for one in gate.registry.handles.values() if not caller or caller.may(one.name)]
+
+    def ready(front: Front, request: Request, caller: Caller | None) -> None:
         found = health()
         front.json({"ready": found["ready"], "state": found["state"]}, 200 if found["ready"] else 503)
 
-    def models(front: Front, request: Request) -> None:
-        front.json({"object": "list", "data": [_openai(one) for one in gate.registry.handles.values()]})
+    def models(front: Front, request: Request, caller: Caller | None) -> None:
+        front.json({"object": "list", "data": [_openai(one) for one in open_to(caller)]})
 
-    def model(front: Front, request: Request) -> None:
-        name = request.path.removeprefix("/v1/models/")
-        if name not in gate.registry.handles:
-            raise RequestError(f"there is no handle {name[:140]!r}", status=404, code="model_not_found", param="model")
-        front.json(_openai(gate.registry.handles[name]))
+    def model(front: Front, request: Request, caller: Caller | None) -> None:
+        front.json(_openai(gate.handle(caller, request.path.removeprefix("/v1/models/"))))
 
-    def tags(front: Front, request: Request) -> None:
-        front.json({"models": [_ollama(one) for one in gate.registry.handles.values()]})
+    def tags(front: Front, request: Request, caller: Caller | None) -> None:
+        front.json({"models": [_ollama(one) for one in open_to(caller)]})
 
-    def version(front: Front, request: Request) -> None:
+    def version(front: Front, request: Request, caller: Caller | None) -> None:
         front.json({"version": "0.6.4", "llmctl": __version__})
 
-    def scrape(front: Front, request: Request) -> None:
+    def scrape(front: Front, request: Request, caller: Caller | None) -> None:
+        if caller:
+            raise RequestError("the figures of all keys need the host's own key", status=403, code="forbidden")
         page = gate.counts.text(gate.replicas.live, gate.registry, error=bool(health().get("why")))
         front.answer(200, CONTENT_TYPE_LATEST.encode(), page)
 
-    def here(front: Front, request: Request) -> None:
+    def here(front: Front, request: Request, caller: Caller | None) -> None:
         front.answer(200, b"text/plain; charset=utf-8", b"Ollama is running")
 
     return {

@@ -6,80 +6,165 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from llmctl.errors import LlmctlError, RequestError
+from llmctl.gateway.balance import BYTES
+from llmctl.gateway.frames import Frames, close
 from llmctl.gateway.front import Front, Request
-from llmctl.gateway.relay import OURS, Way
+from llmctl.gateway.relay import OURS, SILENT, Way
 from llmctl.gateway.shapes import OPENAI
 from llmctl.gateway.upstream import Upstream
+from llmctl.gateway.usage import Usage
 
 SOCKETS = ("/", "/ws", "/v1/chat/completions")
 """Where a slot has WebSockets."""
 KEPT = (b"connection", b"upgrade")
 """Of one connection only, and both ends of the pipe are one."""
+QUIET = 1.0
+"""Seconds after the slot's last word from which on nothing is taken to be under way."""
+POLICY, AWAY = 1008, 1012
+"""Codes of a close (RFC 6455, section 7.4): it may not go on; the service restarts."""
 
 
 class Pipe:
     """What answers a handshake: the work of its client's connection."""
 
-    def __init__(self, front: Front, request: Request, ways: Iterator[Way], done: Callable[[int], None]) -> None:
+    def __init__(self, front: Front, request: Request, ways: Iterator[Way], done: Callable[[Pipe, int], None]) -> None:
         self.front, self.request, self._ways, self._done = front, request, ways, done
         self._way: Way | None = None
         self._upstream: Upstream | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._frames, self._asked = Frames(), 0
         self._over = False
-        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        self._heard = self._spoke = 0.0  # the last byte of the slot, and of the client
+        self.replica: str | None = None
+        self.retries = 0
+        self.began_at = 0.0  # the slot's answer to the handshake
 
-    async def _connect(self) -> None:
-        why = "no replica is up"
-        for way in self._ways:
-            way.took(self)
-            try:
-                upstream = await way.pool.fresh()
-            except LlmctlError as error:
-                way.ended(whole=False, why=error.message)
-                why = error.message
-                continue
-            self._way = way
-            if self._over:
-                upstream.cut()
-                self._end(499)
-                return
-            self._join(upstream)
+    def start(self) -> Pipe:
+        self._try("no replica is up")
+        return self
+
+    def _try(self, why: str) -> None:
+        """Ask the next replica; `why` there is no answer yet."""
+        self.retries += self.replica is not None
+        self._way = way = next(self._ways, None)
+        if way is None:
+            self._over = True
+            self._done(self, 503)
+            error = RequestError(why, status=503, code="unavailable", details={"retry_after": 2})
+            self.front.error(error, OPENAI.error)
             return
-        self._over = True
-        self._done(503)
-        details = {"retry_after": 2}
-        self.front.error(RequestError(why, status=503, code="unavailable", details=details), OPENAI.error)
+        self.replica = way.where
+        way.took(self)
+        self._connecting = self._loop.create_task(self._connect(way))
 
-    def _join(self, upstream: Upstream) -> None:
-        assert self._way
-        self._upstream = upstream
-        request = self.request
-        lines = [b"GET " + request.target + b" HTTP/1.1", self._way.head]
-        lines += [name + b": " + value for name, value in request.headers if name not in OURS or name in KEPT]
-        upstream.splice(self.front.pass_on, self._lost)
+    async def _connect(self, way: Way) -> None:
+        try:
+            upstream = await way.pool.fresh()
+        except LlmctlError as error:
+            self._failed(error.message)
+            return
+        self._upstream, self._heard = upstream, self._loop.time()
+        lines = [b"GET " + self.request.target + b" HTTP/1.1", way.head]
+        lines += [name + b": " + value for name, value in self.request.headers if name not in OURS or name in KEPT]
+        upstream.splice(self._said, self._lost, self._slow)
         upstream.transport.write(b"\r\n".join([*lines, b"", b""]))
-        self.front.splice(upstream.transport.write)
+
+    def _failed(self, why: str) -> None:
+        """Before anything came of it."""
+        self._left(whole=False, why=why)
+        self._try(f"the replica failed: {why}")
+
+    def _said(self, data: bytes) -> None:
+        """From the slot: the answer to the handshake, then frames."""
+        self._heard = self._loop.time()
+        if not self.began_at and self._way:
+            self.began_at = self._heard
+            self._way.began(101, 0.0)
+            self.front.splice(self._sent)
+        self._frames.feed(data)
+        self.front.pass_on(data)
+
+    def _sent(self, data: bytes) -> None:
+        """From the client."""
+        self._asked += len(data)
+        self._spoke = self._loop.time()
+        if self._upstream:
+            self._upstream.transport.write(data)
 
     def _lost(self) -> None:
         """The slot has ended it."""
-        self._end(101)
-        self.front.close()
+        self._upstream = None
+        if self.began_at:
+            self._end(101)
+            self.front.close()
+        else:
+            self._failed("it closed the connection")
 
     def _end(self, status: int) -> None:
-        if self._way:
-            self._way.ended(whole=True)
-            self._way = None
-            self._done(status)
+        if self._over:
+            return
+        self._over = True
+        if self._connecting:
+            self._connecting.cancel()
+        if self._upstream:
+            self._upstream.cut()
+        self._left(whole=True)
+        self._done(self, status)
 
-    def move(self, why: str) -> None:
-        """What is in a pipe cannot be sent twice."""
+    def _left(self, *, whole: bool, why: str = "") -> None:
+        if self._way:
+            self._way.ended(whole=whole, why=why)
+            self._way = None
+
+    def usage(self, prompt: int) -> Usage:
+        """Nobody tells what it cost: a message of the slot is taken for a token, and what it was sent by its bytes."""
+        return Usage(self._asked // BYTES, self._frames.count, estimated=True)
+
+    def hangs(self, why: str, now: float) -> None:
+        """What is in a pipe cannot be sent twice: one that has been silent for long ends."""
+        if self._upstream and not self.began_at:
+            self._upstream.cut()
+            self._failed(why)
+        elif self._upstream and now - self._heard > SILENT:
+            self._close(AWAY, "the model's server does not answer", 101)
+
+    def stop(self, error: RequestError) -> None:
+        """It may not go on: tell the client why."""
+        if self.began_at:
+            self._close(POLICY, error.message, error.status)
+        elif not self._over:
+            self._end(error.status)
+            self.front.error(error, OPENAI.error)
+
+    def _close(self, code: int, why: str, status: int) -> None:
+        """End it with a frame that says why, where no half frame stands before it."""
+        self._end(status)
+        if self._frames.between:
+            self.front.pass_on(close(code, why))
+        self.front.close()
 
     # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def gone(self) -> None:
-        self._over = True
-        if self._upstream:
-            self._upstream.cut()
-            self._end(101)
+        self._end(101 if self.began_at else 499)
+
+    def shutdown(self) -> None:
+        """End it once the slot has said the last word for QUIET seconds: that has no end of its own."""
+        left = self._heard + QUIET - self._loop.time() if self._heard > self._spoke else QUIET
+        if self._over:
+            return
+        if self.began_at and left <= 0:
+            self._close(AWAY, "the gateway restarts", 101)
+        else:
+            self._loop.call_later(max(0.1, left), self.shutdown)
+
+    def _slow(self, slow: bool) -> None:
+        """The slot does not read what the client sends."""
+        if slow:
+            self.front.transport.pause_reading()
+        else:
+            self.front.transport.resume_reading()
 
     def pause(self) -> None:
         if self._upstream:

@@ -12,6 +12,7 @@ from typing import Any
 from llmctl.domain import READY
 from llmctl.errors import LlmctlError
 from llmctl.gateway.replicas import Live
+from llmctl.gateway.standing import FAILURES
 from llmctl.gateway.upstream import Headers, Upstream
 
 HEDGE = 1.0
@@ -104,10 +105,8 @@ async def watch(live: Live) -> Found:
     now = asyncio.get_running_loop().time()
     found = await probe(live)
     if found.state is None:
-        live.standing = live.standing.failed(now, found.why)
-        if live.standing.resting:
-            for request in list(live.waiting):
-                request.move(found.why)
+        live.standing = live.standing.failed(now, found.why, FAILURES)  # two went out, and neither was answered
+        live.hangs(found.why, asyncio.get_running_loop().time())
     elif live.standing.resting:
         live.standing = live.standing.answered()
     live.state = found.state or ""

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from llmctl import paths
 from llmctl.domain import build
@@ -109,6 +110,8 @@ class Registry:
 
 def from_dict(data: Mapping[str, Any]) -> Registry:
     """From JSON; StateError names what makes no sense."""
+    if not isinstance(data, Mapping):
+        raise StateError("it is no registry", hint="llmctl handles sync")
     if data.get("version") != VERSION:
         raise StateError(
             f"it has version {data.get('version')!r}, this llmctl reads {VERSION}", hint="llmctl handles sync"
@@ -125,8 +128,32 @@ def from_dict(data: Mapping[str, Any]) -> Registry:
 
 
 def _handle(row: Mapping[str, Any]) -> Handle:
-    replicas = tuple(build(Replica, {**one, "port": int(one["port"])}) for one in row["replicas"])
-    return build(Handle, {**row, "name": str(row["name"]), "replicas": replicas})
+    replicas = tuple(build(Replica, _typed(Replica, one)) for one in row["replicas"])
+    return build(Handle, {**_typed(Handle, row), "replicas": replicas})
+
+
+def _typed(cls: type[Any], row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row, or ValueError for the first field of another type than that of `cls`: who edits the file by hand errs
+    in these too, and a request would meet it."""
+    for name, hint in get_type_hints(cls).items():
+        if name in row and name != "replicas" and not _is(row[name], hint):
+            raise ValueError(f"{name} = {row[name]!r:.80}")
+    return row
+
+
+def _is(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is(value, one) for one in get_args(hint))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        many = inner[-1] is Ellipsis
+        return (
+            isinstance(value, list | tuple) and (many or len(value) == len(inner))
+            and all(_is(one, inner[0]) for one in value)
+        )  # fmt: skip
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def problems(registry: Registry, handles: Sequence[Handle]) -> Iterator[str]:
@@ -166,7 +193,7 @@ def path(home: Path) -> Path:
 def read(home: Path) -> Registry:
     """The registry of a state folder, empty without one; StateError for one that makes no sense."""
     file = path(home)
-    data = read_json(file)
+    data = read_json(file, restore=False)
     if data is None:
         return Registry()
     try:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.gateway import usage
 from llmctl.gateway.front import Front, Request
-from llmctl.gateway.shapes import Shape
+from llmctl.gateway.shapes import DIED, Shape
 from llmctl.gateway.upstream import Headers, Pool, Upstream
 from llmctl.gateway.usage import Usage
 
@@ -18,9 +18,15 @@ HOP = frozenset({
     b"transfer-encoding", b"upgrade",
 })  # fmt: skip
 """RFC 9110, section 7.6.1: of one connection only."""
-OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"origin", b"expect", b"cookie"}
+ASKS = b"x-llmctl-usage"
+"""With it a slot tells at the end of any stream of events what it cost, in a comment."""
+OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"origin", b"expect", b"cookie", ASKS}
 """What a replica is not told: the keys of the gateway's clients, and what was checked here."""
 EVENT = b"data: "
+LINE = 2**18
+"""Bytes of a line of a stream above which it is passed on in pieces."""
+SILENT = 30.0
+"""Seconds after which an answer is given up whose replica does not answer to probes either."""
 BUSY = (429, 502, 503, 504)
 """Answers after which another replica may do better; the last one's is passed on."""
 
@@ -38,7 +44,7 @@ class Way(Protocol):
 
     def body(self, request: Request) -> bytes: ...
     def took(self, moved: Any) -> None:
-        """It has the request now; `moved.move(why)` takes that away again."""
+        """It has the request now; `moved.hangs(why, now)` tells that it does not even answer to probes."""
 
     def began(self, status: int, seconds: float) -> None: ...
     def ended(self, *, whole: bool, why: str = "") -> None:
@@ -69,7 +75,8 @@ class Relay:
         self._why = "no replica is up"
         self.retries = self.events = 0
         self.began_at = 0.0  # the head of its answer, by the loop's clock
-        self._first = self._before = self._last = b""
+        self._first = self._before = self._last = self._part = b""
+        self._heard = 0.0
 
     def start(self) -> Relay:
         self._next = next(self._ways, None)
@@ -111,9 +118,11 @@ class Relay:
 
     def _send(self, way: Way, upstream: Upstream) -> None:
         self._upstream, self._sent = upstream, self._loop.time()
+        self._heard = self._sent
         request, body = self.request, way.body(self.request)
-        lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1", way.head]
-        lines += [name + b": " + value for name, value in request.headers if name not in OURS]
+        dropped = OURS | named(request) if request.header(b"connection") else OURS
+        lines = [request.method.encode() + b" " + request.target + b" HTTP/1.1", way.head, ASKS + b": 1"]
+        lines += [name + b": " + value for name, value in request.headers if name not in dropped]
         if body or request.method not in ("GET", "HEAD"):
             lines.append(b"content-length: %d" % len(body))
         lines += (b"", body)
@@ -122,11 +131,7 @@ class Relay:
     def _give_up(self) -> None:
         self._over = True
         self._done(self, 503)
-        if self._begun:
-            self._break(self._why)
-            return
-        error = RequestError(self._why, status=503, code="unavailable", details={"retry_after": 2})
-        self.front.error(error, self.shape.error)
+        self._tell(RequestError(self._why, status=503, code="unavailable", details={"retry_after": 2}))
 
     # ── its answer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -144,18 +149,33 @@ class Relay:
                 self._over = True
                 self._done(self, status)
                 self._drop_upstream()
-                self._break(f"the model's server answers {status}")
+                self._tell(RequestError(f"the model's server answers {status}", status=502, code="unavailable"))
             return
         self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
 
     def came(self, data: bytes) -> None:
         if not self._status:
             return
+        self._heard = self._loop.time()
+        if self._streams:
+            data = self._lines(data)
+            self.events += data.count(EVENT)
+        if data:
+            self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
         self._first = self._first or data
         self._before, self._last = self._last, data
-        if self._streams:
-            self.events += data.count(EVENT)
         self.front.data(data)
+
+    def _lines(self, data: bytes) -> bytes:
+        """What may be sent of a stream: half a line would spoil the error that may have to follow."""
+        data, self._part = self._part + data, b""
+        if data.endswith(b"\n") or len(data) > LINE:
+            return data
+        end = data.rfind(b"\n") + 1
+        self._part = data[end:]
+        return data[:end]
 
     def flush(self) -> None:
         if self._status:
@@ -164,6 +184,8 @@ class Relay:
     def ended(self) -> None:
         self._over = True
         self._left(whole=True)
+        if self._part:
+            self._pass_on(self._part)
         self._done(self, self._status)
         self.front.end()
 
@@ -171,9 +193,9 @@ class Relay:
         """The replica is gone. Before the first byte another one is asked; later the client is told."""
         if self._over:
             return
-        self._upstream = None
+        upstream, self._upstream = self._upstream, None
         if not self._status:
-            if not self._fresh and self._way and self._connecting is None and self._sent:
+            if upstream and not self._fresh and not upstream.heard and self._way and self._sent:
                 again, self._sent = self._way, 0.0  # a kept connection that had been closed: no failure of the replica
                 self._connecting = self._loop.create_task(self._connect(again))
                 return
@@ -184,15 +206,17 @@ class Relay:
         self._over = True
         self._left(whole=False, why=why)
         self._done(self, self._status)
-        if self._streams:
-            self._break("the model's server failed in the middle of its answer")
-        else:
-            self.front.cut()
+        self._tell(RequestError("the model's server failed in the middle of its answer", status=502, code=DIED))
 
-    def _break(self, why: str) -> None:
-        """End a stream with an error in it."""
-        self.front.data(self.shape.broken(self._last, why))
-        self.front.end()
+    def _tell(self, error: RequestError) -> None:
+        """End with an error: as the answer, in the stream, or by a cut that shows that the answer is no whole."""
+        if self._streams or self._begun:
+            self.front.data(self.shape.broken(self._last, error))
+            self.front.end()
+        elif self._status:
+            self.front.cut()
+        else:
+            self.front.error(error, self.shape.error)
 
     def _drop_upstream(self) -> None:
         upstream, self._upstream = self._upstream, None
@@ -200,10 +224,26 @@ class Relay:
             upstream.cut()
         self._left(whole=True)
 
-    def move(self, why: str) -> None:
-        """The replica hangs: ask another one, where there is one."""
-        if not self._status and not self._over and self._next and self._upstream:
+    def hangs(self, why: str, now: float) -> None:
+        """The replica does not answer to probes either: ask another one where nothing came and there is one; what has
+        been silent for long ends."""
+        upstream = self._upstream
+        if self._over or upstream is None:
+            return
+        if not self._status and self._next:
             self._drop(why, failure=True)
+        elif now - self._heard > SILENT:
+            self._fresh = True  # it is not a connection alone that ended
+            upstream.cut()
+            self.failed(why)
+
+    def stop(self, error: RequestError) -> None:
+        """It may not go on: tell the client why."""
+        if self._over:
+            return
+        self._leave()
+        self._done(self, error.status)
+        self._tell(error)
 
     def _drop(self, why: str, *, failure: bool) -> None:
         """Take no answer of this replica: ask the next."""
@@ -224,22 +264,31 @@ class Relay:
         """HOST:PORT of who answered, or was asked last."""
         return self._replica
 
-    def usage(self, weight: int) -> Usage:
-        """What it cost so far; `weight` is what it was taken for."""
-        return usage.of(self._first, self._before[-usage.TAIL :] + self._last, self.events, weight)
+    def usage(self, prompt: int) -> Usage:
+        """What it cost so far, nothing before an answer; `prompt` is what its prompt is taken for."""
+        if not 200 <= self._status < 300:
+            return Usage()
+        return usage.of(self._first, self._before[-usage.TAIL :] + self._last, self.events, prompt)
 
     # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def gone(self) -> None:
         if self._over:
             return
+        self._leave()
+        self._done(self, 499)
+
+    def _leave(self) -> None:
+        """Nobody wants the replica's answer any more."""
         self._over = True
         if self._connecting:
             self._connecting.cancel()
         if self._upstream:
             self._upstream.cut()
         self._left(whole=True)
-        self._done(self, 499)
+
+    def shutdown(self) -> None:
+        """Every answer has its end."""
 
     def pause(self) -> None:
         if self._upstream:
@@ -248,3 +297,9 @@ class Relay:
     def resume(self) -> None:
         if self._upstream and not self._upstream.closed:
             self._upstream.transport.resume_reading()
+
+
+def named(request: Request) -> frozenset[bytes]:
+    """The headers that a request's Connection header names: of its own connection only."""
+    values = [value for name, value in request.headers if name == b"connection"]
+    return frozenset(name.strip().lower() for name in b",".join(values).split(b","))

@@ -20,16 +20,17 @@ COMING = (SLEEPING, STARTING, SWAPPING)
 
 
 class Moved(Protocol):
-    """A request that may be sent elsewhere."""
+    """A request under way."""
 
-    def move(self, why: str) -> None:
-        """Ask another replica, where there is one and nothing came from this."""
+    def hangs(self, why: str, now: float) -> None:
+        """Its replica does not answer to probes."""
 
 
 @dataclass
 class Live:
     """One replica as the gateway sees it now. `head` is its part of a request's head: Host, and its key; `state` is
-    what its slot said last, `waiting` are the requests that have no byte of an answer yet, with when they came."""
+    what its slot said last, `waiting` are the requests that have no byte of an answer yet, with when they came, and
+    `answering` those that have."""
 
     replica: Replica
     pool: Pool
@@ -38,6 +39,12 @@ class Live:
     standing: Standing = Standing()
     state: str = ""
     waiting: dict[Moved, float] = field(default_factory=dict)
+    answering: set[Moved] = field(default_factory=set)
+
+    def hangs(self, why: str, now: float) -> None:
+        """It does not answer to probes: tell all requests that it has."""
+        for request in (*self.waiting, *self.answering):
+            request.hangs(why, now)
 
 
 @dataclass
@@ -76,15 +83,15 @@ class Way:
         self._moved = moved
 
     def began(self, status: int, seconds: float) -> None:
-        self._waits_no_more()
-        self.live.standing = self.live.standing.answered()
-
-    def _waits_no_more(self) -> None:
         if self._moved:
             self.live.waiting.pop(self._moved, None)
+            self.live.answering.add(self._moved)
+        self.live.standing = self.live.standing.answered()
 
     def ended(self, *, whole: bool, why: str = "") -> None:
-        self._waits_no_more()
+        if self._moved:
+            self.live.waiting.pop(self._moved, None)
+            self.live.answering.discard(self._moved)
         self.live.load.gave(self.weight)
         if not whole:
             self.live.standing = self.live.standing.failed(self.now(), why)

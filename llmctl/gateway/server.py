@@ -26,8 +26,10 @@ from llmctl.gateway.gate import Gate, ticking
 from llmctl.gateway.loading import Command, Loads
 from llmctl.gateway.registry import Replica
 from llmctl.gateway.replicas import Live, Replicas
+from llmctl.gateway.spent import Meters
 from llmctl.gateway.upstream import Pool, Upstream
 from llmctl.keys import is_loopback
+from llmctl.logs import Log
 from llmctl.processes import ProcessId
 from llmctl.runner.auth import Auth
 from llmctl.runner.control_server import Verb
@@ -58,8 +60,10 @@ class GatewayServer(PortServer):
         self.loads = Loads(self._load)
         self.replicas = Replicas(self._ways.live, asyncio.get_running_loop().time)
         self.gate = Gate(
-            launch.limits, auth, keyless, Callers(home), self.replicas, {}, self.loads, Counts(), self._log
-        )
+            launch.limits, auth, keyless, Callers(home), self.replicas, {}, self.loads, Counts(), Meters(folder.path),
+            self._log,
+        )  # fmt: skip
+        self.requests = Log(folder.path / "requests.log")
         self.gate.own = own.routes(self.gate, self.health)
         self.listener = Accepting(sock, lambda: Front(self.gate), self.gate.connections, self.gate.drain)
 
@@ -73,6 +77,8 @@ class GatewayServer(PortServer):
     async def end(self) -> None:
         for task in self._tasks:
             task.cancel()
+        with contextlib.suppress(OSError):
+            self.gate.meters.close()
         await self.loads.close()
         for live in self.replicas.live.values():
             live.pool.close()
@@ -115,7 +121,9 @@ class GatewayServer(PortServer):
         probes: dict[str, asyncio.Task[Any]] = {}
         while True:
             self.follow()
-            self.gate.callers.fresh()
+            self.gate.look()
+            with contextlib.suppress(OSError):  # a full disk; it is tried again
+                await self.gate.meters.keep()
             for where, live in self.replicas.live.items():
                 before = probes.get(where)
                 last = self._probes.get(where, 0.0)
@@ -135,21 +143,26 @@ class GatewayServer(PortServer):
             live.standing = live.standing.answered()
             await probing.watch(live)
 
+    @property
+    def why(self) -> str:
+        """What is wrong with the files as they lie there now."""
+        return self.error or self.gate.callers.error or self.gate.meters.error
+
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def health(self) -> dict[str, Any]:
         """Of /health: never waits."""
         up = sum(not live.standing.resting for live in self.replicas.live.values())
         state = READY if up or not self.replicas.live else STARTING
-        verdict = "ok" if state == READY and not self.error else "degraded"
+        verdict = "ok" if state == READY and not self.why else "degraded"
         return {"verdict": verdict, "state": state, "status": "healthy", "ready": state == READY, "replicas": up,
-                "why": self.error or None}  # fmt: skip
+                "why": self.why or None}  # fmt: skip
 
     def verbs(self) -> Mapping[str, Verb]:
         async def status(args: Any, owner: str, on_event: Any) -> Any:
             return {
                 **self._row(), "handles": list(self.gate.registry.handles), "registry": self.gate.registry.hash,
-                "why": self.error or None, "replicas": self.replicas.rows(self.gate.registry),
+                "why": self.why or None, "replicas": self.replicas.rows(self.gate.registry),
                 "loads": self.loads.rows(),
             }  # fmt: skip
 
@@ -186,7 +199,8 @@ class GatewayServer(PortServer):
         }  # fmt: skip
 
     def _log(self, **said: Any) -> None:
-        self.log.line("request", json.dumps(said))
+        with contextlib.suppress(OSError):  # a full disk costs no request
+            self.requests.line("request", json.dumps(said))
 
 
 def _pause(live: Live, loop: asyncio.AbstractEventLoop) -> float:

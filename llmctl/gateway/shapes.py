@@ -11,23 +11,24 @@ from llmctl.errors import LlmctlError, RequestError
 from llmctl.runner import exchange
 from llmctl.runner.protocols import anthropic_answers, execute_answers, ollama_answers
 
-CODE = "engine_died"
+DIED = "engine_died"
 
 
 @dataclass(frozen=True)
 class Shape:
     """One protocol. `error` is an error as a whole answer; `broken` what a stream that broke still says, from the same
-    object: an event of its own, and the terminator. `comment` is a line of a stream that no client shows."""
+    object: an event of its own, and the terminator. `comment` is a line of a stream that no client shows, `gap` stands
+    between two events."""
 
     error: Callable[[LlmctlError], Mapping[str, Any]]
     event: Callable[[Mapping[str, Any]], bytes]
     comment: Callable[[str], bytes] | None = None
+    gap: bytes = b"\n\n"
 
-    def broken(self, last: bytes, why: str) -> bytes:
-        """What ends a stream whose last bytes were `last`."""
-        said = self.event(self.error(RequestError(why, status=500, code=CODE)))
-        gap = b"" if last.endswith(b"\n\n") else b"\n" if last.endswith(b"\n") else b"\n\n"
-        return gap + said
+    def broken(self, last: bytes, error: RequestError) -> bytes:
+        """What ends a stream whose last bytes, whole lines, were `last`."""
+        begins = not last or last.endswith(self.gap)
+        return (b"" if begins else b"\n") + self.event(self.error(error))
 
 
 def _data(said: Mapping[str, Any]) -> bytes:
@@ -40,7 +41,11 @@ def _comment(text: str) -> bytes:
 
 OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\n\n", _comment)
 ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said), _comment)
-OLLAMA = Shape(ollama_answers.error_object, lambda said: json.dumps(said).encode() + b"\n")
+RESPONSES = Shape(
+    exchange.error_object,
+    lambda said: b"event: error\n" + _data({"type": "error", "sequence_number": 0, **said["error"], **said}), _comment,
+)  # fmt: skip
+OLLAMA = Shape(ollama_answers.error_object, lambda said: json.dumps(said).encode() + b"\n", gap=b"\n")
 EXECUTE = Shape(
     execute_answers.shown,
     lambda said: _data({"type": "error", "code": "INFERENCE_FAILED", "message": said.get("message")}),
@@ -48,14 +53,19 @@ EXECUTE = Shape(
 
 PASSED: Mapping[str, Shape] = {
     **dict.fromkeys(
-        ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/systemone",
-         "/tokenize", "/detokenize"), OPENAI,
+        ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/systemone", "/tokenize",
+         "/detokenize"), OPENAI,
     ),
+    "/v1/responses": RESPONSES,
     **dict.fromkeys(("/v1/messages", "/v1/messages/count_tokens"), ANTHROPIC),
     **dict.fromkeys(("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"), OLLAMA),
     **dict.fromkeys(("/execute", "/v1/jobs"), EXECUTE),
 }  # fmt: skip
 """Paths of requests that a slot answers."""
+FREE = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens", "/api/show"})
+"""Those of them for which no model works."""
+SHORT = frozenset({"/v1/embeddings", "/v1/rerank", "/v1/systemone", "/api/embed", "/api/embeddings"})
+"""Those for which it reads, and writes nothing."""
 
 
 def of(path: str) -> Shape:

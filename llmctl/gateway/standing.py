@@ -23,9 +23,11 @@ class Standing:
     def resting(self) -> bool:
         return self.until is not None
 
-    def failed(self, now: float, why: str) -> Standing:
-        failures = self.failures + 1
-        if failures < FAILURES and not self.resting:
+    def failed(self, now: float, why: str, count: int = 1) -> Standing:
+        """A failure that counts for so many. While it rests anyhow nothing more of them changes: a hundred requests
+        that one end cost are no hundred failures."""
+        failures = self.failures + count
+        if failures < FAILURES or (self.until is not None and now < self.until):
             return replace(self, failures=failures, why=why)
         pause = min(MOST, FIRST * 2.0 ** min(self.rests, 16))
         return Standing(failures, self.rests + 1, now + pause, why)

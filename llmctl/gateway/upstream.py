@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import httptools
 
 from llmctl.errors import LlmctlError, Unreachable
+from llmctl.runner.edge import read_in_pieces
 
 IDLE = 20.0
 """Seconds that a connection may rest: less than a slot's keep-alive, so that it is rarely closed as we use it."""
@@ -50,6 +51,7 @@ class Upstream(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._splice: Callable[[bytes], None] | None = None
         self._lost: Callable[[], None] | None = None
+        self._slow: Callable[[bool], None] | None = None
         self.closed = False
 
     # ── use ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,13 +64,18 @@ class Upstream(asyncio.Protocol):
         self.used += 1
         self.transport.write(data)
 
-    def splice(self, take: Callable[[bytes], None], lost: Callable[[], None]) -> None:
-        """From now on a pipe: bytes go to `take`, and its end to `lost`."""
-        self._splice, self._lost, self._listener = take, lost, None
+    @property
+    def heard(self) -> bool:
+        """Whether a byte came of the answer to the last request: it was not lost on a connection that had ended."""
+        return self._fed > 0
+
+    def splice(self, take: Callable[[bytes], None], lost: Callable[[], None], slow: Callable[[bool], None]) -> None:
+        """From now on a pipe: bytes go to `take`, its end to `lost`, and to `slow` whether it is not read now."""
+        self._splice, self._lost, self._slow, self._listener = take, lost, slow, None
 
     def cut(self) -> None:
         """Nobody wants the answer any more: the slot sees that, and stops."""
-        self._listener = self._lost = None
+        self._listener = self._lost = self._slow = None
         self.closed = True
         self.transport.abort()
 
@@ -77,25 +84,27 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        read_in_pieces(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._splice:
             self._splice(data)
             return
-        listener = self._listener
-        if listener is None:  # it speaks without being asked
+        if self._listener is None:  # it speaks without being asked
             self.cut()
             return
         if not self._told:
             self._fed += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as met:
-            self._pieces.clear()
-            if self._listener is listener:
-                listener.came(data[met.args[0] :])
+        except httptools.HttpParserUpgrade:
+            self._fail("it leaves HTTP without being asked to")
             return
         except httptools.HttpParserError as met:
+            if self._whole:  # what follows the answer spoils the connection, not the answer
+                self._keep = False
+                self._pass_on()
+                return
             self._fail(f"its answer is not HTTP: {met}")
             return
         if not self._told and self._fed > HEAD:
@@ -149,6 +158,8 @@ class Upstream(asyncio.Protocol):
     # ── the parser ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
+        if self._whole:
+            raise ValueError("an answer that nobody asked for")
         self._headers, self._length, self._framed = [], None, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -164,7 +175,7 @@ class Upstream(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200 and status != 101:
+        if status < 200:
             return
         self._told = True
         self._keep = self._parser.should_keep_alive() and not self._bodiless
@@ -182,8 +193,14 @@ class Upstream(asyncio.Protocol):
 
     # ── a slow replica ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def pause_writing(self) -> None: ...
-    def resume_writing(self) -> None: ...
+    def pause_writing(self) -> None:
+        """A request's body is bounded and waits; what comes through a pipe is left with who sends it."""
+        if self._slow:
+            self._slow(True)
+
+    def resume_writing(self) -> None:
+        if self._slow:
+            self._slow(False)
 
 
 Connect = Callable[[Callable[[], Upstream]], Awaitable[tuple[Any, Upstream]]]

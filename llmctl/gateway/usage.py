@@ -10,6 +10,7 @@ from typing import Any
 
 TAIL = 8192
 """Bytes of an answer's end that may tell what it cost."""
+_SLOT = re.compile(rb"^: usage (\{[^{}]*\})$", re.MULTILINE)
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _COUNT = {
     name: re.compile(rb'"%b"\s*:\s*(\d{1,12})' % name.encode())
@@ -35,18 +36,18 @@ class Usage:
         return (self.prompt * price[0] + self.completion * price[1]) / 1e6
 
 
-def of(head: bytes, tail: bytes, events: int, weight: int) -> Usage:
-    """Of an answer that began with `head` and ended with `tail`; `weight` is what it was taken for before."""
+def of(head: bytes, tail: bytes, events: int, prompt: int) -> Usage:
+    """Of an answer that began with `head` and ended with `tail`; `prompt` are the tokens that its prompt is taken for.
+    A slot tells it in a comment, where the protocol has no place for it."""
     if found := _told(tail):
         if not found.prompt and (begun := _COUNT["input_tokens"].search(head)):  # Anthropic tells it at the beginning
             return Usage(int(begun[1]), found.completion)
         return found
-    made = max(0, events - 2)
-    return Usage(weight if not events else max(0, weight - made), made, estimated=True)
+    return Usage(prompt, max(0, events - 2), estimated=True)
 
 
 def _told(tail: bytes) -> Usage | None:
-    for said in reversed(_USAGE.findall(tail[-TAIL:])):
+    for said in [*_SLOT.findall(tail[-TAIL:]), *reversed(_USAGE.findall(tail[-TAIL:]))]:
         try:
             data = json.loads(said)
         except ValueError:

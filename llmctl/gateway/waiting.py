@@ -65,7 +65,7 @@ class Waiting:
     def _fail(self, error: RequestError) -> None:
         self._done(error.status)
         if self._begun:
-            self.front.data(self.shape.broken(b"\n\n", error.message))
+            self.front.data(self.shape.broken(b"\n\n", error))
             self.front.end()
         else:
             self.front.error(error, self.shape.error)
@@ -82,6 +82,14 @@ class Waiting:
         if not self._over:
             self._stop()
             self._done(499)
+
+    def stop(self, error: RequestError) -> None:
+        if not self._over:
+            self._stop()
+            self._fail(error)
+
+    def shutdown(self) -> None:
+        """It ends by itself."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...

@@ -20,6 +20,7 @@ from llmctl.gateway.gate import Gate, ticking
 from llmctl.gateway.loading import Loads, Start
 from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.gateway.replicas import Live, Replicas
+from llmctl.gateway.spent import Meters
 from llmctl.gateway.upstream import Pool
 from llmctl.runner.auth import Auth
 from tests.runner import fake_slot
@@ -67,7 +68,7 @@ async def _run(behind: int, limits: Any, auth: Auth | None, start: Start | None,
     callers = Callers(Path("/nonexistent"))
     gate = Gate(
         limits, auth or Auth("127.0.0.1", None), auth is None, callers, replicas, {}, Loads(load), Counts(),
-        lambda **said: None,
+        Meters(Path("/nonexistent")), lambda **said: None,
     )  # fmt: skip
     gate.own = own.routes(gate, lambda: {"verdict": "ok", "state": "ready", "ready": True, "status": "healthy"})
     gate.registry = Registry(

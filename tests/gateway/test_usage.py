@@ -19,7 +19,9 @@ OPENAI += b'"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":1}}}'
             b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":9}}\n\ndata: [DONE]\n\n',
             Usage(7, 9),
         ),
-        (b"", b'data: {"usage":null}\n\n: usage {"prompt_tokens":1}\n\n', None),
+        (b"", b'data: {"usage":null}\n\n: usage {"prompt_tokens":1,"completion_tokens":2}\n\n', Usage(1, 2)),
+        (b"", b': usage {"prompt_tokens":1,"completion_tokens":2}\n\n{"usage":{"input_tokens":9}}', Usage(1, 2)),
+        (b"", b'data: {"text":": usage {\\"prompt_tokens\\":1}"}\n\ndata: {"usage":null}\n\n', None),
         (
             b'data: {"type":"message_start","message":{"usage":{"input_tokens":11,"output_tokens":1}}}\n\n',
             b'data: {"type":"message_delta","usage":{"output_tokens":4}}\n\ndata: {"type":"message_stop"}\n\n',
@@ -35,7 +37,7 @@ def test_it_is_read_from_the_answer(head: bytes, tail: bytes, found: Usage | Non
 
 
 def test_without_a_word_events_are_counted() -> None:
-    assert of(b"", b"data: [DONE]\n\n", 12, 50) == Usage(40, 10, estimated=True)
+    assert of(b"", b"data: [DONE]\n\n", 12, 50) == Usage(50, 10, estimated=True)
     assert of(b"", b'{"usage": {"a": {"b": {}}}}', 0, 7) == Usage(7, 0, estimated=True)
 
 

@@ -151,9 +151,16 @@ async def as_stream(exchange: Exchange, stream: Stream, answer: Events, meter: M
                 await exchange.start(200, answer.stream_type)
             if data:
                 await exchange.write(data)
-        end = answer.end(usage)
+        end = _told(exchange, answer, usage) + answer.end(usage)
     except LlmctlError as error:
         if not exchange.status:
             raise
         end = answer.failed(error)
     await exchange.write(end, last=True)
+
+
+def _told(exchange: Exchange, answer: Events, usage: Usage) -> bytes:
+    """What a request cost, in a comment for who asks for it, whatever the protocol tells: the gateway counts by it."""
+    if answer.stream_type != EVENTS or (b"x-llmctl-usage", b"1") not in exchange.scope["headers"]:
+        return b""
+    return b': usage {"prompt_tokens":%d,"completion_tokens":%d}\n\n' % (usage.prompt, usage.completion)
