@@ -36,10 +36,8 @@ class Redis:
         found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::(\d{1,5}))?", text)
         port = int(found[2] or 6379) if found else 0
         if found is None or not 0 < port < 65536:
-            said = f" {text[:80]!r}" if "@" not in text else ""
-            raise UsageError(
-                f"that is no address of a Redis:{said}", hint="--redis HOST:6379; its password: REDIS_PASSWORD"
-            )
+            said = repr(text[:80]) if "@" not in text else "that"  # it may be a URL with a password
+            raise UsageError(f"{said} is no address of a Redis", hint=f"--redis HOST:6379, its password in {PASSWORD}")
         return Redis(found[1].strip("[]"), port)
 
 

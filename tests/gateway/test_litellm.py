@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from llmctl.gateway.litellm import rendered
+from llmctl.errors import UsageError
+from llmctl.gateway.litellm import Redis, rendered, variables
 from llmctl.gateway.registry import EMBEDDINGS, Handle, Registry, Replica
 
 HANDLES = [
@@ -49,10 +50,41 @@ def test_what_it_cannot_say_is_noted() -> None:
     assert rendered(FLEET).notes == ("fast: gpu-2:8101 is reached through ssh alone, which LiteLLM cannot",)
 
 
+def test_what_it_cannot_load_is_noted_and_never_asked_whether_it_is_well() -> None:
+    slot = Replica("gpu-1", 8104, "rare", "torch", "10.0.0.2:8104", on_demand=True)
+    found = rendered(Registry({"rare": Handle("rare", (slot,))}))
+    assert found.notes == ("rare: gpu-1:8104 is loaded on demand, which LiteLLM cannot ask for",)
+    assert yaml.safe_load(found.text)["model_list"][0]["model_info"]["disable_background_health_check"] is True
+
+
 def test_several_instances_share_what_they_know_through_redis() -> None:
     assert "redis" not in rendered(FLEET).text
-    router = yaml.safe_load(rendered(FLEET, shared=True).text)["router_settings"]
-    assert router["redis_host"] == "os.environ/REDIS_HOST" and router["redis_password"] == "os.environ/REDIS_PASSWORD"
+    router = yaml.safe_load(rendered(FLEET, Redis("10.0.0.7")).text)["router_settings"]
+    found = {name: value for name, value in router.items() if "redis" in name}
+    assert found == {
+        "redis_host": "10.0.0.7", "redis_port": 6379, "redis_password": "os.environ/REDIS_PASSWORD",
+    }  # fmt: skip
+
+
+def test_the_address_of_a_redis_is_read_and_one_with_a_password_is_not_repeated() -> None:
+    known = {"redis": Redis("redis"), "10.0.0.7:6380": Redis("10.0.0.7", 6380), "[::1]:7": Redis("::1", 7)}
+    assert {text: Redis.of(text) for text in known} == known
+    for text in ("", "a b", "a:0", "a:99999", "redis://x", "-x", "a:b"):
+        with pytest.raises(UsageError, match="is no address of a Redis") as caught:
+            Redis.of(text)
+        assert repr(text) in caught.value.message and "--redis HOST:6379" in (caught.value.hint or "")
+    with pytest.raises(UsageError) as caught:
+        Redis.of("user:hunter2@host:1")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_two_hosts_share_a_variable_for_their_keys() -> None:
+    hosts = ("gpu-1", "gpu.1", "gpu_1", "mac")
+    fleet = Registry({"a": Handle("a", tuple(Replica(host, 1, "m", "", "1.2.3.4:1") for host in hosts))})
+    assert variables(fleet) == {
+        "gpu-1": "LLMCTL_GPU_1_KEY", "gpu.1": "LLMCTL_GPU_1_2_KEY", "gpu_1": "LLMCTL_GPU_1_3_KEY",
+        "mac": "LLMCTL_MAC_KEY",
+    }  # fmt: skip
 
 
 def test_the_block_that_other_tools_read() -> None:
