@@ -18,7 +18,7 @@ from llmctl.checks.bench_client import OWN, Server
 from llmctl.checks.bench_prompts import Prompts
 from llmctl.clients import openai, urls
 from llmctl.config import Host
-from llmctl.domain import READY, EngineSpec, SlotSpec, build
+from llmctl.domain import GATEWAY, READY, EngineSpec, SlotSpec, build
 from llmctl.errors import LlmctlError, Refused, Unreachable, UsageError
 from llmctl.models.checkpoint import inspect
 from llmctl.models.checkpoint_folder import read_json
@@ -162,6 +162,11 @@ def _slot(home: Path, plan: Plan) -> Iterator[Subject]:
     desired = SlotFolder(home, plan.port).read_desired()
     if desired.spec is None:
         raise Refused(f"port {plan.port} has a model that is not desired", hint=f"llmctl status {plan.port}")
+    if desired.spec.engine.engine == GATEWAY:
+        raise Refused(
+            f"port {plan.port} is the gateway: a slot is measured", port=plan.port,
+            hint=f"llmctl bench run PORT --compare {plan.port} shows what the gateway adds",
+        )  # fmt: skip
     pid = verbs.status(home, [plan.port])[0].pid
     yield Subject(home, server, plan.port, desired.spec, desired.launch.backend, pid)
 

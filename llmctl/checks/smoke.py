@@ -12,7 +12,7 @@ from llmctl import keys
 from llmctl.checks import machine
 from llmctl.checks.slot_checks import CHECKS, FAIL, HEARING, PASS, SKIP, WRITING, Subject, Verdict
 from llmctl.checks.slot_http import SlotHttp
-from llmctl.domain import DISABLED, EMPTY, READY, SLEEPING, STARTING, SWAPPING
+from llmctl.domain import DISABLED, EMPTY, GATEWAY, READY, SLEEPING, STARTING, SWAPPING
 from llmctl.errors import LlmctlError
 from llmctl.slots import verbs
 from llmctl.slots.state import Desired, SlotFolder
@@ -37,7 +37,7 @@ class Row:
 
 def wanted(home: Path) -> list[int]:
     """The ports that should be up: those with a model desired."""
-    return [slot.port for slot in verbs.status(home) if slot.model]
+    return [slot.port for slot in verbs.status(home) if slot.model and slot.engine != GATEWAY]
 
 
 def smoke(home: Path, host: str, port: int, *, timeout: float, wake: bool = False) -> list[Row]:
@@ -51,6 +51,9 @@ def smoke(home: Path, host: str, port: int, *, timeout: float, wake: bool = Fals
     try:
         state = _settled(home, port, timeout)
         desired = folder.read_desired()
+        if state.engine == GATEWAY:
+            note(UP, Verdict(SKIP, "the gateway has no model of its own; llmctl health asks through it"))
+            return rows
         if (why := _not_up(state, wake)) or desired.spec is None:
             note(UP, why or Verdict(FAIL, "a model is loaded that is not desired"))
             return rows

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmctl import __version__, config, events, keys
 from llmctl.domain import GATEWAY, READY, STARTING
-from llmctl.errors import LlmctlError, Refused, StateError
+from llmctl.errors import LlmctlError, StateError
 from llmctl.fleet.opening import connect
 from llmctl.gateway import hosts, own, probing, registry
 from llmctl.gateway.balance import Load
@@ -36,6 +36,7 @@ from llmctl.runner.control_server import Verb
 from llmctl.runner.listener import Accepting
 from llmctl.runner.port_server import PortServer
 from llmctl.slots.state import Actual, SlotFolder
+from llmctl.slots.verbs import gateways
 
 LOOK = 1.0
 """Seconds between two looks at the files and the replicas."""
@@ -176,10 +177,7 @@ class GatewayServer(PortServer):
             return self._changed(time.monotonic() - began)
 
         async def refused(args: Any, owner: str, on_event: Any) -> Any:
-            raise Refused(
-                f"port {self.folder.port} is the gateway, which has no model of its own",
-                hint="llmctl gateway down, or llmctl handles list", port=self.folder.port,
-            )  # fmt: skip
+            raise gateways(self.folder.port)
 
         refusals = dict.fromkeys(("change", "unload", "disable", "enable", "profile"), refused)
         return {**refusals, **self.life(), "status": status, "restart": restart}

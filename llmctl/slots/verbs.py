@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import events, logs, units
-from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, STARTING, SlotSpec, build
+from llmctl.domain import BACKOFF, CRASH_LOOP, EMPTY, GATEWAY, STARTING, SlotSpec, build
 from llmctl.errors import LoadFailed, Refused, UnknownName, Unreachable
 from llmctl.processes import code, start_time
 from llmctl.slots import control
@@ -53,6 +53,7 @@ def change(
     on_event: OnEvent | None = None,
 ) -> ChangeResult:
     """`load` or `swap`: the port's model becomes `spec`, or the old one goes on and the error says why."""
+    _no_gateway(home, port)
     ensure_server(home, port, launch)
     args = {"verb": action, "spec": spec.to_dict(), "order": order, "lock_wait": lock_wait}
     result = _call(home, port, "change", args, on_event)
@@ -64,6 +65,7 @@ def change(
 def back(home: Path, port: int, *, stuck: bool = False, on_event: OnEvent | None = None) -> ChangeResult:
     """Swap to the model that served before the present one, not waiting for one that is `stuck`; Refused when there is
     none."""
+    _no_gateway(home, port)
     before = SlotFolder(home, port).read_actual().before
     if before is None:
         raise Refused(f"port {port} had no other model before", hint=f"llmctl swap {port} MODEL", port=port)
@@ -160,6 +162,7 @@ def _settled(home: Path, port: int, began: float, within: float) -> ChangeResult
 def disable(home: Path, port: int, why: str, until: str | None = None) -> ChangeResult:
     """Hold the slot down, over reboots, until `enable` or the ISO date-time `until`."""
     _must_exist(home, port)
+    _no_gateway(home, port)
     disabled = Disabled(why, until)
     disabled.over()  # a date that cannot be read fails here
     ensure_server(home, port)
@@ -210,6 +213,20 @@ def _units(home: Path, port: int) -> units.Units:
 def _must_exist(home: Path, port: int) -> None:
     if not SlotFolder(home, port).path.exists():
         raise UnknownName(f"port {port} is no slot here", hint=f"llmctl load {port} MODEL", port=port)
+
+
+def gateways(port: int) -> Refused:
+    """The error of who wants a model on the gateway's port, or off it."""
+    return Refused(
+        f"port {port} is the gateway, which has no model of its own",
+        hint=f"llmctl load auto MODEL; the gateway itself ends with: llmctl gateway down --port {port}", port=port,
+    )  # fmt: skip
+
+
+def _no_gateway(home: Path, port: int) -> None:
+    spec = SlotFolder(home, port).read_desired().spec
+    if spec and spec.engine.engine == GATEWAY:
+        raise gateways(port)
 
 
 def _call(home: Path, port: int, verb: str, args: dict[str, Any], on_event: OnEvent | None) -> ChangeResult:
