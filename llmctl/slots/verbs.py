@@ -83,6 +83,7 @@ def unload(
     With `unused` only where it had none for so many seconds, else Busy.
     """
     _must_exist(home, port)
+    _no_gateway(home, port)
     folder = SlotFolder(home, port)
     with held_down(folder) as down:
         if down:
