@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 import httptools
 
-from llmctl.errors import LlmctlError, Unreachable
-from llmctl.runner.edge import read_in_pieces
+from llmctl.errors import Busy, LlmctlError, Unreachable
 
 IDLE = 20.0
 """Seconds that a connection may rest: less than a slot's keep-alive, so that it is rarely closed as we use it."""
@@ -84,7 +83,6 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        read_in_pieces(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._splice:
@@ -207,10 +205,11 @@ Connect = Callable[[Callable[[], Upstream]], Awaitable[tuple[Any, Upstream]]]
 
 
 class Pool:
-    """The connections to one replica. `connect` makes one, however far away it is."""
+    """The connections to one replica. `connect` makes one, however far away it is; `full` says that the way there
+    carries as many as it may."""
 
-    def __init__(self, connect: Connect) -> None:
-        self._connect = connect
+    def __init__(self, connect: Connect, full: Callable[[], bool] = lambda: False) -> None:
+        self._connect, self._full = connect, full
         self._idle: list[Upstream] = []
 
     def take(self, now: float) -> Upstream | None:
@@ -222,8 +221,10 @@ class Pool:
             found.cut()
         return None
 
-    async def fresh(self) -> Upstream:
-        """A new one; Unreachable where there is none to be had in time."""
+    async def fresh(self, *, probes: bool = False) -> Upstream:
+        """A new one; Unreachable where there is none to be had in time, Busy where only who `probes` gets one more."""
+        if not probes and self._full():
+            raise Busy("as many requests as the way to it carries are there")
         try:
             _, made = await asyncio.wait_for(self._connect(lambda: Upstream(self)), CONNECT)
         except (asyncio.TimeoutError, TimeoutError):
