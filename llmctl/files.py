@@ -29,6 +29,14 @@ def write_json(path: Path, data: Any) -> None:
     _put(temp, path)
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Another value when the file has changed; None without one."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_ino
+    return None
+
+
 def append(path: Path, line: bytes) -> os.stat_result:
     """Add a line to a file, in one write; a line that a crash cut short stays alone. What the file is then."""
     before = b"" if _ends_a_line(path) else b"\n"

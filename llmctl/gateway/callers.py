@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import secrets
@@ -18,7 +17,7 @@ from typing import Any
 from llmctl import paths
 from llmctl.domain import build
 from llmctl.errors import Refused, StateError, UnknownName, nearest
-from llmctl.files import locked, read_json, write_json
+from llmctl.files import locked, read_json, stamp, write_json
 from llmctl.gateway.limits import Allowed
 
 NAME = "keys.json"
@@ -111,17 +110,14 @@ class Callers:
 
     def fresh(self) -> None:
         """Read what has changed; keys that cannot be read leave those that were known."""
-        stamp = None
-        with contextlib.suppress(OSError):
-            found = (self.home / "gateway" / NAME).stat()
-            stamp = (found.st_mtime_ns, found.st_ino)
-        if stamp == self._stamp:
+        now = stamp(self.home / "gateway" / NAME)
+        if now == self._stamp:
             return
         try:
             self.known, self.error = read(self.home), ""
         except StateError as error:
             self.error = error.message
-        self._stamp = stamp
+        self._stamp = now
 
     def of(self, sent: Iterable[bytes]) -> Caller | None:
         """Whose key is among those that a request presents; a revoked one counts as found."""

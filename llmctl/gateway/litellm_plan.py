@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmctl import keys
 from llmctl.domain import GATEWAY, EngineSpec, SlotSpec
 from llmctl.errors import Refused
-from llmctl.files import read_json, write_json
+from llmctl.files import read_json, stamp, write_json
 from llmctl.gateway import hosts, litellm_env, registry
 from llmctl.gateway.kinds import LITELLM
 from llmctl.gateway.litellm import MASTER, PASSWORD, Redis, rendered, variables
@@ -69,15 +68,8 @@ def planned(folder: SlotFolder) -> Plan:
 def stamps(folder: SlotFolder) -> Stamps:
     """Of the files that a plan is made of: another value when one has changed."""
     home = folder.home
-    files = (folder.path / "desired.json", registry.path(home), _hosts(home), home / "keys.json", _password(home))
-    return tuple(map(_stamp, files))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_mtime_ns, found.st_ino
-    return None
+    files = (folder.path / "desired.json", registry.path(home), hosts.path(home), home / "keys.json", _password(home))
+    return tuple(map(stamp, files))
 
 
 def keep_password(home: Path, password: str) -> None:
@@ -93,7 +85,3 @@ def read_password(home: Path) -> str | None:
 
 def _password(home: Path) -> Path:
     return home / "gateway" / "redis.json"
-
-
-def _hosts(home: Path) -> Path:
-    return home / "gateway" / hosts.NAME

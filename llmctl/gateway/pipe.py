@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from llmctl.errors import LlmctlError, RequestError
+from llmctl.errors import Busy, LlmctlError, RequestError
 from llmctl.gateway.balance import BYTES
 from llmctl.gateway.frames import Frames, close
 from llmctl.gateway.front import Front, Request
@@ -61,6 +61,10 @@ class Pipe:
     async def _connect(self, way: Way) -> None:
         try:
             upstream = await way.pool.fresh()
+        except Busy as error:
+            self._left(whole=True)
+            self._try(f"the replica: {error.message}")
+            return
         except LlmctlError as error:
             self._failed(error.message)
             return
