@@ -161,7 +161,7 @@ class ConversionFailed(LlmctlError):
 
 
 class QualityFailed(LlmctlError):
-    """A converted model lost more than its limit allows; `details` holds the figures and where it lies."""
+    """A converted model lost more than its limit allows, or one that was swapped in answers worse; `details` tells."""
 
     code = "quality_failed"
 

@@ -14,6 +14,8 @@ from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, UsageError
 
 app = typer.Typer()
+PATIENCE = 300.0
+"""Seconds that one answer may take, where nothing else is said."""
 
 
 @app.command()
@@ -31,7 +33,7 @@ def quality(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Your prompts, instead of quality.toml beside hosts.toml.")
     ] = None,
-    patience: Annotated[str, typer.Option(metavar="TIME", help="How long one answer may take.")] = "5m",
+    patience: Annotated[str | None, typer.Option(metavar="TIME", help="How long one answer may take: 5m.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the prompts, and ask nobody.")] = False,
 ) -> Answer:
     """Ask each handle the prompts of the quality matrix. 1: one got worse, or a server lets something through."""
@@ -44,7 +46,7 @@ def quality(
         return Answer({"prompts": [asdict(prompt) for prompt in meant]})
     if not targets:
         raise UsageError("whose quality?", hint="llmctl quality HANDLE, or a slot: llmctl quality 8101")
-    seconds = tables.seconds(patience)
+    seconds = tables.seconds(patience) if patience else PATIENCE
     found: list[dict[str, Any]] = []
     errors: list[LlmctlError] = []
     with Reach(session) as reach, session.progress(plain=True) as on_event:

@@ -75,6 +75,9 @@ def swap(
     lock_wait: o.LockWait = "0",
     save: Annotated[bool, typer.Option("--save", help="Write the model into the profile that has this port.")] = False,
     profile: o.SaveTo = None,
+    require_quality: Annotated[
+        bool, typer.Option("--require-quality", help="Then ask it the quality matrix; one that fails goes again.")
+    ] = False,
     pull: o.Pull = False,
     dry_run: o.DryRun = False,
     host: o.Hosts = None,
@@ -96,7 +99,16 @@ def swap(
 
     if way.single:
         edit(session.catalog.resolve(model).id)  # a profile without such a slot is an error before anything is done
-    answer = run(ctx, _swap, way, given, host, ours=("save", "profile"))
+
+    def do() -> Answer:
+        return run(ctx, _swap, way, given, host, ours=("save", "profile"))
+
+    if require_quality and not dry_run:
+        from llmctl.cli.quality_swap import swapped
+
+        answer = swapped(session, port, host, model, do)
+    else:
+        answer = do()
     if dry_run or answer.errors or not way.single:
         return answer
     return replace(answer, data={**answer.data, "saved": edit(answer.data["model"]).write()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from llmctl.__main__ import main
 from llmctl.domain import SlotSpec
-from tests.conftest import RunningSlot
+from tests.conftest import REPO, RunningSlot
 
 Ask = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -56,3 +57,10 @@ def slot(slots: Callable[..., RunningSlot], script: Callable[..., SlotSpec]) -> 
         return made[0]
 
     yield start
+
+
+@pytest.fixture(scope="session")
+def leak_models() -> dict[str, Path]:
+    """Two tiny models that are the same but for one thing: {"tiny-leak" | "tiny-tight", each with "-gguf": path}."""
+    made = subprocess.run([REPO / "scripts" / "tiny-leak"], stdout=subprocess.PIPE, check=True)
+    return {name: Path(path) for name, path in json.loads(made.stdout).items()}
