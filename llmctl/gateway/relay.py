@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from llmctl.errors import LlmctlError, RequestError
+from llmctl.errors import Busy, LlmctlError, RequestError
 from llmctl.gateway import usage
-from llmctl.gateway.front import Front, Request
+from llmctl.gateway.front import Front, Request, Work
 from llmctl.gateway.shapes import DIED, Shape
 from llmctl.gateway.upstream import Headers, Pool, Upstream
 from llmctl.gateway.usage import Usage
@@ -25,6 +26,8 @@ OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"orig
 EVENT = b"data: "
 LINE = 2**18
 """Bytes of a line of a stream above which it is passed on in pieces."""
+BROKEN = 502
+"""What an answer counts as that ended before its end, whatever its head said."""
 SILENT = 30.0
 """Seconds after which an answer is given up whose replica does not answer to probes either."""
 BUSY = (429, 502, 503, 504)
@@ -56,9 +59,10 @@ class Relay:
 
     def __init__(
         self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Callable[[Relay, int], None],
-        begun: bool = False,
+        begun: bool = False, again: Callable[[bool], Work | None] = lambda begun: None,
     ) -> None:  # fmt: skip
-        """`begun`: the head of a stream of events was sent already."""
+        """`begun`: the head of a stream was sent already. `again(begun)` may know of another answer where no replica has
+        one."""
         self.front, self.request, self.shape = front, request, shape
         self._ways, self._done = ways, done
         self._way: Way | None = None
@@ -71,7 +75,8 @@ class Relay:
         self._replica: str | None = None
         self._status = 0
         self._streams = self._over = False
-        self._begun = begun
+        self._begun, self._again = begun, again
+        self._refused: bytearray | None = None  # the words of an error that came after the head of a stream
         self._why = "no replica is up"
         self.retries = self.events = 0
         self.began_at = 0.0  # the head of its answer, by the loop's clock
@@ -105,6 +110,10 @@ class Relay:
     async def _connect(self, way: Way) -> None:
         try:
             upstream = await way.pool.fresh()
+        except Busy as error:
+            self._connecting = None
+            self._drop(error.message, failure=False)
+            return
         except LlmctlError as error:
             self._connecting = None
             self.failed(error.message)
@@ -129,9 +138,19 @@ class Relay:
         upstream.send(b"\r\n".join(lines), self, bodiless=request.method == "HEAD")
 
     def _give_up(self) -> None:
+        if self._elsewhere():
+            return
         self._over = True
         self._done(self, 503)
         self._tell(RequestError(self._why, status=503, code="unavailable", details={"retry_after": 2}))
+
+    def _elsewhere(self) -> bool:
+        """Whether something else answers it now."""
+        work = self._again(self._begun)
+        if work:
+            self._over = True
+            self.front.work = work
+        return work is not None
 
     # ── its answer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,15 +160,15 @@ class Relay:
         if status in BUSY and self._next:
             self._drop(f"it answers {status}", failure=False)
             return
+        if status == 503 and self._elsewhere():
+            self._drop_upstream()
+            return
         self._status, self.began_at = status, self._loop.time()
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self._streams = kind.startswith((b"text/event-stream", b"application/x-ndjson"))
         if self._begun:
             if status != 200 or not self._streams:
-                self._over = True
-                self._done(self, status)
-                self._drop_upstream()
-                self._tell(RequestError(f"the model's server answers {status}", status=502, code="unavailable"))
+                self._refused = bytearray()
             return
         self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
 
@@ -157,6 +176,9 @@ class Relay:
         if not self._status:
             return
         self._heard = self._loop.time()
+        if self._refused is not None:
+            self._refused += data[: LINE - len(self._refused)]
+            return
         if self._streams:
             data = self._lines(data)
             self.events += data.count(EVENT)
@@ -187,7 +209,10 @@ class Relay:
         if self._part:
             self._pass_on(self._part)
         self._done(self, self._status)
-        self.front.end()
+        if self._refused is not None:
+            self._tell(refusal(self._status, bytes(self._refused)))
+        else:
+            self.front.end()
 
     def failed(self, why: str) -> None:
         """The replica is gone. Before the first byte another one is asked; later the client is told."""
@@ -205,8 +230,8 @@ class Relay:
             return
         self._over = True
         self._left(whole=False, why=why)
-        self._done(self, self._status)
-        self._tell(RequestError("the model's server failed in the middle of its answer", status=502, code=DIED))
+        self._done(self, BROKEN)
+        self._tell(RequestError("the model's server failed in the middle of its answer", status=BROKEN, code=DIED))
 
     def _tell(self, error: RequestError) -> None:
         """End with an error: as the answer, in the stream, or by a cut that shows that the answer is no whole."""
@@ -297,6 +322,17 @@ class Relay:
     def resume(self) -> None:
         if self._upstream and not self._upstream.closed:
             self._upstream.transport.resume_reading()
+
+
+def refusal(status: int, body: bytes) -> RequestError:
+    """What a slot said in an error that comes too late for a status of its own."""
+    try:
+        said = json.loads(body)
+        error = said["error"] if "error" in said else said
+        words = error if isinstance(error, str) else str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        words = f"the model's server answers {status}"
+    return RequestError(words, status=status)
 
 
 def named(request: Request) -> frozenset[bytes]:

@@ -43,7 +43,7 @@ OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\
 ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said), _comment)
 RESPONSES = Shape(
     exchange.error_object,
-    lambda said: b"event: error\n" + _data({"type": "error", "sequence_number": 0, **said["error"], **said}), _comment,
+    lambda said: b"event: error\n" + _data({**said["error"], "type": "error", "sequence_number": 0, **said}), _comment,
 )  # fmt: skip
 OLLAMA = Shape(ollama_answers.error_object, lambda said: json.dumps(said).encode() + b"\n", gap=b"\n")
 EXECUTE = Shape(
