@@ -70,11 +70,9 @@ def test_f9_a_gateway_that_was_killed_is_down_and_healed(machine: Machine, capsy
     found = health(machine, capsys, "--heal")
     assert (found["verdict"], found["healed"]) == ("ok", "restarted"), found
     machine.settled()
-    kinds = [
-        event["kind"]
-        for event in machine.llmctl(capsys, "history", "--slot", machine.where("gateway"))["data"]["events"]
-    ]
-    assert [kind for kind in kinds if kind != "incident"] == ["load", "restart", "heal", "recovered"]  # fmt: skip
+    events = machine.llmctl(capsys, "history", "--sync", "--slot", machine.where("gateway"))["data"]["events"]
+    kinds = [event["kind"] for event in events]
+    assert {"load", "restart", "incident", "heal", "recovered"} == set(kinds) and kinds[0] == "load", kinds
 
 
 def test_a_registry_without_sense_degrades_it_and_it_goes_on(machine: Machine, capsys: Capture) -> None:
@@ -108,3 +106,122 @@ def test_a_handle_without_a_slot_degrades_it_and_nobody_restarts_it(machine: Mac
         verbs.enable(machine.home, machine.ports[DEEP])
         machine.settled()
     assert health(machine, capsys)["verdict"] == "ok"
+
+
+# ── what is done to models ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "words", [("load", "PORT", "beta"), ("swap", "PORT", "beta"), ("unload", "PORT"), ("disable", "PORT", "--why", "x")]
+)
+@pytest.mark.parametrize("up", [True, False])
+def test_a_verb_of_models_is_refused_whether_the_gateway_runs_or_not(
+    machine: Machine, capsys: Capture, words: tuple[str, ...], up: bool
+) -> None:
+    from llmctl.gateway import life
+
+    if not up:
+        machine.gateway.kill()
+    where = machine.where("gateway")
+    (error,) = machine.llmctl(capsys, *(where if word == "PORT" else word for word in words), code=1)["errors"]
+    assert "is the gateway" in error["message"] and "llmctl gateway down" in error["hint"]
+    assert (machine.gateway.server_pid() is not None) == up
+    assert life.up(machine.home, machine.ports["gateway"], machine.gateway.launch) != up
+    machine.settled()
+
+
+def test_a_profile_neither_prunes_the_gateway_nor_takes_its_port(machine: Machine, capsys: Capture) -> None:
+    found = machine.llmctl(capsys, "plan", "--prune")["data"]["steps"]
+    assert machine.ports["gateway"] not in {step["port"] for step in found}
+    machine.llmctl(capsys, "--yes", "apply", "--prune")
+    assert machine.gateway.state() == "ready"
+    greedy = machine.config / "profiles" / "greedy.toml"
+    greedy.write_text(f'[[slots]]\nport = {machine.ports["gateway"]}\nmodel = "beta"\n')
+    try:
+        (error,) = machine.llmctl(capsys, "--yes", "profile", "load", "greedy", code=1)["errors"]
+        assert "is the gateway" in error["message"]
+    finally:
+        greedy.unlink()
+
+
+def test_models_are_removed_and_forgotten_beside_a_gateway(machine: Machine, capsys: Capture) -> None:
+    (error,) = machine.llmctl(capsys, "models", "rm", "gateway", code=2)["errors"]
+    assert error["code"] == "unknown_name", error
+    assert machine.llmctl(capsys, "--yes", "models", "gc", "--dry-run")["data"]["leftovers"] == []
+
+
+def test_proofs_and_measurements_are_of_slots(machine: Machine, capsys: Capture) -> None:
+    rows = machine.llmctl(capsys, "smoke", "here", "--no-proof")["data"]["rows"]
+    assert {one["port"] for one in rows} == {machine.ports[FAST], machine.ports[DEEP]}
+    (only,) = machine.llmctl(capsys, "smoke", machine.where("gateway"), "--no-proof", code=5)["data"]["rows"]
+    assert only["status"] == "skip" and "no model of its own" in only["why"]
+    (error,) = machine.llmctl(capsys, "bench", "run", machine.where("gateway"), code=1)["errors"]
+    assert "is the gateway" in error["message"] and "--compare" in error["hint"]
+    words = ("--new", "4", "--prompt", "8", "--runs", "1", "--no-proof")
+    both = machine.llmctl(
+        capsys, "bench", "run", machine.where(FAST), "--compare", machine.ports["gateway"], *words
+    )  # fmt: skip
+    assert both["data"]["cells"] and str(machine.ports["gateway"]) in both["data"]["other"]
+    assert machine.llmctl(capsys, "test-models", "--engine", "scripted", code=5)["errors"] == []
+
+
+# ── who asks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def asked(machine: Machine, capsys: Capture, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = machine.llmctl(capsys, *words)["data"]
+    return found
+
+
+def test_ask_and_chat_go_over_the_gateway_to_a_handle(machine: Machine, capsys: Capture) -> None:
+    found = asked(machine, capsys, "ask", "-m", DEEP, "Who?")
+    assert (found["answer"], found["port"], found["handle"]) == ("I am beta.", machine.ports["gateway"], DEEP)
+    found = asked(machine, capsys, "chat", "-m", FAST, "-p", "Who?")
+    assert (found["answer"], found["handle"]) == ("I am alpha.", FAST)
+    direct = asked(machine, capsys, "ask", machine.where(DEEP), "Who?")
+    assert (direct["answer"], direct["port"], "handle" in direct) == ("I am beta.", machine.ports[DEEP], False)
+    by_name = asked(machine, capsys, "ask", DEEP, "Who?")
+    assert (by_name["port"], "handle" in by_name) == (machine.ports[DEEP], False), "a slot that serves it is nearer"
+    assert asked(machine, capsys, "ask", machine.where("gateway"), "Who?")["port"] == machine.ports["gateway"]
+
+
+def test_a_handle_that_the_gateway_does_not_know_is_looked_for_among_slots(machine: Machine, capsys: Capture) -> None:
+    machine.gateway.kill()
+    try:
+        assert asked(machine, capsys, "ask", "-m", DEEP, "Who?")["port"] == machine.ports[DEEP]
+    finally:
+        machine.llmctl(capsys, "restart", machine.where("gateway"))
+        machine.settled()
+    (error,) = machine.llmctl(capsys, "ask", "-m", "nobody", "Who?", code=1)["errors"]
+    assert "no slot serves 'nobody'" in error["message"]
+    (error,) = machine.llmctl(capsys, "ask", machine.where(FAST), "Who?", "-m", DEEP, code=2)["errors"]
+    assert "both say who" in error["message"]
+
+
+def test_client_config_names_the_gateway_and_its_handles(machine: Machine, capsys: Capture) -> None:
+    base = f"http://127.0.0.1:{machine.ports['gateway']}"
+    found = asked(machine, capsys, "client-config", "openai", DEEP)
+    assert (found["base_url"], found["model"], found["aliases"], found["context"]) == (base, DEEP, [], 512)
+    assert f"export OPENAI_BASE_URL={base}/v1" in found["parts"][0]["text"]
+    assert any(note.startswith("other handles: ") and FAST in note for note in found["notes"])
+    by_default = asked(machine, capsys, "client-config", "litellm")
+    assert (by_default["base_url"], by_default["model"]) == (base, machine.gateway.status().handles[0])
+    direct = asked(machine, capsys, "client-config", "openai", FAST, "--via", "slot")
+    assert (direct["port"], direct["model"]) == (machine.ports[FAST], "alpha")
+    assert asked(machine, capsys, "client-config", "openai", machine.where(FAST))["port"] == machine.ports[FAST]
+    assert asked(machine, capsys, "client-config", "openai", machine.where("gateway"))["aliases"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("nobody", "--via", "gateway"), 2, "no gateway knows the handle 'nobody'"),
+        (("8101", "--via", "gateway"), 2, "takes a handle, and 8101 is a port"),
+        (("fast", "--via", "magic"), 2, "--via 'magic' is none"),
+    ],
+)
+def test_a_way_that_there_is_not(
+    machine: Machine, capsys: Capture, words: tuple[str, ...], code: int, says: str
+) -> None:
+    (error,) = machine.llmctl(capsys, "client-config", "openai", *words, code=code)["errors"]
+    assert says in error["message"] and error["hint"]
