@@ -139,6 +139,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class OnDemand:
+    """How a gateway deals with requests whose model has to be loaded first; seconds.
+
+    A stream is told of it after `told` and then each `every`; who does not stream is sent away after `patience`; a load
+    takes `longest` at most. A loaded model whose room another waits for goes on for `turn`, or so many `requests`.
+    """
+
+    told: float = 10.0
+    every: float = 5.0
+    patience: float = 60.0
+    longest: float = 3600.0
+    turn: float = 30.0
+    requests: int = 64
+
+
+@dataclass(frozen=True)
 class MediaPolicy:
     """What images a slot server takes. Data in the request always; files and addresses only where allowed.
 

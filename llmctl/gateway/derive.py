@@ -64,7 +64,7 @@ def _declared(
     names = tuple(row["handles"]) if row and row["model"] == slot.model else ()
     return Replica(
         host.name, port, slot.model, (row["engine"] if row else None) or slot.engine, address(host, port), names,
-        slot.on_demand, profile,
+        slot.on_demand, profile, slot.pinned,
     )  # fmt: skip
 
 

@@ -12,19 +12,19 @@ from urllib.parse import parse_qs
 from llmctl.domain import Limits
 from llmctl.errors import LlmctlError, RequestError, UnknownName
 from llmctl.gateway import asked as asking
-from llmctl.gateway import balance, shapes
+from llmctl.gateway import balance, progress, shapes, stays
 from llmctl.gateway.asked import Asked
 from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.counts import Counts
+from llmctl.gateway.course import Again, Course
+from llmctl.gateway.demand import Demand
 from llmctl.gateway.front import Front, Request, Work
-from llmctl.gateway.loading import Loads
 from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
 from llmctl.gateway.spent import Meters
 from llmctl.gateway.usage import Usage
-from llmctl.gateway.waiting import Waiting
 from llmctl.runner.auth import Auth
 from llmctl.runner.edge import Drain
 from llmctl.runner.intake import Bodies
@@ -38,10 +38,10 @@ class Gate:
 
     def __init__(
         self, limits: Limits, auth: Auth, keyless: bool, callers: Callers, replicas: Replicas, own: dict[str, Own],
-        loads: Loads, counts: Counts, meters: Meters, log: Callable[..., None],
+        demand: Demand, counts: Counts, meters: Meters, log: Callable[..., None],
     ) -> None:  # fmt: skip
         self.limits, self.auth, self.keyless, self.callers = limits, auth, keyless, callers
-        self.replicas, self.own, self.loads, self.counts = replicas, own, loads, counts
+        self.replicas, self.own, self.demand, self.counts = replicas, own, demand, counts
         self.meters, self.log = meters, log
         self.bodies = Bodies()
         self.connections: set[Front] = set()
@@ -103,7 +103,7 @@ class Gate:
             self.auth.require("client", request.scope())
         return found
 
-    def _pass(self, front: Front, request: Request, caller: Caller | None, shape: shapes.Shape) -> Work:
+    def _pass(self, front: Front, request: Request, caller: Caller | None, shape: shapes.Shape) -> Work | None:
         asked, model = None, None
         if request.path in shapes.PASSED:
             _method(request, "POST")
@@ -115,31 +115,35 @@ class Gate:
                     raise
                 # what is wrong with it the slot says best: it goes on as it is, to whoever answers by default
         handle = self.handle(caller, model)
+        chain = self._chain(caller, handle)
+        if not any(one.on_demand for one in chain):
+            done = self._counted(front, request.path, caller, handle, asked)
+            return Relay(front, request, self.replicas.ways(chain, asked), shape, done).start()
+        wish, streams = request.header(progress.HEADER), asked.streams if asked else False
+        telling = progress.of(request.path, streams, wish, model or handle.name)
+        keep = stays.seconds(((asked.fields if asked else None) or {}).get("keep_alive"))
+
+        def send(handles: list[Handle], begun: bool, again: Again, done: Done) -> Work:
+            return Relay(front, request, self.replicas.ways(handles, asked), shape, done, begun, again).start()
+
         done = self._counted(front, request.path, caller, handle, asked)
-        absent = self.replicas.absent(handle)
-        try:
-            load = self.loads.wanted(absent) if absent else None
-        except RequestError as error:
-            done(None, error.status)
-            raise
+        return Course(front, shape, chain, self.demand, telling, keep, send, done).go()
 
-        def relay(begun: bool) -> Work:
-            ways = self.replicas.ways(self._chain(caller, handle), asked)
-            return Relay(front, request, ways, shape, done, begun).start()
-
-        if load is None:
-            return relay(False)
-        streams = bool(asked and asked.streams)
-        return Waiting(front, load, shape, streams, relay, lambda status: done(None, status))
-
-    def _pipe(self, front: Front, request: Request, caller: Caller | None) -> Work:
+    def _pipe(self, front: Front, request: Request, caller: Caller | None) -> Work | None:
         """A WebSocket, to the handle that its address names: ?model=HANDLE."""
         if request.path not in SOCKETS:
             raise RequestError("there is no WebSocket at this route", status=404, code="not_found")
         query = parse_qs(request.target.partition(b"?")[2].decode("latin-1"))
         handle = self.handle(caller, query.get("model", [None])[0])
+        chain = self._chain(caller, handle)
+
+        def send(handles: list[Handle], begun: bool, again: Again | None, done: Done) -> Work:
+            return Pipe(front, request, self.replicas.ways(handles, None), done).start()
+
         done = self._counted(front, request.path, caller, handle, None)
-        return Pipe(front, request, self.replicas.ways(self._chain(caller, handle), None), done).start()
+        if not any(one.on_demand for one in chain):
+            return send(chain, False, None, done)
+        return Course(front, shapes.OPENAI, chain, self.demand, None, None, send, done).go()
 
     def handle(self, caller: Caller | None, name: str | None) -> Handle:
         """The one that is meant; UnknownName, or RequestError 403 where this key may not ask it."""

@@ -1,94 +1,167 @@
-"""Models that are loaded when somebody asks for them: one load a slot, which all who ask for it join."""
+"""Loads that requests wait for: one a slot, which all who ask for it join; one without room waits for its turn."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import sys
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from llmctl.errors import RequestError
+from llmctl.domain import READY
+from llmctl.errors import Busy, RequestError
 from llmctl.gateway.registry import Replica
-from llmctl.processes import own_environment
+from llmctl.gateway.replicas import COMING
+from llmctl.gateway.turns import Turns
 
 AGAIN = 5.0
 """Seconds after a failure within which the same load is not tried again: its error is told instead."""
+ABANDONED = 30.0
+"""Seconds that a load waits for room for nobody."""
+LOOK, FIRST_PAUSE, PAUSE = 0.1, 1.0, 5.0
+"""Seconds between two looks at who has the room, and between two tries, at first and at most."""
+USUAL = 10.0
+"""What a load is taken for that nobody has seen yet."""
 OnEvent = Callable[[Mapping[str, Any]], None]
 Start = Callable[[Replica, OnEvent], Awaitable[None]]
-"""Loads what a slot stands for, and returns when it serves; RequestError says why it does not."""
+"""Loads what a slot stands for. RequestError: it does not; Busy: it waits for the room of `details["where"]`."""
+Look = Callable[[Replica], Awaitable[str]]
+"""The state of a slot, asked now."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Load:
-    """One that goes on, or has ended. `done` of `total` is how far its `stage` is."""
+    """One that goes on, or has ended. `done` of `total` is how far its `stage` is, `usual` seconds of the last one."""
 
     replica: Replica
     began: float
-    task: asyncio.Task[None] = field(repr=False)
+    usual: float
+    clock: Callable[[], float]
     stage: str = "start"
     done: float = 0.0
     total: float = 0.0
-    eta: float | None = None
+    waiters: int = 0
+    left: float = 0.0  # when the last who waited for it went
+    task: asyncio.Task[None] = field(init=False, repr=False)
+    _eta: float | None = None
 
     def told(self, event: Mapping[str, Any]) -> None:
         """After an event of its progress."""
         if event.get("event") == "stage":
-            self.stage = str(event.get("stage"))
+            self.stage = str(event.get("stage")).removeprefix(f"{self.replica.host}: ")
             self.done, self.total = (_number(event.get(key)) or 0.0 for key in ("done", "total"))
-            self.eta = _number(event.get("eta"))
+            self._eta = _number(event.get("eta"))
+
+    def joined(self) -> None:
+        self.waiters += 1
+
+    def parted(self) -> None:
+        self.waiters -= 1
+        self.left = self.clock()
 
     @property
     def progress(self) -> float | None:
         return round(self.done / self.total, 3) if self.total else None
 
+    @property
+    def eta(self) -> float:
+        """Seconds that it takes still, as far as that can be told."""
+        left = self._eta if self._eta is not None else self.began + self.usual - self.clock()
+        return float(max(1, math.ceil(left)))
+
     def words(self) -> str:
         """For people: loading qwen2.5-32b: weights 45 %, 12 s left."""
         share = f" {100 * self.done / self.total:.0f} %" if self.total else ""
-        left = f", {self.eta:.0f} s left" if self.eta else ""
-        return f"loading {self.replica.model}: {self.stage}{share}{left}"
+        return f"loading {self.replica.model}: {self.stage}{share}, {self.eta:.0f} s left"
 
 
 class Loads:
-    """The loads of one gateway."""
+    """The loads of one gateway. `rests(where)` tells whether a slot's model may go; a load takes `longest` seconds."""
 
-    def __init__(self, start: Start, clock: Callable[[], float] = time.monotonic) -> None:
-        self._start, self._clock = start, clock
+    def __init__(
+        self, start: Start, look: Look, turns: Turns, rests: Callable[[str], bool], longest: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._start, self._look, self._turns, self._rests, self._longest = start, look, turns, rests, longest
+        self._clock = clock
         self._loads: dict[str, Load] = {}
         self._failed: dict[str, tuple[float, RequestError]] = {}
+        self._took: dict[str, float] = {}
+
+    def going(self, where: str) -> Load | None:
+        """The load of that slot, while it goes on."""
+        load = self._loads.get(where)
+        return load if load and not load.task.done() else None
 
     def wanted(self, replica: Replica) -> Load:
         """The load of this slot, begun if it does not go on; RequestError where it failed a moment ago."""
         now, where = self._clock(), replica.where
-        load = self._loads.get(where)
-        if load and not load.task.done():
+        if load := self.going(where):
             return load
         if (failed := self._failed.get(where)) and now - failed[0] < AGAIN:
             raise failed[1]
-        task = asyncio.get_running_loop().create_task(self._run(replica))
-        self._loads[where] = load = Load(replica, now, task)
+        self._loads[where] = load = Load(replica, now, self._took.get(where, USUAL), self._clock, left=now)
+        load.task = asyncio.get_running_loop().create_task(self._run(load))
         return load
 
-    async def _run(self, replica: Replica) -> None:
+    async def _run(self, load: Load) -> None:
+        where = load.replica.where
         try:
-            await self._start(replica, lambda event: self._loads[replica.where].told(event))
+            await asyncio.wait_for(self._until_there(load), self._longest)
+        except (asyncio.TimeoutError, TimeoutError):
+            error = failure(
+                f"{load.replica.model} was not loaded within {self._longest:.0f} s", f"llmctl status {where}"
+            )
+            self._failed[where] = self._clock(), error
+            raise error from None
         except RequestError as error:
-            self._failed[replica.where] = self._clock(), error
+            self._failed[where] = self._clock(), error
             raise
-        self._failed.pop(replica.where, None)
+        finally:
+            self._turns.waits_no_more(where)
+        self._failed.pop(where, None)
+
+    async def _until_there(self, load: Load) -> None:
+        replica, pause = load.replica, FIRST_PAUSE
+        for before in self._turns.behind(replica.where):  # whose turn it is now
+            if going := self.going(before):
+                load.stage = f"waiting for {going.replica.model}, whose turn it is"
+                await asyncio.wait([going.task])
+        while await self._look(replica) not in (READY, *COMING):
+            began = self._clock()
+            try:
+                await self._start(replica, load.told)
+            except Busy as error:
+                load.stage, load.done, load.total = f"waiting for room: {error.message}", 0.0, 0.0
+                await self._room(load, error.details.get("where"), pause)
+                pause = min(PAUSE, 2 * pause)
+                continue
+            self._took[replica.where] = self._clock() - began
+            if (state := await self._look(replica)) not in (READY, *COMING):
+                raise failure(
+                    f"{replica.model} is {state or 'gone'} on {replica.where}", f"llmctl status {replica.where}"
+                )
+            return
+
+    async def _room(self, load: Load, where: str | None, pause: float) -> None:
+        """Return when there may be some: a `pause` is over, and who has it rests as far as this gateway sees."""
+        began = self._clock()
+        if where:
+            self._turns.waits(load.replica.where, where, began)
+        while self._clock() - began < pause or not (where is None or self._rests(where)):
+            if not load.waiters and self._clock() - load.left > ABANDONED:
+                raise failure(f"there was no room for {load.replica.model}, and nobody waits for it any longer")
+            await asyncio.sleep(LOOK)
 
     def rows(self) -> list[dict[str, Any]]:
         """Those that go on, for `gateway status`."""
-        going = [load for load in self._loads.values() if not load.task.done()]
         return [
-            {"where": load.replica.where, "model": load.replica.model, "stage": load.stage, "progress": load.progress}
-            for load in going
-        ]
+            {"where": load.replica.where, "model": load.replica.model, "stage": load.stage, "progress": load.progress,
+             "waiting": load.waiters}
+            for load in self._loads.values() if not load.task.done()
+        ]  # fmt: skip
 
     async def close(self) -> None:
         for load in self._loads.values():
@@ -97,51 +170,9 @@ class Loads:
                 await load.task
 
 
-class Command:
-    """Loads by llmctl's own command, which knows the way to every host: `profile load … --slot`."""
-
-    def __init__(self, home: Path, config: Path | None) -> None:
-        self.environment = own_environment({
-            **os.environ, "LLMCTL_HOME": str(home), **({"LLMCTL_CONFIG": str(config)} if config else {}),
-        })  # fmt: skip
-
-    async def load(self, replica: Replica, on_event: OnEvent) -> None:
-        if replica.profile is None:
-            raise _failed(f"no profile says how {replica.model} is loaded on {replica.where}")
-        await self._run(["profile", "load", replica.profile, "--slot", replica.where], on_event)
-
-    async def unload(self, replica: Replica) -> None:
-        await self._run(["unload", replica.where], lambda event: None)
-
-    async def _run(self, words: list[str], on_event: OnEvent) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "llmctl", "--json", "--yes", *words, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=self.environment,
-        )  # fmt: skip
-        assert process.stdout and process.stderr
-        try:
-            said = asyncio.ensure_future(process.stdout.read())
-            async for line in process.stderr:
-                with contextlib.suppress(ValueError):
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        on_event(event)
-            answer = json.loads(await said)
-            await process.wait()
-        except ValueError:
-            raise _failed(f"llmctl {' '.join(words)} ended with {process.returncode}") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if answer.get("errors"):
-            error = answer["errors"][0]
-            raise _failed(str(error.get("message")), error.get("hint"))
-
-
-def _failed(why: str, hint: str | None = None) -> RequestError:
-    error = RequestError(why, status=503, code="load_failed", details={"retry_after": AGAIN})
-    error.hint = hint
-    return error
+def failure(why: str, hint: str | None = None) -> RequestError:
+    """What those are told who wait for a load that failed."""
+    return RequestError(why, status=503, code="load_failed", hint=hint, details={"retry_after": AGAIN})
 
 
 def _number(value: Any) -> float | None:

@@ -27,10 +27,12 @@ LARGEST = 64 * 1024
 
 @dataclass(frozen=True)
 class Found:
-    """What a replica said: `state` of its slot, None where it said nothing in time, and then `why`."""
+    """What a replica said: `state` of its slot, None where it said nothing in time, and then `why`; `unused` seconds
+    since its last request."""
 
     state: str | None = None
     why: str = ""
+    unused: float = 0.0
 
 
 class Got:
@@ -72,7 +74,9 @@ async def probe(live: Live) -> Found:
             for one in done:
                 error = one.exception()
                 if error is None:
-                    return Found(str(one.result().get("state")))
+                    said = one.result()
+                    unused = said.get("unused")
+                    return Found(str(said["state"]), unused=unused if isinstance(unused, int | float) else 0.0)
                 why = error.message if isinstance(error, LlmctlError) else repr(error)
         return Found(why=why)
     finally:
@@ -83,7 +87,7 @@ async def probe(live: Live) -> Found:
 
 
 async def _health(live: Live) -> Mapping[str, Any]:
-    upstream: Upstream | None = live.pool.take(asyncio.get_running_loop().time()) or await live.pool.fresh()
+    upstream: Upstream | None = live.pool.take(asyncio.get_running_loop().time()) or await live.pool.fresh(probes=True)
     assert upstream
     got = Got()
     try:
@@ -111,4 +115,5 @@ async def watch(live: Live) -> Found:
         live.standing = live.standing.answered()
     live.state = found.state or ""
     live.load.warm = found.state == READY
+    live.rested = max(live.rested, now - found.unused)
     return found

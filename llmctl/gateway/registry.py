@@ -28,7 +28,7 @@ CHAT, EMBEDDINGS = "openai-chat", "openai-embeddings"
 class Replica:
     """A slot that can answer for a handle. `address` is where the gateway's machine reaches it; None: through ssh, by
     the host's entry in hosts.toml. `model` and `names` are those that it knows itself by.
-    One that is `on_demand` is loaded as its `profile` says."""
+    One that is `on_demand` is loaded as its `profile` says; one that is `pinned` stays then."""
 
     host: str
     port: int
@@ -38,6 +38,7 @@ class Replica:
     names: tuple[str, ...] = ()
     on_demand: bool = False
     profile: str | None = None
+    pinned: bool = False
 
     @property
     def where(self) -> str:

@@ -61,8 +61,7 @@ class Relay:
         self, front: Front, request: Request, ways: Iterator[Way], shape: Shape, done: Callable[[Relay, int], None],
         begun: bool = False, again: Callable[[bool], Work | None] = lambda begun: None,
     ) -> None:  # fmt: skip
-        """`begun`: the head of a stream was sent already. `again(begun)` may know of another answer where no replica has
-        one."""
+        """`begun`: the head of a stream was sent already. `again(begun)` may know of an answer where no replica has."""
         self.front, self.request, self.shape = front, request, shape
         self._ways, self._done = ways, done
         self._way: Way | None = None
@@ -328,9 +327,9 @@ def refusal(status: int, body: bytes) -> RequestError:
     """What a slot said in an error that comes too late for a status of its own."""
     try:
         said = json.loads(body)
-        error = said["error"] if "error" in said else said
+        error = said.get("error", said)
         words = error if isinstance(error, str) else str(error["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         words = f"the model's server answers {status}"
     return RequestError(words, status=status)
 

@@ -29,8 +29,8 @@ class Moved(Protocol):
 @dataclass
 class Live:
     """One replica as the gateway sees it now. `head` is its part of a request's head: Host, and its key; `state` is
-    what its slot said last, `waiting` are the requests that have no byte of an answer yet, with when they came, and
-    `answering` those that have."""
+    what its slot said last, `rested` since when it has no request, `waiting` are the requests that have no byte of an
+    answer yet, with when they came, and `answering` those that have."""
 
     replica: Replica
     pool: Pool
@@ -38,6 +38,7 @@ class Live:
     load: Load
     standing: Standing = Standing()
     state: str = ""
+    rested: float = 0.0
     waiting: dict[Moved, float] = field(default_factory=dict)
     answering: set[Moved] = field(default_factory=set)
 
@@ -87,14 +88,23 @@ class Way:
             self.live.waiting.pop(self._moved, None)
             self.live.answering.add(self._moved)
         self.live.standing = self.live.standing.answered()
+        if status == 503:
+            self._absent()
 
     def ended(self, *, whole: bool, why: str = "") -> None:
         if self._moved:
             self.live.waiting.pop(self._moved, None)
             self.live.answering.discard(self._moved)
         self.live.load.gave(self.weight)
+        self.live.rested = self.now()
         if not whole:
             self.live.standing = self.live.standing.failed(self.now(), why)
+            self._absent()
+
+    def _absent(self) -> None:
+        """A model that is on demand may have gone since its slot was looked at."""
+        if self.live.replica.on_demand:
+            self.live.load.warm, self.live.state = False, ""
 
 
 class Replicas:
@@ -137,14 +147,6 @@ class Replicas:
                 else:
                     yield way
         yield from resting
-
-    def absent(self, handle: Handle) -> Replica | None:
-        """The slot to load before anybody can answer for a handle; None where one is there, or none is on demand."""
-        lives = [self.live[one.where] for one in handle.replicas if one.where in self.live]
-        if not handle.on_demand or any(live.load.warm or live.state in COMING for live in lives):
-            return None
-        idle = [live for live in lives if live.replica.on_demand]
-        return min(idle, key=lambda live: live.load.tokens).replica if idle else None
 
     def rows(self, registry: Registry) -> list[dict[str, Any]]:
         """What `status` shows of each, with the handles that it answers for."""

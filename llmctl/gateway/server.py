@@ -8,26 +8,24 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from llmctl import __version__, config, events, keys
+from llmctl import __version__, events, keys
 from llmctl.domain import GATEWAY, READY, STARTING
-from llmctl.errors import LlmctlError, StateError
-from llmctl.fleet.opening import connect
+from llmctl.errors import StateError
+from llmctl.files import stamp
 from llmctl.gateway import hosts, own, probing, registry
-from llmctl.gateway.balance import Load
 from llmctl.gateway.callers import Callers
+from llmctl.gateway.command import Command
 from llmctl.gateway.counts import Counts
+from llmctl.gateway.demand import Demand
 from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, ticking
-from llmctl.gateway.loading import Command, Loads
-from llmctl.gateway.registry import Replica
 from llmctl.gateway.replicas import Live, Replicas
 from llmctl.gateway.spent import Meters
-from llmctl.gateway.upstream import Pool, Upstream
+from llmctl.gateway.ways import Ways
 from llmctl.keys import is_loopback
 from llmctl.logs import Log
 from llmctl.processes import ProcessId
@@ -52,16 +50,18 @@ class GatewayServer(PortServer):
         keyless = is_loopback(launch.bind) and not launch.require_key
         self.error = ""  # of the registry as it lies there now
         self.since = time.time()
-        self._stamp: tuple[int, int] | None = None
+        self._stamps: list[tuple[int, int] | None] = []
         self._claimed: str | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._probes: dict[str, float] = {}
-        self._ways = Reached(home)
-        self.command = Command(home, self._ways.config())
-        self.loads = Loads(self._load)
+        self._ways = Ways(home)
         self.replicas = Replicas(self._ways.live, asyncio.get_running_loop().time)
+        self.demand = Demand(
+            home, self.replicas, Command(home, self._ways.config), launch.on_demand, probing.watch,
+            lambda: list(self.gate.registry.handles.values()), self.note,
+        )  # fmt: skip
         self.gate = Gate(
-            launch.limits, auth, keyless, Callers(home), self.replicas, {}, self.loads, Counts(), Meters(folder.path),
+            launch.limits, auth, keyless, Callers(home), self.replicas, {}, self.demand, Counts(), Meters(folder.path),
             self._log,
         )  # fmt: skip
         self.requests = Log(folder.path / "requests.log")
@@ -80,7 +80,7 @@ class GatewayServer(PortServer):
             task.cancel()
         with contextlib.suppress(OSError):
             self.gate.meters.close()
-        await self.loads.close()
+        await self.demand.close()
         for live in self.replicas.live.values():
             live.pool.close()
         self._ways.close()
@@ -99,13 +99,10 @@ class GatewayServer(PortServer):
 
     def follow(self) -> None:
         """Read the registry where it has changed; one that makes no sense leaves the one before, and is told."""
-        stamp = None
-        with contextlib.suppress(OSError):
-            found = registry.path(self.folder.home).stat()
-            stamp = (found.st_mtime_ns, found.st_ino)
-        if stamp == self._stamp:
+        stamps = [stamp(path(self.folder.home)) for path in (registry.path, hosts.path)]
+        if stamps == self._stamps:
             return
-        self._stamp = stamp
+        self._stamps = stamps
         try:
             now = registry.read(self.folder.home)
         except StateError as error:
@@ -115,6 +112,8 @@ class GatewayServer(PortServer):
         self.error = ""
         self.gate.registry = now
         self.replicas.follow(now)
+        for live in self.replicas.live.values():
+            live.head = self._ways.head(live.replica)
         self.note(f"{len(now.handles)} handles over {len(self.replicas.live)} slots ({now.hash})")
 
     async def _looking(self) -> None:
@@ -123,6 +122,7 @@ class GatewayServer(PortServer):
         while True:
             self.follow()
             self.gate.look()
+            self.demand.tick()
             with contextlib.suppress(OSError):  # a full disk; it is tried again
                 await self.gate.meters.keep()
             for where, live in self.replicas.live.items():
@@ -135,14 +135,6 @@ class GatewayServer(PortServer):
                     self._probes[where] = loop.time()
                     probes[where] = asyncio.ensure_future(probing.watch(live))
             await asyncio.sleep(LOOK)
-
-    async def _load(self, replica: Replica, on_event: Callable[[Mapping[str, Any]], None]) -> None:
-        """Have a slot load its model, and look at it at once: whoever waits for it is sent there now."""
-        self.note(f"{replica.model} is loaded on {replica.where}: somebody asks for it")
-        await self.command.load(replica, on_event)
-        if live := self.replicas.live.get(replica.where):
-            live.standing = live.standing.answered()
-            await probing.watch(live)
 
     @property
     def why(self) -> str:
@@ -164,12 +156,12 @@ class GatewayServer(PortServer):
             return {
                 **self._row(), "handles": list(self.gate.registry.handles), "registry": self.gate.registry.hash,
                 "why": self.why or None, "replicas": self.replicas.rows(self.gate.registry),
-                "loads": self.loads.rows(),
+                "loads": self.demand.loads.rows(),
             }  # fmt: skip
 
         async def restart(args: Any, owner: str, on_event: Any) -> Any:
             """Look at everything anew: the registry, the keys, and replicas that rest."""
-            began, self._stamp = time.monotonic(), None
+            began, self._stamps = time.monotonic(), []
             self.follow()
             for live in self.replicas.live.values():
                 live.standing = live.standing.answered()
@@ -192,7 +184,8 @@ class GatewayServer(PortServer):
     def _row(self) -> dict[str, Any]:
         return {
             "port": self.folder.port, "model": GATEWAY, "engine": GATEWAY, "state": self.health()["state"],
-            "runner_pid": os.getpid(), "since": self.since, "version": __version__, "operation": self._claimed,
+            "runner_pid": os.getpid(), "pid": None, "since": self.since, "version": __version__,
+            "operation": self._claimed,
             "active": sum(live.load.requests for live in self.replicas.live.values()), "queued": 0,
         }  # fmt: skip
 
@@ -205,52 +198,3 @@ def _pause(live: Live, loop: asyncio.AbstractEventLoop) -> float:
     """Seconds from one look at a replica to the next: few where somebody waits for it."""
     waits = max((loop.time() - since for since in live.waiting.values()), default=0.0)
     return probing.SOON if waits > probing.SOON else probing.EVERY
-
-
-class Reached:
-    """How replicas are reached: directly, or through the ssh connection of their host."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self._config: config.Config | None = None
-        self._transports: dict[str, Any] = {}
-
-    def live(self, replica: Replica) -> Live:
-        address = replica.address
-        host = (address or "127.0.0.1").rpartition(":")[0] or "127.0.0.1"
-        head = b"host: %s:%d" % (b"127.0.0.1" if address is None else host.encode(), replica.port)
-        if key := self._key(replica.host):
-            head += b"\r\nauthorization: Bearer " + key.encode()
-        load = Load(replica.where, warm=not replica.on_demand)  # until it is probed
-        return Live(replica, Pool(lambda made: self._connect(replica, made)), head, load)
-
-    async def _connect(self, replica: Replica, made: Any) -> tuple[Any, Upstream]:
-        loop = asyncio.get_running_loop()
-        if replica.address is not None:
-            host, _, port = replica.address.rpartition(":")
-            return await loop.create_connection(made, host.strip("[]"), int(port))
-        sock = await asyncio.to_thread(self._dial, replica)
-        return await loop.create_connection(made, sock=sock)
-
-    def _dial(self, replica: Replica) -> socket.socket:
-        transport = self._transports.get(replica.host)
-        if transport is None:
-            folder = self.config()
-            known = config.load(folder) if folder else config.Config()
-            transport = self._transports[replica.host] = connect(known.host(replica.host), known, self.home)
-        found: socket.socket = transport.dial("127.0.0.1", replica.port)
-        return found
-
-    def config(self) -> Path | None:
-        """The folder of hosts.toml."""
-        folder = hosts.read(self.home).get("config")
-        return Path(folder) if folder else None
-
-    def _key(self, host: str) -> str | None:
-        found = hosts.read(self.home).get("keys", {}).get(host)
-        return str(found) if found else None
-
-    def close(self) -> None:
-        for transport in self._transports.values():
-            with contextlib.suppress(LlmctlError, OSError):
-                transport.close()

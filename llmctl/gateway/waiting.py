@@ -1,7 +1,7 @@
 """A request whose model is being loaded: kept until then, told how far it is, and sent away when that takes too long.
 
-Who streams is told after TOLD seconds, in comments that no client shows, or as the model's thoughts where it asks so;
-who does not is answered 503 after PATIENCE seconds, with how far it is and when to come back. The load goes on.
+Who streams is told after a while how far it is. Who does not is answered 503 in the end, with how far it is and when to
+come back. The load goes on in any case.
 """
 
 from __future__ import annotations
@@ -9,74 +9,74 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from llmctl.domain import OnDemand
 from llmctl.errors import RequestError
 from llmctl.gateway.front import Front, Work
 from llmctl.gateway.loading import Load
+from llmctl.gateway.progress import Progress
 from llmctl.gateway.shapes import Shape
 
-TOLD, EVERY = 10.0, 5.0
-PATIENCE = 60.0
-LONGEST = 3600.0
-HEAD = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
-Then = Callable[[bool], Work]
-"""Sends the request on; True: its answer has begun already."""
+ENDING = 15.0
+"""Seconds that it waits still when the gateway is to end: less than a drain takes."""
+Then = Callable[[RequestError | None, bool], Work | None]
+"""Goes on with the request after its load, or after the error of that; True: its answer has begun already."""
 
 
 class Waiting:
     """What answers one request until its model is there."""
 
-    def __init__(self, front: Front, load: Load, shape: Shape, streams: bool, then: Then, done: Callable[[int], None]):
-        self.front, self.load, self.shape = front, load, shape
-        self._then, self._done, self._streams = then, done, streams and shape.comment is not None
-        self._begun = self._over = False
-        loop = asyncio.get_running_loop()
-        patience = LONGEST if self._streams else PATIENCE
-        self._timer = loop.call_later(TOLD, self._tell) if self._streams else None
-        self._end = loop.call_later(patience, self._too_long)
+    def __init__(
+        self, front: Front, load: Load, shape: Shape, progress: Progress | None, times: OnDemand, then: Then,
+        done: Callable[[int], None], begun: bool = False,
+    ) -> None:  # fmt: skip
+        """`begun`: the head of its stream was sent already."""
+        self.front, self.load, self.shape, self.progress, self.times = front, load, shape, progress, times
+        self._then, self._done = then, done
+        self._begun, self._over = begun, False
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(times.told, self._tell) if progress else None
+        self._end = self._loop.call_later(times.longest if progress else times.patience, self._too_long)
+        load.joined()
         load.task.add_done_callback(self._loaded)
 
     def _tell(self) -> None:
+        assert self.progress
         if not self._begun:
             self._begun = True
-            self.front.head(200, HEAD, None)
-        assert self.shape.comment
-        self.front.data(self.shape.comment(self.load.words()))
+            self.front.head(200, [(b"content-type", self.progress.kind), (b"cache-control", b"no-store")], None)
+        self.front.data(self.progress.said(self.load.words()))
         self.front.flush()
-        self._timer = asyncio.get_running_loop().call_later(EVERY, self._tell)
+        self._timer = self._loop.call_later(self.times.every, self._tell)
 
     def _loaded(self, task: asyncio.Task[None]) -> None:
         if self._over:
             return
         self._stop()
-        error = None if task.cancelled() else task.exception()
-        if error is None and not task.cancelled():
-            self.front.work = self._then(self._begun)
-            return
-        self._fail(error if isinstance(error, RequestError) else self._unavailable("the load failed"))
+        error = RequestError("the gateway ends", status=503, code="unavailable") if task.cancelled() else None
+        if error is None and (found := task.exception()):
+            error = found if isinstance(found, RequestError) else _broken(found)
+        work = self._then(error, self._begun)
+        if work:
+            self.front.work = work
 
     def _too_long(self) -> None:
         self._stop()
-        self._fail(self._unavailable(self.load.words()))
-
-    def _unavailable(self, why: str) -> RequestError:
-        details = {"retry_after": self.load.eta or 10.0, "state": "starting", "progress": self.load.progress}
-        return RequestError(why, status=503, code="loading", details=details)
+        load = self.load
+        details = {"retry_after": load.eta, "state": "loading", "progress": load.progress, "eta": load.eta}
+        self._fail(RequestError(load.words(), status=503, code="loading", details=details))
 
     def _fail(self, error: RequestError) -> None:
         self._done(error.status)
-        if self._begun:
-            self.front.data(self.shape.broken(b"\n\n", error))
-            self.front.end()
-        else:
-            self.front.error(error, self.shape.error)
+        tell(self.front, self.shape, error, self._begun)
 
     def _stop(self) -> None:
         self._over = True
+        self.load.parted()
         self._end.cancel()
         if self._timer:
             self._timer.cancel()
 
-    # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── its client, and its server ──────────────────────────────────────────────────────────────────────────────────
 
     def gone(self) -> None:
         if not self._over:
@@ -89,7 +89,22 @@ class Waiting:
             self._fail(error)
 
     def shutdown(self) -> None:
-        """It ends by itself."""
+        if not self._over:
+            self._end.cancel()
+            self._end = self._loop.call_later(min(ENDING, self.times.patience), self._too_long)
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+
+
+def tell(front: Front, shape: Shape, error: RequestError, begun: bool) -> None:
+    """End a request with an error: as its answer, or where that has begun in its stream."""
+    if begun:
+        front.data(shape.broken(b"", error))
+        front.end()
+    else:
+        front.error(error, shape.error)
+
+
+def _broken(found: BaseException) -> RequestError:
+    return RequestError(f"the load failed: {found!r}", status=500, code="load_failed")

@@ -18,7 +18,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 PIECE = 256 * 1024  # a long answer is written in pieces, so that a slow reader's buffer stays small
-TOLD = ("state", "progress", "retry_after")  # the only details of an error that a client is told
+TOLD = ("state", "progress", "eta", "retry_after")  # the only details of an error that a client is told
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 

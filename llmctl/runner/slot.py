@@ -129,8 +129,8 @@ class Slot:
         where it had no request for so many seconds, else Busy."""
         async with self.operations.changing("unload", owner, lock_wait):
             before, began = self.desired.spec, now()
-            if self._unused() < unused:
-                raise Busy(f"port {self.port} was used {self._unused():.1f} s ago", port=self.port)
+            if (rests := self.traffic.unused()) < unused:
+                raise Busy(f"port {self.port} was used {rests:.1f} s ago", port=self.port)
             cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._want(spec=None)
             self._set(domain.EMPTY)
@@ -179,12 +179,8 @@ class Slot:
             "progress": self.traffic.progress,
             "crashes": recent(self._crashes, now()), "queue_limit": self.limits.queue,
             "last_good": last_good(self.record.actual),
-            "unused": int(10 * self._unused()) / 10,  # never more than `unload` finds
+            "unused": int(10 * self.traffic.unused()) / 10,  # never more than `unload` finds
         }  # fmt: skip
-
-    def _unused(self) -> float:
-        """Seconds since its last request; 0 while it has any."""
-        return 0.0 if self.traffic.active() or len(self.traffic.line) else now() - self.traffic.last_activity
 
     # ── changing engines ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -105,8 +105,12 @@ class Traffic:
             "verdict": "ok" if good else "down" if bad else "degraded",
             "state": state, "model": next(iter(self.served_names()), None), "ready": self.engine is not None,
             "wedged": wedged, "active": self.active(), "queued": len(self.line), "why": self.record.actual.why,
-            "progress": self.progress or None,
+            "progress": self.progress or None, "unused": round(self.unused(), 1),
         }  # fmt: skip
+
+    def unused(self) -> float:
+        """Seconds since its last request; 0 while it has any."""
+        return 0.0 if self.active() or len(self.line) else now() - self.last_activity
 
     def figures(self) -> Mapping[str, int | None]:
         engine = self.engine

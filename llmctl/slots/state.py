@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import paths
-from llmctl.domain import EMPTY, Limits, MediaPolicy, SlotSpec, build
+from llmctl.domain import EMPTY, Limits, MediaPolicy, OnDemand, SlotSpec, build
 from llmctl.errors import LlmctlError, from_dict
 from llmctl.files import read_json, write_json
 from llmctl.slots import control
@@ -22,7 +22,7 @@ class Launch:
     """How a slot server listens and what it may use; kept in its desired state so that it comes back the same.
 
     `memory_budget` is bytes (None: the machine's memory), `backend` names whose memory is measured, `service` (of
-    config.SERVICES) what keeps it running; "auto" is as it was before.
+    config.SERVICES) what keeps it running; "auto" is as it was before. `on_demand` is of gateways alone.
     """
 
     bind: str = "127.0.0.1"
@@ -32,6 +32,7 @@ class Launch:
     backend: str = "cpu"
     service: str = "none"
     media: MediaPolicy = MediaPolicy()
+    on_demand: OnDemand = OnDemand()
 
     def after(self, before: Launch) -> Launch:
         """This, where the one before settles what "auto" is."""
@@ -41,7 +42,8 @@ class Launch:
     def from_dict(data: Mapping[str, Any]) -> Launch:
         policy = build(MediaPolicy, data.get("media") or {})
         policy = replace(policy, url_hosts=tuple(policy.url_hosts))
-        return build(Launch, {**data, "limits": build(Limits, data.get("limits") or {}), "media": policy})
+        parts = {"limits": build(Limits, data.get("limits") or {}), "media": policy}
+        return build(Launch, {**data, **parts, "on_demand": build(OnDemand, data.get("on_demand") or {})})
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from llmctl.domain import READY, OnDemand
 from llmctl.gateway import own
 from llmctl.gateway.balance import Load
 from llmctl.gateway.callers import Callers
 from llmctl.gateway.counts import Counts
+from llmctl.gateway.demand import Demand
 from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, ticking
-from llmctl.gateway.loading import Loads, Start
+from llmctl.gateway.loading import Start
 from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.gateway.replicas import Live, Replicas
 from llmctl.gateway.spent import Meters
@@ -27,17 +29,21 @@ from tests.runner import fake_slot
 from tests.runner.fake_slot import FakeService
 
 TICK = 0.1
+USUAL = OnDemand()
 
 
 @contextlib.contextmanager
-def serve(service: FakeService | None = None, auth: Auth | None = None, start: Start | None = None) -> Iterator[Any]:
+def serve(
+    service: FakeService | None = None, auth: Auth | None = None, start: Start | None = None,
+    times: OnDemand = USUAL,
+) -> Iterator[Any]:  # fmt: skip
     """Like fake_slot.serve, with a gate in front; `limits` of the service are the gate's. With `start` the handle is
     on demand, and that loads it."""
     service = service or FakeService()
     limits, service.limits = service.limits, FakeService().limits
     with fake_slot.serve(service) as slot:
         ready: Future[Any] = Future()
-        thread = threading.Thread(target=lambda: asyncio.run(_run(slot.port, limits, auth, start, ready)))
+        thread = threading.Thread(target=lambda: asyncio.run(_run(slot.port, limits, auth, start, times, ready)))
         thread.start()
         gate, port, loop, over = ready.result(10)
         state = SimpleNamespace(connections=gate.connections, tasks=())
@@ -51,7 +57,9 @@ def serve(service: FakeService | None = None, auth: Auth | None = None, start: S
             thread.join()
 
 
-async def _run(behind: int, limits: Any, auth: Auth | None, start: Start | None, ready: Future[Any]) -> None:
+async def _run(
+    behind: int, limits: Any, auth: Auth | None, start: Start | None, times: OnDemand, ready: Future[Any]
+) -> None:  # fmt: skip
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
     def live(replica: Replica) -> Live:
@@ -60,14 +68,32 @@ async def _run(behind: int, limits: Any, auth: Auth | None, start: Start | None,
 
     replicas = Replicas(live, loop.time)
 
-    async def load(replica: Replica, on_event: Any) -> None:
-        assert start, "nothing is loaded on demand here"
-        await start(replica, on_event)
-        replicas.live[replica.where].load.warm = True
+    class Command:
+        """Has the model there once `start` has returned."""
+
+        async def load(self, replica: Replica, on_event: Any) -> None:
+            assert start, "nothing is loaded on demand here"
+            await start(replica, on_event)
+            there(READY)
+
+        async def unload(self, replica: Replica, unused: float) -> None:
+            there("empty")
+
+    def there(state: str) -> None:
+        for one in replicas.live.values():
+            one.state, one.load.warm = state, state == READY
+
+    async def watch(live: Live) -> None:
+        """What it is, `there` says."""
+
+    demand = Demand(
+        Path("/nonexistent"), replicas, Command(), times, watch,
+        lambda: list(gate.registry.handles.values()), lambda said: None,
+    )  # fmt: skip
 
     callers = Callers(Path("/nonexistent"))
     gate = Gate(
-        limits, auth or Auth("127.0.0.1", None), auth is None, callers, replicas, {}, Loads(load), Counts(),
+        limits, auth or Auth("127.0.0.1", None), auth is None, callers, replicas, {}, demand, Counts(),
         Meters(Path("/nonexistent")), lambda **said: None,
     )  # fmt: skip
     gate.own = own.routes(gate, lambda: {"verdict": "ok", "state": "ready", "ready": True, "status": "healthy"})
@@ -83,6 +109,7 @@ async def _run(behind: int, limits: Any, auth: Auth | None, start: Start | None,
     server.close()
     for front in list(gate.connections):
         front.transport.abort()
+    await demand.close()
     for one in replicas.live.values():
         one.pool.close()
     await asyncio.sleep(0.05)

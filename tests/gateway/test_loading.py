@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
+from llmctl.domain import OnDemand
 from llmctl.errors import RequestError
-from llmctl.gateway import loading, waiting
+from llmctl.gateway import loading
 from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
 from tests.runner.fake_slot import FakeService
 
+SOON = OnDemand(told=0.1, every=0.1)
 HI = {"model": "alpha", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -65,11 +67,9 @@ def test_a_load_that_fails_is_told_and_not_tried_again_at_once(monkeypatch: pyte
         assert ask(slot).status_code == 200 and slow.calls == 2
 
 
-def test_who_streams_is_told_how_far_it_is_in_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "TOLD", 0.1)
-    monkeypatch.setattr(waiting, "EVERY", 0.1)
+def test_who_streams_is_told_how_far_it_is_in_comments() -> None:
     slow = Slow()
-    with serve(FakeService(words=["a", "b"]), start=slow) as slot:
+    with serve(FakeService(words=["a", "b"]), start=slow, times=SOON) as slot:
         body = {**HI, "stream": True}
         with httpx.stream(
             "POST", f"{slot.base_url}/v1/chat/completions", json=body, timeout=30, trust_env=False
@@ -81,24 +81,22 @@ def test_who_streams_is_told_how_far_it_is_in_comments(monkeypatch: pytest.Monke
         assert rest[-1] == "data: [DONE]" and sum('"content":"a"' in row for row in rest) == 1
 
 
-def test_a_stream_whose_load_fails_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "TOLD", 0.1)
+def test_a_stream_whose_load_fails_ends_with_an_error() -> None:
     slow = Slow("no memory")
-    with serve(FakeService(), start=slow) as slot:
+    with serve(FakeService(), start=slow, times=SOON) as slot:
         threading.Timer(0.5, slow.go.set).start()
         answer = ask(slot, stream=True)
         rows = [row for row in answer.text.split("\n\n") if row]
         assert answer.status_code == 200 and '"no memory"' in rows[-2] and rows[-1] == "data: [DONE]"
 
 
-def test_who_does_not_stream_is_sent_away_with_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "PATIENCE", 0.2)
+def test_who_does_not_stream_is_sent_away_with_how_far_it_is() -> None:
     slow = Slow()
-    with serve(FakeService(), start=slow) as slot:
+    with serve(FakeService(), start=slow, times=OnDemand(patience=0.2)) as slot:
         answer = ask(slot)
         error = answer.json()["error"]
         assert (answer.status_code, answer.headers["retry-after"], error["code"]) == (503, "12", "loading")
-        assert error["details"] == {"state": "starting", "progress": 0.45, "retry_after": 12.0}
+        assert error["details"] == {"state": "loading", "progress": 0.45, "eta": 12.0, "retry_after": 12.0}
         slow.go.set()
         eventually(lambda: ask(slot).status_code == 200)
         assert slow.calls == 1, "the load went on"

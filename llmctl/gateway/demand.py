@@ -1,0 +1,162 @@
+"""What a gateway does for models that are on demand: has them loaded, shares their room out by turns, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmctl.domain import READY, OnDemand
+from llmctl.errors import Busy, LlmctlError
+from llmctl.gateway.loading import Load, Loads, OnEvent, failure
+from llmctl.gateway.registry import Handle, Replica
+from llmctl.gateway.replicas import COMING, Live, Replicas
+from llmctl.gateway.stays import FOREVER, Stays
+from llmctl.gateway.turns import Turns
+
+REST = 1.0
+"""Seconds without a request from which on a model may go: as slots themselves have it (slots.room.REST)."""
+AGAIN = 5.0
+"""Seconds after which an unload that failed is tried again."""
+
+
+class Command(Protocol):
+    """What loads and unloads (command.Command)."""
+
+    async def load(self, replica: Replica, on_event: OnEvent) -> None: ...
+    async def unload(self, replica: Replica, unused: float) -> None: ...
+
+
+class Demand:
+    """`handles` are those of the registry now, `watch` looks at a replica and notes its state in it."""
+
+    def __init__(
+        self, home: Path, replicas: Replicas, command: Command, times: OnDemand,
+        watch: Callable[[Live], Awaitable[Any]], handles: Callable[[], list[Handle]], note: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.times, self._replicas, self._command = times, replicas, command
+        self._watch, self._handles, self._note = watch, handles, note
+        self._now = asyncio.get_running_loop().time
+        self._turns = Turns(times.turn, times.requests)
+        self.loads = Loads(self._load, self._look, self._turns, self._rests, times.longest, self._now)
+        self.stays = Stays(home)
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}  # an unload failed
+
+    # ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def missing(self, handle: Handle) -> Load | None:
+        """The load that a request for `handle` has to wait for; None where somebody can answer it now. RequestError
+        where it failed a moment ago."""
+        if not handle.on_demand:
+            return None
+        lives = [self._replicas.live[one.where] for one in handle.replicas if one.where in self._replicas.live]
+        now = self._now()
+        for live in lives:
+            where = live.replica.where
+            if live.load.warm and not self.loads.going(where) and self._turns.may(where, now):
+                self._turns.sent(where)
+                return None
+        able = [live for live in lives if live.replica.on_demand]
+        for live in able:
+            if load := self.loads.going(live.replica.where):
+                return load
+        if any(live.state in COMING for live in lives) or not able:
+            return None
+        best = min(able, key=lambda live: (live.load.warm, live.standing.resting, live.load.tokens))
+        return self.loads.wanted(best.replica)
+
+    def ended(self, where: str | None, keep: float | None) -> None:
+        """A request to that slot has ended; `keep` is its keep_alive."""
+        live = self._replicas.live.get(where or "")
+        if live and live.replica.on_demand and not live.replica.pinned:
+            self.stays.said(live.replica.where, keep)
+
+    # ── slots ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _look(self, replica: Replica) -> str:
+        live = self._replicas.live.get(replica.where)
+        if live is None:
+            raise failure(f"{replica.where} is no slot of a handle any more", "llmctl handles list")
+        await self._watch(live)
+        return live.state
+
+    async def _load(self, replica: Replica, on_event: OnEvent) -> None:
+        self._note(f"{replica.model} is wanted on {replica.where}")
+        looks: set[asyncio.Task[str]] = set()
+        stage = ""
+
+        def told(event: Any) -> None:
+            """Another stage: somebody may have made room, and is not to be asked any more."""
+            nonlocal stage
+            on_event(event)
+            if event.get("event") == "stage" and stage != event.get("stage"):
+                stage = str(event.get("stage"))
+                for live in self._beside(replica):
+                    look = asyncio.ensure_future(self._look(live.replica))
+                    looks.add(look)
+                    look.add_done_callback(looks.discard)
+
+        try:
+            await self._command.load(replica, told)
+        except LlmctlError as error:
+            self._note(f"{replica.model} is not loaded on {replica.where}: {error.message}")
+            raise
+        finally:
+            for look in looks:
+                look.cancel()
+        if live := self._replicas.live.get(replica.where):
+            live.standing = live.standing.answered()
+
+    def _beside(self, replica: Replica) -> list[Live]:
+        """Those on demand on the same host."""
+        return [
+            live for live in self._replicas.live.values()
+            if live.replica.on_demand and live.replica.host == replica.host and live.replica.where != replica.where
+        ]  # fmt: skip
+
+    def _rests(self, where: str) -> bool:
+        live = self._replicas.live.get(where)
+        return live is None or (not live.load.requests and self._now() - live.rested >= REST)
+
+    def tick(self) -> None:
+        """End the models whose time is over."""
+        now = self._now()
+        for where, live in self._replicas.live.items():
+            ending = self._ending.get(where)
+            if live.state != READY or live.load.requests or (ending and not ending.done()) or self.loads.going(where):
+                continue
+            keep = self._keeps(live.replica)
+            if keep is not None and now - live.rested >= keep and now >= self._not_before.get(where, 0.0):
+                live.load.warm = False
+                self._ending[where] = asyncio.ensure_future(self._unload(live, keep))
+        self.stays.save()
+
+    def _keeps(self, replica: Replica) -> float | None:
+        """Seconds that it stays after its last request; None: until its room is needed."""
+        if not replica.on_demand or replica.pinned:
+            return None
+        mine = [handle for handle in self._handles() if any(one.where == replica.where for one in handle.replicas)]
+        usual = max((handle.keep_alive for handle in mine if handle.keep_alive is not None), default=None)
+        keep = self.stays.of(replica.where, usual)
+        return None if keep == FOREVER else keep
+
+    async def _unload(self, live: Live, keep: float) -> None:
+        where = live.replica.where
+        self._note(f"{live.replica.model} is unloaded from {where}: no request for {keep:g} s")
+        try:
+            await self._command.unload(live.replica, keep)
+        except LlmctlError as error:
+            self._not_before[where] = self._now() + AGAIN
+            if not isinstance(error, Busy):
+                self._note(f"{live.replica.model} is not unloaded from {where}: {error.message}")
+        await self._look(live.replica)
+
+    async def close(self) -> None:
+        """End what goes on; what the slots do of it goes on."""
+        self.stays.save()
+        await self.loads.close()
+        for task in self._ending.values():
+            task.cancel()
+            await asyncio.wait([task])
