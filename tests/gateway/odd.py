@@ -72,8 +72,8 @@ Play = Callable[["Odd", socket.socket, int], None]
 
 
 class Odd:
-    """A replica: `play(odd, connection, n)` is what it does with its n-th connection, from 1 on, before it closes. `asked` are the
-    requests that it has read."""
+    """A replica: `play(odd, connection, n)` is what it does with its n-th connection, from 1 on, before that is closed.
+    `asked` are the requests that it has read."""
 
     def __init__(self, play: Play) -> None:
         self.play, self.asked = play, list[bytes]()
@@ -136,6 +136,24 @@ def silent(odd: Odd, sock: socket.socket, number: int) -> None:
     """Reads requests, and never answers."""
     while True:
         odd.request(sock)
+
+
+def echo(odd: Odd, sock: socket.socket, number: int) -> None:
+    """A WebSocket that sends back what it is sent, by a real server's protocol."""
+    from websockets.frames import Opcode
+    from websockets.http11 import Request
+    from websockets.server import ServerProtocol
+
+    protocol = ServerProtocol()
+    while data := sock.recv(65536):
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                protocol.send_response(protocol.accept(event))
+            elif event.opcode is Opcode.TEXT:
+                protocol.send_text(event.data)
+        for piece in protocol.data_to_send():
+            sock.sendall(piece)
 
 
 @dataclass
