@@ -8,6 +8,8 @@ from __future__ import annotations
 
 SEEING = ("torch", "llamacpp", "mlx")
 ALL = (*SEEING, "openvino")
+GATEWAY, BEHIND = "gateway", "llamacpp"
+"""Every cell of this engine is tried through the gateway too."""
 HEADS = {
     "text": "text", "stream": "stream", "stop": "stop", "cancel": "cancel", "errors": "errors", "tools": "tools",
     "schema": "schema", "images": "images", "count": "token count",
@@ -31,8 +33,9 @@ TITLES = {
 
 
 def of(feature: str) -> list[tuple[str, str]]:
-    """(protocol, engine) of every cell of a feature."""
-    return [(name, engine) for name, row in CELLS.items() for engine in row.get(feature, ())]
+    """(protocol, engine) of every cell of a feature; GATEWAY as the engine: a slot behind it."""
+    cells = [(name, engine) for name, row in CELLS.items() for engine in row.get(feature, ())]
+    return [*cells, *((name, GATEWAY) for name, engine in cells if engine == BEHIND)]
 
 
 def table() -> str:

@@ -11,14 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from llmctl.domain import EngineSpec, Limits, Probe, SlotSpec
+from llmctl.gateway import life, registry
+from llmctl.gateway.registry import Registry
 from llmctl.models import fit
 from llmctl.models.checkpoint import inspect
 from llmctl.slots.state import Launch
+from tests.conformance.cells import BEHIND, GATEWAY
 from tests.conftest import REPO, RunningSlot, free_port
+from tests.gateway.conftest import Fronted, handle
 
 MODELS = {"torch": "tiny-qwen2", "llamacpp": "tiny-qwen2-gguf", "mlx": "tiny-qwen2", "openvino": "tiny-qwen2-gguf"}
 CONTEXT = 1024
@@ -33,8 +38,9 @@ def spec_of(engine: str, path: Path, probe: Probe = PROBE) -> SlotSpec:
 
 
 @contextlib.contextmanager
-def kept_home() -> Iterator[tuple[Path, Callable[[SlotSpec], RunningSlot]]]:
-    """A state folder for the whole session, and what loads a slot in it; all slots end with it."""
+def kept_home() -> Iterator[tuple[Path, Callable[[SlotSpec], RunningSlot], Callable[[RunningSlot], RunningSlot]]]:
+    """A state folder for the whole session, what loads a slot in it, and what puts a gateway before one; all servers
+    end with it."""
     home = Path(tempfile.mkdtemp(prefix="llm-"))
     running: list[RunningSlot] = []
 
@@ -44,9 +50,18 @@ def kept_home() -> Iterator[tuple[Path, Callable[[SlotSpec], RunningSlot]]]:
         slot.change("load", spec)
         return slot
 
+    def front(slot: RunningSlot) -> RunningSlot:
+        known, own = handle("tiny", slot, model="tiny"), home / f"g{slot.port}"
+        own.mkdir()  # a home has one registry
+        registry.write(own, Registry({known.name: known}, known.name))
+        gateway = RunningSlot(own, free_port(), Launch(limits=Limits(drain=5.0)))
+        running.append(gateway)
+        life.up(own, gateway.port, gateway.launch)
+        return cast(RunningSlot, Fronted(slot, gateway))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMCTL_HOME", str(home))
-        yield home, load
+        yield home, load, front
         for slot in running:
             slot.kill()
     shutil.rmtree(home, ignore_errors=True)
@@ -55,10 +70,12 @@ def kept_home() -> Iterator[tuple[Path, Callable[[SlotSpec], RunningSlot]]]:
 @pytest.fixture(scope="session")
 def slot_of(tiny_models: dict[str, Path]) -> Iterator[SlotOf]:
     """slot_of("torch") → the slot of that engine, started once; slot_of("torch", endless=True) never says its end."""
-    with kept_home() as (home, load):
+    with kept_home() as (home, load, front):
 
         @cache
         def start(engine: str, endless: bool = False) -> RunningSlot:
+            if engine == GATEWAY:
+                return front(start(BEHIND, endless))
             path = tiny_models[MODELS[engine]]
             return load(spec_of(engine, without_end(path, home / f"endless-{engine}") if endless else path))
 
@@ -68,10 +85,12 @@ def slot_of(tiny_models: dict[str, Path]) -> Iterator[SlotOf]:
 @pytest.fixture(scope="session")
 def seeing_slot_of(vision_model: dict[str, Path]) -> Iterator[SlotOf]:
     """seeing_slot_of("torch") → the slot of that engine with the vision model, started once."""
-    with kept_home() as (home, load):
+    with kept_home() as (home, load, front):
 
         @cache
         def start(engine: str) -> RunningSlot:
+            if engine == GATEWAY:
+                return front(start(BEHIND))
             path = vision_model["tiny-vision"]
             if engine == "llamacpp":  # as a pulled artifact: the model, and its projector beside it
                 path = home / "gguf" / "model.gguf"

@@ -11,7 +11,7 @@ from tests.clients import get
 from tests.conformance.cells import of
 from tests.conformance.conftest import CONTEXT, SlotOf
 from tests.conformance.drivers import DRIVERS, LENGTH, STOP, STOP_STRING, TOOLS, Driver, Refused
-from tests.conftest import eventually
+from tests.conftest import RunningSlot, eventually
 from tests.drawn import drawn
 
 QUESTION = "What is a slot?"
@@ -72,18 +72,18 @@ def test_stop(driver: Driver) -> None:
 def test_cancel(slot_of: SlotOf, protocol: str, engine: str) -> None:
     slot = slot_of(engine, endless=True)
     driver = DRIVERS[protocol](slot.port, "tiny")
-    before = generated(slot.port)
+    before = generated(slot)
     stream = driver.stream(asking(driver), max_tokens=CONTEXT - 128)
     assert next(stream)
     stream.close()
     eventually(lambda: slot.status().active == 0)
-    assert generated(slot.port) - before < CONTEXT - 128
+    assert generated(slot) - before < CONTEXT - 128
     assert driver.ask(asking(driver), max_tokens=4).tokens == 4
 
 
-def generated(port: int) -> float:
-    """How many tokens were sent on, of all requests so far."""
-    lines = get(port, "/metrics")[2].splitlines()
+def generated(slot: RunningSlot) -> float:
+    """How many tokens the slot sent on, of all requests so far."""
+    lines = get(slot.folder.port, "/metrics")[2].splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("llmctl_generated_tokens_total "))
 
 
