@@ -154,6 +154,8 @@ def echo(odd: Odd, sock: socket.socket, number: int) -> None:
                 protocol.send_text(event.data)
         for piece in protocol.data_to_send():
             sock.sendall(piece)
+        if protocol.close_expected():
+            return
 
 
 @dataclass
