@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -15,8 +16,8 @@ from llmctl import keys
 from llmctl.cli import chat_partner
 from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session, Target
-from llmctl.clients.openai import OpenAI, Place, at
-from llmctl.errors import HistoryError, Refused, UnknownName, Unreachable, nearest
+from llmctl.clients.openai import Place, at
+from llmctl.errors import HistoryError, LlmctlError, Refused, UnknownName, Unreachable, nearest
 from llmctl.gateway import life
 from llmctl.history import NAME
 from llmctl.history.store import History
@@ -79,6 +80,8 @@ def find(reach: Reach, text: str) -> Asked:
         close = nearest(text, handles)
         hint = f"did you mean {close!r}?" if close else f"handles: {', '.join(handles[:8])}"
         raise UnknownName(f"there is no handle {text[:140]!r}, and no slot serves it", hint=hint) from None
+    with contextlib.suppress(LlmctlError):  # a handle, or a model that another host has
+        text = reach.session.catalog.resolve(text).id
     return replace(found, name=text, model=text)
 
 
@@ -110,11 +113,10 @@ def _at_the_gateway(session: Session, name: str) -> Asked:
 
 def measure(asked: Asked, meant: Sequence[Prompt], patience: float, tell: Callable[[str], None]) -> dict[str, Any]:
     """Ask everything; Unreachable, or the server's own error, where it cannot be asked at all."""
-    OpenAI(asked.place).models()
+    handle = asking.Handle(asked.place, asked.model, patience)
+    handle.reach()
     began = time.time()
-    rows, model = run(
-        asking.Handle(asked.place, asked.model, patience), meant, lambda name: tell(f"{asked.name}: {name}")
-    )
+    rows, model = run(handle, meant, lambda message: tell(f"{asked.name}: {message}"))
     return {
         "target": asked.name, "through": asked.through, "host": asked.host, "port": asked.port, "model": model,
         "at": began, "lasted": round(time.time() - began, 1), "rows": rows,
@@ -134,15 +136,15 @@ def judge(
             known = [before, *(history.baseline(name) for name in besides)]
             expected = {name: print for one in reversed(known) if one for name, print in _expected(one).items()}
             verdict = compare.judged(rows, expected)
-            data = _data(found, verdict, before, accept)
+            data = _data(found, verdict, next(filter(None, known), None), accept)
             if verdict.good or accept:
                 now = compare.expected_now(rows, _expected(before) if before else {}, accept=accept)
                 figures = {key: data[key] for key in ("first", "seconds", "model")}
                 history.keep_baseline(found["target"], found["at"], {"expected": now, **figures})
             _note(history, data)
     except HistoryError as error:
-        return _data(found, compare.judged(rows, {}), None, accept), error
-    return data, None
+        return {**_data(found, compare.judged(rows, {}), None, False), "kept": False}, error
+    return {**data, "kept": True}, None
 
 
 def _expected(baseline: tuple[float, Mapping[str, Any]]) -> Mapping[str, str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from llmctl.clients.deadline import Deadline
 from llmctl.clients.openai import WHOLE, OpenAI, Place
 from llmctl.clients.talk import sound
-from llmctl.errors import TimedOut
+from llmctl.errors import LlmctlError, TimedOut
 from llmctl.quality.checks import Call, Reply
 from llmctl.quality.prompts import Prompt
+
+T = TypeVar("T")
 
 
 def body(prompt: Prompt, seed: int) -> dict[str, Any]:
@@ -36,12 +38,19 @@ class Handle:
     def __init__(self, place: Place, model: str | None, patience: float) -> None:
         self.place, self.model, self.patience = place, model, patience
 
+    def reach(self) -> None:
+        """Unreachable, or the server's own error, when it cannot be asked at all."""
+        self._within(lambda question: question.models())
+
     def ask(self, prompt: Prompt, seed: int, *, stream: bool) -> Reply:
         """One answer. TimedOut, or why there is none."""
+        return self._within(lambda question: question.reply(body(prompt, seed), stream))
+
+    def _within(self, ask: Callable[[_Question], T]) -> T:
         with Deadline(self.place, self.patience) as held:
             try:
-                return _Question(held.place, self.model).reply(body(prompt, seed), stream)
-            except Exception:
+                return ask(_Question(held.place, self.model))
+            except LlmctlError:
                 if held.late.is_set():
                     raise TimedOut(f"there was no whole answer within {self.patience:g} s") from None
                 raise

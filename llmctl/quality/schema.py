@@ -24,9 +24,10 @@ def mistakes(schema: Any, at: str = "schema") -> Iterator[str]:
         yield f"{at} must be a table"
         return
     for key, value in schema.items():
+        fits = isinstance(value, KNOWN.get(key, object))
         if key not in KNOWN:
             yield f"{at}.{key} is not known here; known are {', '.join(KNOWN)}"
-        elif not isinstance(value, KNOWN[key]):
+        elif not fits:
             yield f"{at}.{key} has the wrong type"
         elif key == "type" and value not in TYPES:
             yield f"{at}.type {value!r} is none of {', '.join(TYPES)}"
@@ -49,10 +50,9 @@ def _wrong(schema: Mapping[str, Any], value: Any, at: str) -> Iterator[str]:
         return
     if "enum" in schema and value not in schema["enum"]:
         yield f"{at} is {value!r}, and none of {', '.join(map(repr, schema['enum']))}"
-    if isinstance(value, int | float) and not schema.get("minimum", -math.inf) <= value <= schema.get(
-        "maximum", math.inf
-    ):
-        yield f"{at} is {value}, which is not from {schema.get('minimum', '…')} to {schema.get('maximum', '…')}"
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    if isinstance(value, int | float) and not low <= value <= high:
+        yield f"{at} is {value}, which is not from {low} to {high}"
     if isinstance(value, list):
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", math.inf):
             yield f"{at} has {len(value)} items"

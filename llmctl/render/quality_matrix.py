@@ -56,6 +56,8 @@ SAID = {"regressed": "worse than before", "faults": "that must never fail"}
 
 def _held(run: Run) -> str:
     before = run["baseline"]
+    if not run["kept"]:
+        return "held against nothing, and not kept"
     if run["accepted"]:
         return "this run is the baseline from now on"
     if before is None:

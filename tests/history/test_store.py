@@ -265,3 +265,16 @@ def test_many_threads_share_one(history: History) -> None:
     for thread in threads:
         thread.join()
     assert not failed and len(history.last()) == 8
+
+
+def test_a_baseline_is_kept_by_its_target_until_it_is_old(history: History) -> None:
+    assert history.baseline("fast") is None
+    history.keep_baseline("fast", NOW, {"expected": {"sum": "aa"}})
+    history.keep_baseline("fast", NOW + 1, {"expected": {"sum": "bb"}})
+    history.keep_baseline("deep", NOW + 2, {})
+    assert history.baseline("fast") == (NOW + 1, {"expected": {"sum": "bb"}})
+    history.prune(NOW + 1 + retention.EVENTS)
+    assert history.baseline("fast") is not None
+    history.prune(NOW + 1.5 + retention.EVENTS)
+    assert history.baseline("fast") is None
+    assert history.baseline("deep") is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,12 @@ def test_a_slot_that_is_not_there_is_4_and_beside_one_that_is_3(ask: Ask, own: O
     assert (code, found["errors"][0]["code"]) == (4, "unreachable")
     code, found = ask(nobody, port, own(SUMS))
     assert (code, len(found["data"]["runs"])) == (3, 1)
+
+
+def test_a_server_that_takes_the_connection_and_says_nothing(ask: Ask, own: Own) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code, found = ask(str(silent.getsockname()[1]), own(SUMS), "--patience=1s")
+    assert (code, found["errors"][0]["code"], found["data"]) == (1, "timed_out", {})
 
 
 def test_a_name_that_no_slot_has(ask: Ask, slot: Slot) -> None:
