@@ -127,6 +127,7 @@ class Front(asyncio.Protocol):
             return
         self._full = len(gate.connections) >= self.limits.connections
         gate.connections.add(self)
+        edge.read_in_pieces(transport)
         edge.bound_kernel_buffers(transport, self.limits.read_stall)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import httptools
 
 from llmctl.errors import Busy, LlmctlError, Unreachable
+from llmctl.runner.edge import read_in_pieces
 
 IDLE = 20.0
 """Seconds that a connection may rest: less than a slot's keep-alive, so that it is rarely closed as we use it."""
@@ -83,6 +84,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        read_in_pieces(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._splice:

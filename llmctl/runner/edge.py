@@ -28,6 +28,9 @@ from llmctl.runner.websocket_edge import Upgrade, WebSocketEdge, handshake
 LINGER = 2.0  # seconds to go on reading after a refusal: closing with unread bytes would reset the answer away
 SPARE = 64  # connections over the limit that still get a 503 (and /health); more are cut at once
 SEND_BUFFER = 256 * 1024  # of the kernel, per connection
+PIECE = 64 * 1024
+"""Bytes of one read. Asyncio's own 256 KiB may be mapped for each read and unmapped after it, at several times its
+cost."""
 
 log = logging.getLogger("llmctl.runner.http")
 log.setLevel(logging.ERROR)  # uvicorn warns of every malformed request and every upgrade: a client could fill the log
@@ -83,6 +86,7 @@ class Edge(H11Protocol):
             transport.abort()
             return
         self.conn.full = len(self.connections) > self.limits.connections
+        read_in_pieces(transport)
         bound_kernel_buffers(transport, self.limits.read_stall)
         self.timeout_keep_alive_task = self.loop.call_later(self.limits.keep_alive, self.timeout_keep_alive_handler)
 
@@ -214,6 +218,12 @@ def _closing(app: Any, drain: Drain) -> App:
         await app(scope, receive, send_closing)
 
     return closing
+
+
+def read_in_pieces(transport: asyncio.BaseTransport) -> None:
+    """Have asyncio read no more than PIECE at once, where it lets itself be told."""
+    if hasattr(transport, "max_size"):
+        transport.max_size = PIECE
 
 
 def bound_kernel_buffers(transport: asyncio.Transport, seconds: float) -> None:
