@@ -29,6 +29,7 @@ DISK_FREE = Family("llmctl_host_disk_free_bytes", GAUGE, "Free room where llmctl
 DISK_TOTAL = Family("llmctl_host_disk_bytes", GAUGE, "Size of that disk.", HOST)
 LOAD = Family("llmctl_host_load1", GAUGE, "Load average of a minute.", HOST)
 SLOT_UP = Family("llmctl_slot_up", GAUGE, "1 when the slot's own metrics are on this page.", SLOT)
+GATEWAY_UP = Family("llmctl_gateway_up", GAUGE, "1 when the gateway's own metrics are on this page.", SLOT)
 SLOT_STATE = Family("llmctl_slot_state", GAUGE, "1 for the state that the slot is in.", (*SLOT, "state"))
 VERDICT = Family(
     "llmctl_health_verdict", GAUGE, "1 for the last verdict of `llmctl health`; a host's own has no port.",
@@ -45,5 +46,6 @@ ERRORS = Family("llmctl_exporter_errors_total", COUNTER, "What could not be aske
 
 FAMILIES = (
     HOST_UP, HOST_ERROR, HOST_INFO, HOST_SECONDS, MEMORY_FREE, MEMORY_TOTAL, DISK_FREE, DISK_TOTAL, LOAD, SLOT_UP,
-    SLOT_STATE, VERDICT, CHECKED, INCIDENTS_OPEN, INCIDENTS_DAY, EXPORTER_INFO, SCRAPED, SECONDS, SCRAPES, ERRORS,
+    GATEWAY_UP, SLOT_STATE, VERDICT, CHECKED, INCIDENTS_OPEN, INCIDENTS_DAY, EXPORTER_INFO, SCRAPED, SECONDS, SCRAPES,
+    ERRORS,
 )  # fmt: skip

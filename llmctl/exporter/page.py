@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmctl.domain import STATES
+from llmctl.domain import GATEWAY, STATES
 from llmctl.exporter import families as f
 from llmctl.exporter.asking import BROKEN, Told
 from llmctl.exporter.text import Page
@@ -72,9 +72,13 @@ def _number(page: Page, family: f.Family, value: Any, host: str) -> None:
 
 
 def _slot(page: Page, host: str, port: int, slot: Mapping[str, Any]) -> None:
-    """Its own metrics; of one that does not answer, what its host knows of it."""
+    """Its own metrics; of one that does not answer, what its host knows of it. A gateway is no slot that serves a
+    model."""
     text = slot.get("metrics")
     up = isinstance(text, str) and page.take(text, host=host, port=str(port)) > 0
+    if slot.get("engine") == GATEWAY:
+        page.add(f.GATEWAY_UP, up, host, port)
+        return
     page.add(f.SLOT_UP, up, host, port)
     for state in STATES:  # of a slot that told its state itself, these are there already
         page.add(f.SLOT_STATE, slot.get("state") == state, host, port, state)

@@ -42,11 +42,14 @@ def ops(machines: tuple[dict[str, SshHost], dict[str, tuple[int, int]]]) -> Iter
             now = time.time()
             history.checked([Check("gpu1", ports["gpu1"][0], now, "ok"), Check("gone", 1, now, "ok")])
             history.open_incident("gpu2", None, now, "degraded", "hot")
-        found = Ops(hosts, {**ports, "here": (local, local)}, config, home)
+        found = Ops(hosts, {**ports, "here": (local, local)}, config, home, free_port())
         for name, model in (("gpu1", "alpha"), ("gpu2", "beta"), ("here", "alpha")):
             done = found.llmctl("load", found.slot(name), model)
             assert done.returncode == 0, done.stderr
             chat(found.ports[name][0], "CANARY What is it?")
+        done = found.llmctl("--json", "gateway", "up", "--port", found.gateway)
+        assert json.loads(done.stdout)["data"]["started"], done.stdout
+        chat(found.gateway, "CANARY What is it?")
         yield found
         for process in found.exporters:
             process.terminate()

@@ -17,12 +17,14 @@ from tests.testbed.sshd import SshHost
 
 @dataclass
 class Ops:
-    """The operator's machine: its configuration, its state folder, and the hosts that it knows."""
+    """The operator's machine: its configuration, its state folder, the port of its gateway, and the hosts that it
+    knows."""
 
     hosts: Mapping[str, SshHost]
     ports: Mapping[str, tuple[int, int]]
     config: Path
     home: Path
+    gateway: int
     exporters: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property

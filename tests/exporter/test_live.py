@@ -90,9 +90,20 @@ def test_the_page_has_every_host_and_slot(ops: Ops, url: str) -> None:
     assert '"gone"' not in text, "a host that history knows and hosts.toml does not"
 
 
+def test_the_page_has_the_gateway_which_is_no_slot(ops: Ops, url: str) -> None:
+    found = samples(get(url)[1])
+    place = f'host="here",port="{ops.gateway}"'
+    assert found[f"llmctl_gateway_up{{{place}}}"] == 1
+    assert found[f'llmctl_gateway_requests_total{{{place},handle="alpha",status="200"}}'] == 1
+    assert found[f'llmctl_gateway_tokens_total{{{place},handle="alpha",key="",kind="completion"}}'] >= 8
+    assert found[f'llmctl_gateway_handle_replicas{{{place},handle="alpha"}}'] == 2
+    assert not [series for series in found if series.startswith("llmctl_slot_") and place in series]
+
+
 def test_s10_the_model_is_a_label_of_one_metric_and_no_prompt_is_there(ops: Ops, url: str) -> None:
     text = get(url)[1]
-    assert {line.split("{")[0] for line in text.splitlines() if '"alpha"' in line} == {"llmctl_slot_info"}
+    named = [line for line in text.splitlines() if '"alpha"' in line and ',handle="alpha"' not in line]
+    assert {line.split("{")[0] for line in named} == {"llmctl_slot_info"}
     assert "CANARY" not in text
 
 

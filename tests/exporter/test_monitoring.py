@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from llmctl.exporter.families import FAMILIES
+from llmctl.gateway.counts import Counts
 from llmctl.runner.metrics import Metrics
 from tests.conftest import REPO
 from tests.exporter.prometheus import DASHBOARD, MONITORING, expressions, needs_prometheus, promtool
@@ -17,10 +19,21 @@ RULES, TESTS = "llmctl.rules.yml", "llmctl.rules.test.yml"
 ENDS = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
 
 
-def slot_rows() -> list[tuple[str, str, tuple[str, ...], str]]:
-    """Name, kind, labels and meaning of all that a slot counts."""
+Rows = list[tuple[str, str, tuple[str, ...], str]]
+
+
+def slot_rows() -> Rows:
+    return rows_of(Metrics().registry)
+
+
+def gateway_rows() -> Rows:
+    return rows_of(Counts().registry)
+
+
+def rows_of(registry: CollectorRegistry) -> Rows:
+    """Name, kind, labels and meaning of all that is counted there."""
     found = []
-    for metric in Metrics().registry._collector_to_names:
+    for metric in registry._collector_to_names:
         described = metric.describe()[0]  # type: ignore[attr-defined]
         name = described.name + ("_total" if described.type == "counter" else "")
         found.append((name, described.type, metric._labelnames, described.documentation))  # type: ignore[attr-defined]
@@ -30,7 +43,7 @@ def slot_rows() -> list[tuple[str, str, tuple[str, ...], str]]:
 def known() -> set[str]:
     """The names of all samples there can be."""
     names = {family.name for family in FAMILIES}
-    for name, kind, _, _ in slot_rows():
+    for name, kind, _, _ in [*slot_rows(), *gateway_rows()]:
         names |= {name.removesuffix("_total") + end for end in ENDS[kind]}
     return names
 
@@ -65,6 +78,8 @@ def test_the_alerts_go_off_when_they_should_and_not_before() -> None:
         ('route!~"/metrics|/health|/ready"', 'route!~"/metrics|/health"'),
         ("> 0.8 * llmctl_queue_limit", "> 0.9 * llmctl_queue_limit"),
         ("llmctl_wedged == 1", "llmctl_wedged == 2"),
+        ("llmctl_gateway_up == 0", "llmctl_gateway_up == 1"),
+        ("llmctl_gateway_handle_replicas == 0", "llmctl_gateway_handle_replicas < 2"),
     ],
 )
 def test_a_rule_that_was_broken_does_not_pass_its_test(tmp_path: Path, rule: str, broken: str) -> None:
@@ -129,7 +144,7 @@ def test_every_panel_has_a_place_of_its_own() -> None:
 def test_the_page_of_the_docs_has_exactly_the_metrics_of_the_code() -> None:
     text = (REPO / "docs" / "metrics.md").read_text()
     ours = [(one.name, one.kind, one.labels, one.meaning) for one in FAMILIES]
-    for heading, rows in (("Of a slot", slot_rows()), ("Of the fleet", ours)):
+    for heading, rows in (("Of a slot", slot_rows()), ("Of the gateway", gateway_rows()), ("Of the fleet", ours)):
         part = text.split(f"## {heading}\n")[1].split("\n## ")[0]
         table = [line for line in part.splitlines() if line.startswith("| `")]
         wanted = [
@@ -140,7 +155,8 @@ def test_the_page_of_the_docs_has_exactly_the_metrics_of_the_code() -> None:
 
 
 def test_names_keep_to_the_conventions_of_prometheus() -> None:
-    for name, kind, labels, _ in [*slot_rows(), *((one.name, one.kind, one.labels, "") for one in FAMILIES)]:
+    ours = [(one.name, one.kind, one.labels, "") for one in FAMILIES]
+    for name, kind, labels, _ in [*slot_rows(), *gateway_rows(), *ours]:
         assert re.fullmatch(r"llmctl_[a-z][a-z0-9_]*", name)
         assert name.endswith("_total") == (kind == "counter")
         assert kind != "histogram" or name.endswith("_seconds")
