@@ -121,7 +121,7 @@ class Gate:
             return Relay(front, request, self.replicas.ways(chain, asked), shape, done).start()
         wish, streams = request.header(progress.HEADER), asked.streams if asked else False
         telling = progress.of(request.path, streams, wish, model or handle.name)
-        keep = stays.seconds(((asked.fields if asked else None) or {}).get("keep_alive"))
+        keep = stays.wished(request.path, request.header(stays.HEADER), asked)
 
         def send(handles: list[Handle], begun: bool, again: Again, done: Done) -> Work:
             return Relay(front, request, self.replicas.ways(handles, asked), shape, done, begun, again).start()

@@ -1,5 +1,5 @@
-"""How long a model that was loaded on demand stays after its last request: as that said (`keep_alive`), in a small file
-so that it outlives the gateway's process."""
+"""How long a model that was loaded on demand stays after its last request: as that said, kept in a small file so that
+it outlives the gateway's process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from typing import Any
 
 from llmctl.errors import LlmctlError, RequestError
 from llmctl.files import read_json, write_json
+from llmctl.gateway.asked import Asked
 
 FOREVER = math.inf
 NAME = "keep_alive.json"
+HEADER = b"x-llmctl-keep-alive"
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _WHOLE = re.compile(rf"[-+]?(?:{_PART.pattern})+")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+
+
+def wished(path: str, header: bytes | None, asked: Asked | None) -> float | None:
+    """What a request says in its header, or on Ollama's routes in its body: slots know the field on no other."""
+    if header is not None:
+        return seconds(header.decode("latin-1"))
+    fields = asked.fields if asked and path.startswith("/api/") else None
+    return seconds((fields or {}).get("keep_alive"))
 
 
 def seconds(value: Any) -> float | None:

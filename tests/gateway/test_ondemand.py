@@ -1,0 +1,228 @@
+"""Models that are loaded when somebody asks, over a real gateway, real slots and llmctl's own command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import connect
+
+from llmctl import events
+from llmctl.__main__ import main
+from llmctl.domain import OnDemand
+from llmctl.gateway import life, stays
+from llmctl.slots import verbs
+from llmctl.slots.state import Launch
+from tests.conftest import RunningSlot, eventually, free_port
+
+CHAT = "/v1/chat/completions"
+HI = [{"role": "user", "content": "hi"}]
+TIMES = OnDemand(told=0.2, every=0.2, patience=60.0, turn=3.0, requests=12)
+MODELS: dict[str, dict[str, Any]] = {
+    "alpha": {"answers": {"hi": "I am alpha."}},
+    "beta": {"answers": {"hi": "I am beta."}},
+    "broken": {"fail": "load"},
+    "stuck": {"fail": "hang"},
+    "slow": {"load": 3.0},
+    "large": {"needed": 900_000_000},
+    "steady": {"answers": {"hi": "I am steady."}, "needed": 1_000_000},
+}
+PROFILE = """
+[[slots]]
+port = {alpha}
+model = "alpha"
+handle = "a"
+on_demand = true
+[[slots]]
+port = {beta}
+model = "beta"
+on_demand = true
+[[slots.handles]]
+name = "b"
+keep_alive = "1h"
+[[slots]]
+port = {broken}
+model = "broken"
+on_demand = true
+handle = "broken-alone"
+[[slots.handles]]
+name = "broken-with"
+fallbacks = ["steady"]
+[[slots]]
+port = {stuck}
+model = "stuck"
+on_demand = true
+handle = "stuck"
+[[slots]]
+port = {slow}
+model = "slow"
+on_demand = true
+handle = "slow"
+[[slots]]
+port = {large}
+model = "large"
+on_demand = true
+handle = "large"
+[[slots]]
+port = {steady}
+model = "steady"
+on_demand = true
+pinned = true
+handle = "steady"
+"""
+
+
+@dataclass
+class Fleet:
+    """A gateway over slots that are all on demand; of alpha and beta one fits at a time."""
+
+    home: Path
+    gateway: RunningSlot
+    slots: dict[str, RunningSlot]
+
+    def ask(self, model: str, keep: str | None = None, *, path: str = CHAT, **fields: Any) -> httpx.Response:
+        body = {"model": model, "messages": HI, **fields}
+        headers = {"x-llmctl-keep-alive": keep} if keep else {}
+        return httpx.post(f"{self.gateway.base_url}{path}", json=body, headers=headers, timeout=90, trust_env=False)
+
+    def answer(self, model: str, keep: str | None = None) -> str:
+        found = self.ask(model, keep)
+        assert found.status_code == 200, found.text
+        return str(found.json()["choices"][0]["message"]["content"])
+
+    def loaded(self) -> set[str]:
+        return {name for name, slot in self.slots.items() if slot.folder.path.exists() and slot.state() == "ready"}
+
+    def loads(self) -> list[str]:
+        """The models that were loaded, in their order."""
+        rows = [json.loads(line) for line in (self.home / events.NAME).read_text().splitlines()]
+        return [row["model"] for row in rows if row["kind"] == "load" and row["outcome"] == events.OK]
+
+    def status(self) -> dict[str, Any]:
+        return life.status(self.home, self.gateway.port)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    patch = pytest.MonkeyPatch()
+    home, config = Path(tempfile.mkdtemp(prefix="llm-")), Path(tempfile.mkdtemp(prefix="llm-conf-"))
+    ports = {name: free_port() for name in MODELS}
+    entries = ""
+    for name, play in MODELS.items():
+        (config / f"{name}.json").write_text(json.dumps({"needed": 40_000_000, **play}))
+        most = 3 if name == "stuck" else 60
+        entries += f'[models.{name}]\nload_timeout = "{most}s"\n'
+        entries += f'artifacts = [{{ format = "script", path = "{name}.json" }}]\n'
+    (config / "models.toml").write_text(entries)
+    (config / "hosts.toml").write_text('[hosts.here]\nmemory_budget = "70MB"\n')
+    (config / "profiles").mkdir()
+    (config / "profiles" / "demand.toml").write_text(PROFILE.format(**ports))
+    patch.setenv("LLMCTL_HOME", str(home))
+    patch.setenv("LLMCTL_CONFIG", str(config))
+    slots = {name: RunningSlot(home, port, Launch()) for name, port in ports.items()}
+    gateway = RunningSlot(home, free_port(), Launch(on_demand=TIMES))
+    assert main(["--json", "handles", "sync"]) == 0
+    life.up(home, gateway.port, gateway.launch)
+    yield Fleet(home, gateway, slots)
+    for one in (gateway, *slots.values()):
+        one.kill()
+    patch.undo()
+    shutil.rmtree(home)
+    shutil.rmtree(config)
+
+
+def many(ask: Callable[[], Any], count: int) -> list[threading.Thread]:
+    """So many threads that each do it once."""
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_the_first_request_loads_and_the_idle_one_makes_room(fleet: Fleet) -> None:
+    found: list[str] = []
+    for thread in many(lambda: found.append(fleet.answer("a")), 4):
+        thread.join()
+    assert found == ["I am alpha."] * 4 and fleet.loads().count("alpha") == 1
+    assert fleet.answer("b") == "I am beta." and fleet.loaded() == {"beta"}
+    assert fleet.status()["loads"] == []
+
+
+def test_two_models_that_do_not_lie_together_take_turns(fleet: Fleet) -> None:
+    before, said, over = len(fleet.loads()), dict[str, list[str]](a=[], b=[]), 24
+
+    def ask(handle: str) -> None:
+        while len(said[handle]) < over:
+            said[handle].append(fleet.answer(handle))
+
+    threads = [thread for handle in said for thread in many(lambda handle=handle: ask(handle), 2)]  # type: ignore[misc]
+    for thread in threads:
+        thread.join()
+    assert set(said["a"]) == {"I am alpha."} and set(said["b"]) == {"I am beta."}
+    loads = fleet.loads()[before:]
+    assert 1 <= len(loads) <= 8, f"{sum(map(len, said.values()))} requests took {loads}"
+    assert fleet.status()["loads"] == []
+
+
+def test_a_load_that_fails_goes_to_the_fallbacks_or_says_why(fleet: Fleet) -> None:
+    assert fleet.answer("broken-with") == "I am steady."
+    error = fleet.ask("broken-alone")
+    assert error.status_code == 503 and error.json()["error"]["code"] == "load_failed"
+    assert "the script says that loading fails" in error.json()["error"]["message"]
+    large = fleet.ask("large").json()["error"]
+    assert "needs 0.90 GB" in large["message"] and "llmctl status" in large["hint"]
+
+
+def test_a_load_that_hangs_ends_at_its_time(fleet: Fleet) -> None:
+    rows = fleet.ask("stuck", stream=True).text.split("\n\n")
+    assert rows[0].startswith(": loading stuck: ") and rows[-2] == "data: [DONE]"
+    assert "was not ready within 3 s" in json.loads(rows[-3].removeprefix("data: "))["error"]["message"]
+
+
+def test_a_client_that_hangs_up_while_it_waits_leaves_no_trace(fleet: Fleet) -> None:
+    with pytest.raises(httpx.TimeoutException):
+        body = {"model": "slow", "messages": HI}
+        httpx.post(f"{fleet.gateway.base_url}{CHAT}", json=body, timeout=0.5, trust_env=False)
+    assert fleet.status()["loads"][0]["where"] == f"here:{fleet.slots['slow'].port}"
+    eventually(lambda: fleet.status()["loads"][0]["waiting"] == 0)
+    eventually(lambda: not fleet.status()["loads"])
+    assert "slow" in fleet.loaded(), "a load that has begun goes on"
+    assert not any(row["requests"] for row in fleet.status()["replicas"])
+
+
+def test_keep_alive_is_a_requests_word_and_outlives_the_gateways_process(fleet: Fleet) -> None:
+    wrong = [fleet.ask("a", "soon"), fleet.ask("a", path="/api/chat", keep_alive="soon", stream=False)]
+    assert [one.status_code for one in wrong] == [400, 400] and "keep_alive must be" in wrong[1].json()["error"]
+    assert fleet.ask("a", path="/api/chat", keep_alive=0, stream=False).status_code == 200
+    eventually(lambda: "alpha" not in fleet.loaded())
+    fleet.answer("b", "3s")
+    eventually(lambda: (fleet.home / "gateway" / stays.NAME).exists())
+    pid = fleet.gateway.server_pid()
+    verbs.restart(fleet.home, fleet.gateway.port, reexec=True)
+    assert fleet.gateway.server_pid() == pid and "beta" in fleet.loaded()
+    eventually(lambda: "beta" not in fleet.loaded())
+    assert fleet.answer("steady", "0") == "I am steady."
+    assert fleet.answer("b") == "I am beta."
+    assert {"beta", "steady"} <= fleet.loaded(), "what is pinned stays, and the handle's own time holds again"
+
+
+def test_a_websocket_waits_for_its_model(fleet: Fleet) -> None:
+    with connect(f"ws://127.0.0.1:{fleet.gateway.port}/ws?model=a", open_timeout=60) as socket:
+        socket.send("{}")
+        assert json.loads(socket.recv(10))["model"] == "alpha"
+
+
+def test_a_model_that_went_behind_the_gateways_back_costs_no_request(fleet: Fleet) -> None:
+    assert fleet.answer("a") == "I am alpha."
+    verbs.unload(fleet.home, fleet.slots["alpha"].port)
+    assert fleet.answer("a") == "I am alpha."
+    fleet.slots["alpha"].kill()
+    assert fleet.answer("a") == "I am alpha."
