@@ -361,6 +361,11 @@ class Front(asyncio.Protocol):
         lines.append(b"\r\n")
         self._out.append(b"\r\n".join(lines))
 
+    def take_back(self) -> None:
+        """Forget the answer that began: nothing of it was flushed."""
+        self._out.clear()
+        self._status = 0
+
     def data(self, data: bytes) -> None:
         """More of its body."""
         if self._chunked:

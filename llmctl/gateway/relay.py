@@ -26,10 +26,14 @@ OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"orig
 EVENT = b"data: "
 LINE = 2**18
 """Bytes of a line of a stream above which it is passed on in pieces."""
+WHOLE = 2**16
+"""Bytes of an answer up to which it is passed on in one piece: until then another replica may still be asked."""
 BROKEN = 502
 """What an answer counts as that ended before its end, whatever its head said."""
 SILENT = 30.0
 """Seconds after which an answer is given up whose replica does not answer to probes either."""
+KEY_REFUSED = 401
+"""A slot is not told its client's key: it is ours that it refuses."""
 BUSY = (429, 502, 503, 504)
 """Answers after which another replica may do better; the last one's is passed on."""
 
@@ -73,7 +77,7 @@ class Relay:
         self._fresh = self._tried = False
         self._replica: str | None = None
         self._status = 0
-        self._streams = self._over = False
+        self._streams = self._over = self._held = False
         self._begun, self._again = begun, again
         self._refused: bytearray | None = None  # the words of an error that came after the head of a stream
         self._why = "no replica is up"
@@ -155,6 +159,9 @@ class Relay:
 
     def began(self, status: int, headers: Headers, length: int | None) -> None:
         assert self._way
+        if status == KEY_REFUSED:
+            self._drop("it does not take the gateway's key: llmctl handles sync renews that", failure=True)
+            return
         self._way.began(status, self._loop.time() - self._sent)
         if status in BUSY and self._next:
             self._drop(f"it answers {status}", failure=False)
@@ -169,6 +176,7 @@ class Relay:
             if status != 200 or not self._streams:
                 self._refused = bytearray()
             return
+        self._held = length is not None and length <= WHOLE
         self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
 
     def came(self, data: bytes) -> None:
@@ -199,11 +207,18 @@ class Relay:
         return data[:end]
 
     def flush(self) -> None:
-        if self._status:
+        if self._status and not self._held:
             self.front.flush()
 
+    def _take_back(self) -> None:
+        """Nothing of the answer that began was sent: there may be another one."""
+        if self._held:
+            self.front.take_back()
+            self._held, self._status, self.began_at = False, 0, 0.0
+            self._first = self._before = self._last = b""
+
     def ended(self) -> None:
-        self._over = True
+        self._over, self._upstream = True, None  # which others may have by now: a slow client must not pause it
         self._left(whole=True)
         if self._part:
             self._pass_on(self._part)
@@ -218,6 +233,7 @@ class Relay:
         if self._over:
             return
         upstream, self._upstream = self._upstream, None
+        self._take_back()
         if not self._status:
             if upstream and not self._fresh and not upstream.heard and self._way and self._sent:
                 again, self._sent = self._way, 0.0  # a kept connection that had been closed: no failure of the replica
@@ -234,6 +250,7 @@ class Relay:
 
     def _tell(self, error: RequestError) -> None:
         """End with an error: as the answer, in the stream, or by a cut that shows that the answer is no whole."""
+        self._take_back()
         if self._streams or self._begun:
             self.front.data(self.shape.broken(self._last, error))
             self.front.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from llmctl.gateway import life, registry
 from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.slots.state import Launch
 from tests.conftest import RunningSlot, eventually, free_port
+from tests.gateway.fleet import PORT, Fleet, end
+from tests.testbed.machines import machines
 
 
 @dataclass
@@ -54,3 +57,17 @@ def gateway(home: Path) -> Iterator[Start]:
     yield start
     for one in running:
         one.kill()
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """Two hosts with all of the profile but what is on demand, and a running gateway over them."""
+    with machines(2) as testbed, tempfile.TemporaryDirectory(prefix="llm-") as folder:
+        made = Fleet(testbed, Path(folder))
+        made.set_up()
+        made.says("profile load fleet")
+        made.says(f"gateway up --port {PORT}")
+        try:
+            yield made
+        finally:
+            end(made)
