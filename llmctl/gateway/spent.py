@@ -53,7 +53,9 @@ class Meters:
 
 def read(folder: Path) -> Rows:
     """Of one gateway; StateError for a file that makes no sense."""
-    data = read_json(folder / NAME) or {}
+    data = read_json(folder / NAME)
+    if data is None:
+        return {}
     if not isinstance(data, Mapping) or not all(_sound(row) for row in data.values()):
         raise StateError(f"{folder / NAME} tells of no use of keys", hint=f"ls -l {folder / NAME}*")
     return {str(name): dict(row) for name, row in data.items()}

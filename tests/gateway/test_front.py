@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from llmctl.domain import Limits
 from llmctl.gateway import front
+from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
+from tests.gateway.odd import CHAT, Odd, chunked, gate_over, handle, says, whole
 from tests.runner import test_edge as edges
-from tests.runner.fake_slot import FakeService
+from tests.runner.fake_slot import FakeService, connect, read_response
 from tests.runner.test_edge import QUICK
 
 LIKE_A_SLOT = [
@@ -36,3 +41,91 @@ def slot() -> Iterator[Any]:
 def _with_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edges, "serve", serve)
     monkeypatch.setattr(front, "SPARE", 3)
+
+
+# ── what a slot's edge has from its library ─────────────────────────────────────────────────────────────────────────
+
+SMALL = Limits(header_bytes=4096, body_bytes=2**20)
+POST = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+
+
+@pytest.mark.parametrize(
+    "flood", [b"0\r\nx: " + b"y" * 100_000, b"0\r\n" + b"x: y\r\n" * 20_000, b"1;" + b"z" * 100_000]
+)
+def test_a07_trailers_and_names_of_chunks_have_an_end_too(flood: bytes) -> None:
+    odd = Odd(says(whole()))
+    with gate_over(handle("alpha", odd), limits=SMALL) as odds, connect(odds.port) as sock:
+        with contextlib.suppress(ConnectionError):
+            for at in range(0, len(flood), 8192):
+                sock.sendall((b"" if at else POST) + flood[at : at + 8192])
+        assert read_response(sock).status == 431
+    odd.close()
+
+
+def test_many_requests_in_one_write_are_no_large_head() -> None:
+    """What is in the buffer of one read is of several requests."""
+    odd = Odd(says(whole(b"{}")))
+    one = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" % CHAT.encode() + b"x" * 1000
+    with gate_over(handle("alpha", odd), limits=SMALL) as odds, connect(odds.port) as sock:
+        said = b""
+        for piece, count in (((one * 7)[:-1], 6), (b"x", 7)):
+            sock.sendall(piece)
+            while said.count(b"HTTP/1.1 ") < count:
+                said += sock.recv(65536)
+        assert said.count(b"HTTP/1.1 200 ") == 7
+    odd.close()
+
+
+def reading_nothing(port: int) -> socket.socket:
+    """A client whose own buffer is small, so that the gate's is what fills."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
+def test_l4_who_asks_much_and_reads_nothing_waits() -> None:
+    """Pipelined requests whose answers nobody reads are answered one after the other, or not at all."""
+    odd = Odd(says(whole(b"x" * 200_000)))
+    with gate_over(handle("alpha", odd)) as odds, reading_nothing(odds.port) as sock:
+        sock.sendall(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}" % CHAT.encode() * 100)
+        (client,) = eventually(lambda: list(odds.gate.connections))
+        eventually(lambda: client._stuck)
+        sock.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            sock.recv(1)  # time for more to be asked
+        assert len(odd.asked) < 10 and client.transport.get_write_buffer_size() < 2**20
+        sock.settimeout(30)
+        got = 0
+        while got < 50 * 200_000:
+            got += len(sock.recv(2**20))
+    odd.close()
+
+
+def test_l4_a_slot_writes_no_faster_than_its_client_reads() -> None:
+    """Back-pressure reaches the replica: what the client does not read is not taken from there."""
+    sent = 0
+
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        nonlocal sent
+        odd.request(sock)
+        sock.sendall(chunked(end=False))
+        piece = b"%x\r\n%b\r\n" % (2**16, b"x" * (2**16 - 1) + b"\n")
+        sock.settimeout(1.0)
+        with contextlib.suppress(TimeoutError):
+            while sent < 100 * 2**20:
+                sock.sendall(piece)
+                sent += 2**16
+        sock.settimeout(30)
+        sock.recv(1)
+
+    odd = Odd(play)
+    with gate_over(handle("alpha", odd), limits=Limits(read_stall=3.0)) as odds, reading_nothing(odds.port) as sock:
+        sock.sendall(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}" % CHAT.encode())
+        (client,) = eventually(lambda: list(odds.gate.connections))
+        eventually(lambda: client._stuck)
+        assert client.transport.get_write_buffer_size() < 2**20
+        eventually(lambda: not odds.gate.connections)  # who reads nothing for so long is dropped, and so is its work
+        eventually(lambda: not odds.live(odd).load.requests)
+        assert sent < 20 * 2**20, "the kernels' buffers, and no more"
+    odd.close()

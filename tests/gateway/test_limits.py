@@ -68,3 +68,15 @@ def test_what_is_refused_counts_nowhere() -> None:
     refused(meter, refused_first)
     meter.enter(allowed, 100, 0.0, TODAY)
     assert meter.active == 1
+
+
+def test_requests_under_way_cannot_go_over_a_quota_together() -> None:
+    meter, allowed = Meter(), Allowed(quota=1000)
+    meter.enter(allowed, 5000, 0.0, TODAY)  # one may: nobody knows what it will cost
+    with pytest.raises(RequestError, match="under way") as caught:
+        meter.enter(allowed, 1, 0.0, TODAY)
+    assert caught.value.details["retry_after"] == 1.0, "not at the end of the month"
+    meter.leave(allowed, 5000, 10, 0.0, TODAY)
+    meter.enter(allowed, 500, 0.0, TODAY)
+    meter.enter(allowed, 500, 0.0, TODAY)
+    refused(meter, allowed)
