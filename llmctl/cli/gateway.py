@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from llmctl import tables
 from llmctl.cli import gateway_litellm
 from llmctl.cli.session import Session
+from llmctl.domain import OnDemand
 from llmctl.envelope import Answer
 from llmctl.errors import Refused, UsageError
 from llmctl.gateway.limits import MONTH, PERIODS, Allowed
@@ -30,6 +32,15 @@ def up(
     port: Port = PORT,
     bind: Annotated[str, typer.Option(metavar="ADDRESS", help="All but loopback asks for a key.")] = "127.0.0.1",
     require_key: Annotated[bool, typer.Option("--require-key", help="Ask for a key on loopback too.")] = False,
+    told: Annotated[
+        str, typer.Option(metavar="TIME", help="A stream hears after it how far its model's load is.")
+    ] = "10s",
+    patience: Annotated[
+        str, typer.Option(metavar="TIME", help="Who does not stream is sent away after it while a model is loaded.")
+    ] = "1m",
+    turn: Annotated[
+        str, typer.Option(metavar="TIME", help="A model goes on for it after another began to wait for its room.")
+    ] = "30s",
     engine: Annotated[str, typer.Option(metavar="NAME", help="llmctl, or litellm in its place.")] = "llmctl",
     redis: gateway_litellm.Where = None,
     python: Annotated[
@@ -42,6 +53,7 @@ def up(
     from llmctl.gateway import life
 
     session: Session = ctx.obj
+    times = OnDemand(tables.seconds(told), patience=tables.seconds(patience), turn=tables.seconds(turn))
     if engine == "litellm":
         return gateway_litellm.up(session, port, bind, redis, python)
     if engine != "llmctl" or redis or python:
@@ -53,7 +65,7 @@ def up(
         raise Refused("the gateway needs httptools", hint="pip install 'llmctl-fleet[server]'") from None
     with Reach(session) as reach:
         made, problems, errors = handles_work.synced(reach)
-    launch = replace(session.launch(session.here()), bind=bind, require_key=require_key)
+    launch = replace(session.launch(session.here()), bind=bind, require_key=require_key, on_demand=times)
     started = life.up(session.home, port, launch)
     answer = handles_work.shown(made, problems, errors)
     return Answer({**answer.data, "port": port, "bind": bind, "started": started}, answer.exit_code, answer.errors)

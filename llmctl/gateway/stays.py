@@ -36,7 +36,7 @@ def seconds(value: Any) -> float | None:
         return None
     found = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
-        found = float(value) if abs(value) < 1e18 else math.copysign(FOREVER, value)
+        found = FOREVER if value < 0 or value > 1e18 else float(value)
     elif isinstance(value, str) and len(value) < 40:
         found = _duration(value.strip())
     if math.isnan(found):

@@ -39,5 +39,5 @@ class Turns:
 
     def may(self, where: str, now: float) -> bool:
         """Whether a request may still go to that slot, which is loaded; else it waits until its model comes again."""
-        since = min((since for room, since in self._waiting.values() if room == where), default=now)
-        return now - since < self.seconds and self._sent.get(where, 0) < self.requests
+        waiting = [since for room, since in self._waiting.values() if room == where]
+        return not waiting or (now - min(waiting) < self.seconds and self._sent.get(where, 0) < self.requests)

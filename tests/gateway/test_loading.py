@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,50 @@ def test_who_streams_is_told_how_far_it_is_in_comments() -> None:
             slow.go.set()
             rest = [row for row in rows if row and not row.startswith(":")]
         assert rest[-1] == "data: [DONE]" and sum('"content":"a"' in row for row in rest) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/api/generate"])
+@pytest.mark.parametrize("asks", [True, False])
+def test_who_asks_so_is_told_in_thoughts_and_ollamas_clients_in_lines_without_text(path: str, asks: bool) -> None:
+    slow = Slow()
+    body = {"model": "alpha", "prompt": "hi"} if path == "/api/generate" else {**HI, "stream": True}
+    headers = {"x-llmctl-progress": "reasoning"} if asks else {}
+    with serve(FakeService(words=["a"]), start=slow, times=SOON) as slot:
+        url = slot.base_url + path
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=30, trust_env=False) as got:
+            rows = (row for row in got.iter_lines() if row)
+            first = next(rows)
+            slow.go.set()
+            rest = list(rows)
+    if path == "/v1/chat/completions":
+        assert first.startswith("data: " if asks else ": loading alpha")
+        said = json.loads(first.removeprefix("data: "))["choices"][0]["delta"] if asks else {"reasoning_content": first}
+        thoughts = said["reasoning_content"]
+        assert rest[-1] == "data: [DONE]"
+    else:
+        assert got.headers["content-type"] == "application/x-ndjson"
+        whole = json.loads(first)
+        said = whole["message"] if path == "/api/chat" else whole
+        assert said.get("content", said.get("response")) == "" and whole["done"] is False
+        thoughts = said.get("thinking", "")
+        assert json.loads(rest[-1])["done"] is True
+    assert ("loading alpha: weights 45 %, 12 s left" in thoughts) == (asks or path == "/v1/chat/completions")
+
+
+def test_another_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(FakeService(), start=Slow()) as slot:
+        headers = {"x-llmctl-progress": "bars"}
+        answer = httpx.post(f"{slot.base_url}/v1/chat/completions", json=HI, headers=headers, trust_env=False)
+        assert answer.status_code == 400 and answer.json()["error"]["hint"] == "comments or reasoning"
+
+
+def test_what_the_slot_refuses_after_the_head_of_a_stream_is_told_in_its_words() -> None:
+    slow = Slow()
+    with serve(FakeService(), start=slow, times=SOON) as slot:
+        threading.Timer(0.5, slow.go.set).start()
+        rows = [row for row in ask(slot, stream=True, temperature=99).text.split("\n\n") if row]
+    error = json.loads(rows[-2].removeprefix("data: "))["error"]
+    assert "temperature" in error["message"] and rows[-1] == "data: [DONE]"
 
 
 def test_a_stream_whose_load_fails_ends_with_an_error() -> None:
