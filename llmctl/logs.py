@@ -18,7 +18,9 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b
 
 def clean(text: str) -> str:
     """`text` as one line without escape sequences and control characters, and no longer than a log's line."""
-    return _CONTROL.sub("", text.replace("\n", " ")).strip()[:LONGEST_LINE]
+    if not text.isprintable():  # else there is nothing to look for
+        text = _CONTROL.sub("", text.replace("\n", " "))
+    return text.strip()[:LONGEST_LINE]
 
 
 class Log:
@@ -28,17 +30,17 @@ class Log:
         self.path, self.echo = path, echo
         self.fd = self._open()
 
-    def line(self, who: str, *texts: str) -> None:
-        """A line for each text of `who`: a pid, or what the text is. OSError when it cannot be written."""
-        head = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {who}: "
-        rows = "".join(f"{head}{text}\n" for text in map(clean, texts) if text).encode(errors="replace")
-        if not rows:
+    def line(self, who: str, text: str) -> None:
+        """One line of `who`: a pid, or what the text is. OSError when it cannot be written."""
+        text = clean(text)
+        if not text:
             return
+        row = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {who}: {text}\n".encode(errors="replace")
         if self.echo:
-            os.write(2, rows)
+            os.write(2, row)
         if os.fstat(self.fd).st_size > LARGEST:
             self.rotate()
-        os.write(self.fd, rows)
+        os.write(self.fd, row)
 
     def rotate(self) -> None:
         for i in range(KEEP, 0, -1):

@@ -11,7 +11,9 @@ from typing import Any
 from llmctl.errors import RequestError
 
 _DECODE = json.JSONDecoder().raw_decode
-_SPACE = re.compile(r"[ \t\n\r]*")
+_OPEN = re.compile(r"[ \t\n\r]*\{(?:[ \t\n\r]*(\}))?[ \t\n\r]*")
+_COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_NEXT = re.compile(r"[ \t\n\r]*([,}])[ \t\n\r]*")
 ROUTING = ("model", "stream", "max_tokens", "max_completion_tokens", "options", "keep_alive", "decoding")
 LIMIT = ("max_completion_tokens", "max_tokens", "num_predict")
 
@@ -66,41 +68,26 @@ def read(body: bytes) -> Asked:
 
 def _object(text: str) -> Asked:
     """Its top level, value by value: json tells no places."""
-    at, model, span = _skip(text, 0), None, None
-    if not text.startswith("{", at):
-        raise ValueError
-    at, fields = _skip(text, at + 1), dict[str, Any]()
-    while not text.startswith("}", at):
-        key, at = _DECODE(text, at)
-        at = _skip(text, at)
-        if not isinstance(key, str) or not text.startswith(":", at):
+    model, span, fields = None, None, dict[str, Any]()
+    found = _OPEN.match(text)
+    while found and found[1] != "}":
+        key, at = _DECODE(text, found.end())
+        colon = _COLON.match(text, at)
+        if not isinstance(key, str) or colon is None:
             raise ValueError
-        begin = _skip(text, at + 1)
-        value, end = _DECODE(text, begin)
+        value, end = _DECODE(text, colon.end())
         if key == "model":
             if span is not None:
                 raise _bad("the field 'model' is there twice")
-            model, span = value, (begin, end)
+            model, span = value, (colon.end(), end)
         if key in ROUTING:
             fields[key] = value
-        at = _skip(text, end)
-        if text.startswith(",", at):
-            at = _skip(text, at + 1)
-            if text.startswith("}", at):
-                raise ValueError
-        elif not text.startswith("}", at):
-            raise ValueError
-    if _skip(text, at + 1) != len(text):
+        found = _NEXT.match(text, end)
+    if found is None or found.end() != len(text):
         raise ValueError
     if model is not None and not isinstance(model, str):
         raise RequestError("model must be a string", param="model")
     return Asked(text, model, span, fields)
-
-
-def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found
-    return found.end()
 
 
 def _bad(what: str) -> RequestError:

@@ -48,6 +48,10 @@ def test_another_name_changes_nothing_else() -> None:
     assert asked.named("fäst") == body
 
 
+def test_an_object_without_anything_is_one() -> None:
+    assert read(b" {\n} ").model is None
+
+
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=5), st.text(max_size=6))
 def test_any_object_is_read_as_json_reads_it(fields: dict[str, object], model: str) -> None:
     fields = {**fields, "model": model}
@@ -58,7 +62,7 @@ def test_any_object_is_read_as_json_reads_it(fields: dict[str, object], model: s
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b" ", b"[]", b"1", b"null", b"{", b"{]", b'{"a":1,}', b'{"a" 1}', b'{"a":1}x', b"{1:2}", b'{"a":1 "b":2}',
+    [b"", b" ", b"[]", b"1", b"null", b"{", b"{]", b'{"a":1,}', b'{"a" 1}', b'{"a":1}x', b"{1:2}", b'{"a":1 "b":2}', b"{}}", b"{,}",
      b'{"a":' * 100_000, b"\xff", b'{"a":"\xc3"}'],
 )  # fmt: skip
 def test_what_is_no_object_is_refused(body: bytes) -> None:
