@@ -53,6 +53,13 @@ def handles(slot: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def behind(replica: Mapping[str, Any]) -> str:
+    """How a gateway sees a slot."""
+    if replica["resting"]:
+        return f"rests: {replica['why']}"
+    return "answers" if replica["warm"] else "on demand" if replica["on_demand"] else "not ready"
+
+
 def changed(data: Mapping[str, Any]) -> str:
     """One line for load, swap, unload, restart, disable and enable."""
     where = f"{data['host']}:{data['port']}"

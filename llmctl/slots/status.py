@@ -16,6 +16,12 @@ from llmctl.files import read_json
 from llmctl.slots import control
 
 TIMEOUT = 5.0
+REPLICA: Mapping[str, Any] = {
+    "where": "", "model": None, "handles": (), "warm": False, "resting": False, "why": None, "on_demand": False,
+    "requests": 0, "tokens": 0,
+}  # fmt: skip
+"""A slot behind a gateway: `where` is HOST:PORT, `warm` that its model is loaded, `resting` that it is not asked, for
+`why`; `requests` and `tokens` are what it has to do."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,9 @@ def shares(home: Path) -> list[dict[str, Any]]:
 def row(host: str, said: Mapping[str, Any]) -> SlotStatus:
     """What a slot server, or another llmctl, says of a slot; what this one does not know is left out."""
     known = {key: value for key, value in said.items() if key in SlotStatus.__dataclass_fields__}
-    lists = {key: tuple(said.get(key) or ()) for key in ("handles", "spread", "replicas")}
-    return SlotStatus(**{**known, "host": host, **lists})
+    lists = {key: tuple(said.get(key) or ()) for key in ("handles", "spread")}
+    replicas = tuple({**REPLICA, **replica} for replica in said.get("replicas") or ())
+    return SlotStatus(**{**known, "host": host, **lists, "replicas": replicas})
 
 
 def _status(home: Path, port: int, host: str) -> SlotStatus:

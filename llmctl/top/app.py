@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
+from llmctl.domain import GATEWAY
 from llmctl.errors import LlmctlError
 from llmctl.top import rows
 from llmctl.top.acts import Act
@@ -164,6 +165,9 @@ class Top(App[None]):
         slot, host = self._slot(), self._host()
         if host is None or (slot is None and verb != "load"):
             self._refuse(verb, "no slot is under the cursor: tab goes to the slots")
+            return
+        if slot and slot.row["engine"] == GATEWAY and verb != "restart":
+            self._refuse(verb, "it is the gateway, which has no model of its own")
             return
         model, port = (slot.row["model"], int(slot.row["port"])) if slot else (None, None)
         if verb == "load" and model:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmctl.domain import GATEWAY
 from llmctl.progress import detail
+from llmctl.render.slots import behind, handles
 from llmctl.render.text import counted, size
 from llmctl.top.cells import BAD, BOLD, DIM, GOOD, INFO, PLAIN, WARN, Cell, Column, Row, bar, cell
 from llmctl.watch.view import OK, SKEW, UNKNOWN, HostView, Snapshot
@@ -121,7 +123,8 @@ def about(slot: Slot | None, host: HostView | None, now: float) -> Row:
         row = slot.row
         parts = [
             slot.key, _doing(slot), row["engine"], f"{row['active']} running" if row["active"] else None,
-            f"names {', '.join(row['handles'])}" if row["handles"] else None,
+            f"names {', '.join(row['handles'])}" if row["handles"] and row["engine"] != GATEWAY else None,
+            *(f"{replica['where']} {behind(replica)}" for replica in row["replicas"]),
             f"with {', '.join(row['spread'][1:])}" if row["spread"] else None,
             f"pid {row['pid']}" if row["pid"] else None, f"llmctl {row['version']}" if row["version"] else None,
         ]  # fmt: skip
@@ -177,7 +180,8 @@ def _doing(slot: Slot) -> str:
     if progress:
         share = f" {100 * progress['done'] / progress['total']:.0f} %" if progress["total"] else ""
         return f"{progress['stage']}{share} · {detail(progress)}"
-    return str(slot.row["why"] or slot.row["operation"] or "")
+    shown = slot.row["why"] or slot.row["operation"] or ""
+    return str(shown or handles(slot.row)) if slot.row["engine"] == GATEWAY else str(shown)
 
 
 def _text(slot: Slot) -> str:
@@ -197,8 +201,8 @@ def _rank(slot: Slot, order: str, now: float) -> Any:
 
 
 def _known(view: HostView) -> Sequence[Mapping[str, Any]]:
-    """The slots of a host that can be asked."""
-    return view.slots if view.state in (OK, SKEW) else ()
+    """The slots of a host that can be asked; a gateway has no model, and is none of them."""
+    return [row for row in view.slots if row["engine"] != GATEWAY] if view.state in (OK, SKEW) else ()
 
 
 def _age(seconds: float) -> str:

@@ -76,7 +76,8 @@ def _rough(slot: Mapping[str, Any]) -> dict[str, Any]:
     """A row without what always changes a little."""
     rate, memory = slot["tokens_per_second"], slot["memory_bytes"]
     behind = [{**replica, "tokens": 0} for replica in slot["replicas"]]
-    return {**slot, "tokens_per_second": round(rate / FINE), "memory_bytes": memory // COARSE, "replicas": behind}
+    rough = {"tokens_per_second": round(rate / FINE), "memory_bytes": memory // COARSE, "replicas": behind}
+    return {**slot, **rough, "unused": 0.0}
 
 
 def _shares(home: Path) -> Sequence[Any]:

@@ -95,7 +95,13 @@ def _slot(host: str, said: Mapping[str, Any]) -> dict[str, Any]:
         row[name] = int(row[name])
     for name in ("model", "engine", "operation", "why", "version"):
         row[name] = None if row[name] is None else str(row[name])
+    row["replicas"] = [_replica(replica) for replica in row["replicas"]]
     return row
+
+
+def _replica(said: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: None if said[name] is None else str(said[name]) for name in ("where", "model", "why")}
+    return {**said, **texts, "requests": int(said["requests"]), "handles": [str(name) for name in said["handles"]]}
 
 
 def _event(said: Mapping[str, Any]) -> dict[str, Any]:

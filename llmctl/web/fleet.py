@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmctl.domain import READY
+from llmctl.domain import GATEWAY, READY
 from llmctl.errors import RequestError
 from llmctl.history.records import Check, Incident
 from llmctl.watch.view import UNKNOWN, HostView, Snapshot
@@ -30,7 +30,8 @@ class FleetView:
 def of(snapshot: Snapshot, standing: Standing) -> FleetView:
     """The page's figures at one moment."""
     hosts = list(snapshot.hosts.values())
-    rows = [slot for host in hosts if host.state != UNKNOWN for slot in host.slots]
+    known = [slot for host in hosts if host.state != UNKNOWN for slot in host.slots]
+    rows = [slot for slot in known if slot["engine"] != GATEWAY]
     return FleetView(
         hosts, standing.checks, standing.incidents, len(rows),
         sum(slot["state"] == READY for slot in rows), sum(slot["tokens_per_second"] for slot in rows),

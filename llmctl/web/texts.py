@@ -6,6 +6,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from llmctl.render.slots import behind, handles
 from llmctl.render.text import duration, escaped, size
 from llmctl.watch.view import HostView
 
@@ -48,6 +49,8 @@ def as_text(value: Any) -> Any:
 
 FILTERS = {
     "tone": tone,
+    "behind": behind,
+    "handles": handles,
     "worst": worst,
     "moment": moment,
     "size": size,

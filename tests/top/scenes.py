@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llmctl.top.app import Top
 from llmctl.watch import view
@@ -50,7 +51,28 @@ def hostile() -> Snapshot:
     return Snapshot(1, NOW, {"gpu1": replace(host("gpu1", [bad], events=[event]), why="\x1b]0;title\x07")})
 
 
+def gateway() -> Snapshot:
+    """A gateway over three slots, one of which rests, and one of which is loaded on demand."""
+
+    def behind(where: str, model: str, *names: str, **more: Any) -> dict[str, Any]:
+        return {"where": where, "model": model, "handles": names, "warm": True, **more}
+
+    replicas = [
+        behind("box:8101", "qwen2.5-7b", "fast", "qwen2-5-7b", requests=2),
+        behind("gpu1:8101", "qwen2.5-7b", "fast", "qwen2-5-7b", resting=True, why="no answer within 4 s"),
+        behind("box:8102", "phi-4", "late", warm=False, on_demand=True),
+    ]
+    rows = [
+        slot(8090, "gateway", engine="gateway", handles=["fast", "late", "qwen2-5-7b"], active=2, replicas=replicas,
+             memory_bytes=0),
+        slot(8101, "qwen2.5-7b", tokens_per_second=83.42, active=2),
+        slot(8102, None, "empty"),
+    ]  # fmt: skip
+    return Snapshot(1, NOW, {"box": host("box", rows)})
+
+
 SCENES = {
+    "gateway": Scene(["s"], size=(120, 20), seen=gateway()),
     "fleet": Scene(),
     "wide": Scene(size=(120, 30)),
     "small": Scene(size=(60, 15)),

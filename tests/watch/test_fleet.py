@@ -96,6 +96,8 @@ def test_who_is_refused_waits_long_and_can_be_asked_at_once(soon: None) -> None:
         None, [], {}, "text", {**LOOK, "slots": None}, {**LOOK, "slots": [3]}, {**LOOK, "slots": [{"state": "ready"}]},
         {**LOOK, "slots": [{"port": "x", "state": "ready"}]}, {**LOOK, "at": "soon"}, {**LOOK, "memory": {"free": 1}},
         {**LOOK, "events": [{"kind": "load"}]}, {**LOOK, "load": []}, {**LOOK, "shares": [1]},
+        {**LOOK, "slots": [{"port": 8090, "state": "ready", "replicas": [3]}]},
+        {**LOOK, "slots": [{"port": 8090, "state": "ready", "replicas": [{"handles": 3}]}]},
     ],
 )  # fmt: skip
 def test_a_look_without_sense_is_no_crash(soon: None, look: Any) -> None:

@@ -14,6 +14,7 @@ from llmctl.errors import Refused, Unreachable
 from llmctl.history import NAME
 from llmctl.history.store import Check, History
 from tests.conftest import eventually
+from tests.top.scenes import gateway
 from tests.web.conftest import BASE, FORM, Site
 from tests.web.fixed import Script, Verbs, host, slot
 
@@ -68,6 +69,18 @@ def test_a_slot_with_its_past(site: Site) -> None:
     assert text.count('<path class="line"') >= 4 and '<rect class="down"' in text
 
 
+def test_a_gateway_has_its_slots_and_no_verb_of_models(site: Site) -> None:
+    site.watch.now(*gateway().hosts.values())
+    (row,) = (part for part in site.client.get("/").text.split("<li>") if "/slots/box/8090" in part)
+    assert "3 handles, 2 active, 1 of 3 slots rest" in row
+    site.sign_in("admin")
+    text = site.client.get("/slots/box/8090").text
+    for shown in ("gpu1:8101", "rests: no answer within 4 s", "on demand", "late", "Yes, restart box:8090"):
+        assert shown in text, shown
+    assert not [verb for verb in ("swap", "load", "unload") if f'action="/slots/box/8090/{verb}"' in text]
+    assert 'action="/slots/box/8101/swap"' in site.client.get("/slots/box/8101").text
+
+
 def test_history_can_be_narrowed(site: Site) -> None:
     past(site.home)
     everything = site.client.get("/history").text
@@ -102,7 +115,9 @@ def test_what_is_not_there_is_a_page_that_says_so(site: Site, path: str) -> None
 def test_s10_what_hosts_say_is_text_and_no_more(site: Site) -> None:
     past(site.home, HOSTILE)
     events = [{"id": "x", "at": time.time(), "kind": HOSTILE, "what": HOSTILE}]
-    bad = slot(8101, HOSTILE, HOSTILE, why=HOSTILE, engine=HOSTILE, handles=[HOSTILE], operation=HOSTILE)
+    replicas = [{"where": HOSTILE, "model": HOSTILE, "handles": [HOSTILE], "resting": True, "why": HOSTILE}]
+    said = {"why": HOSTILE, "engine": HOSTILE, "handles": [HOSTILE], "operation": HOSTILE, "replicas": replicas}
+    bad = slot(8101, HOSTILE, HOSTILE, **said)
     site.watch.now(host("gpu1", [bad], events=events))
     site.verbs.work = lambda on_event: (_ for _ in ()).throw(Refused(HOSTILE, hint=HOSTILE))
     site.sign_in("admin")
