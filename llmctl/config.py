@@ -20,6 +20,8 @@ BACKENDS = ("auto", "cpu", "cuda", "metal")
 SERVICES = ("auto", "none", "systemd", "systemd-system", "launchd", "launchd-system")
 ENVIRONMENTS = ("auto", "uv", "mamba", "micromamba", "conda", "venv")
 ORDERS = ("auto", "new-first", "old-first")
+CHAT, EMBEDDINGS = "openai-chat", "openai-embeddings"
+"""How a handle is called."""
 _URL_HOST = re.compile(r"\*|[\w-]+(\.[\w-]+)*(:\d{1,5})?", re.ASCII)
 
 
@@ -91,7 +93,7 @@ class HandleEntry:
 
     `fallbacks` are handles that answer when this one cannot; `context` and `max_output` are tokens that clients may
     count on; `keep_alive` seconds that an on-demand model stays after its last request; `price` is of a million tokens
-    (prompt, completion). `technique`, `tier`, `intent` and `tags` are words of the operator's.
+    (prompt, completion). `tier`, `intent`, `tags` and `notes` are words of the operator's.
     """
 
     name: str
@@ -105,6 +107,8 @@ class HandleEntry:
     tags: tuple[str, ...] = ()
     keep_alive: float | None = None
     price: tuple[float, float] = (0.0, 0.0)
+    invoke: str = CHAT
+    notes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -272,15 +276,15 @@ def profile_names(config: Config) -> list[str]:
     return sorted(path.stem for path in (config.dir / "profiles").glob("*.toml")) if config.dir else []
 
 
-def profile(config: Config, catalog: Catalog, name: str) -> Profile:
-    """The profile called `name`, with its models and hosts checked."""
+def profile(config: Config, catalog: Catalog, name: str, source: str | None = None) -> Profile:
+    """The profile called `name`, or as `source` in place of its file would have it, with models and hosts checked."""
     paths.check_name(name, "profile")
     names = profile_names(config)
     if name not in names or not config.dir:
         close = nearest(name, names)
         hint = f"did you mean {close!r}?" if close else f"profiles: {', '.join(names) or 'none; llmctl init'}"
         raise UnknownName(f"no profile {name!r}", hint=hint)
-    root = tables.read(config.dir / "profiles" / f"{name}.toml")
+    root = tables.read(config.dir / "profiles" / f"{name}.toml", source)
     root.only("description", "slots")
     seen: set[tuple[str | None, int]] = set()
     slots = []
@@ -359,6 +363,8 @@ def _handles(table: Table, short: str | None) -> tuple[HandleEntry, ...]:
                 tags=entry.texts("tags"),
                 keep_alive=entry.seconds("keep_alive"),
                 price=_price(entry),
+                invoke=entry.one_of("invoke", (CHAT, EMBEDDINGS), CHAT),
+                notes=entry.text("notes"),
             )
         )
     return tuple(found)

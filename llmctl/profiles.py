@@ -13,7 +13,7 @@ from typing import Any
 from llmctl import config as configs
 from llmctl import tables
 from llmctl.catalog import Catalog, Model
-from llmctl.config import Config, Profile, ProfileSlot
+from llmctl.config import CHAT, Config, HandleEntry, Profile, ProfileSlot
 from llmctl.domain import SlotSpec
 from llmctl.errors import ConfigError, UsageError
 from llmctl.models import store
@@ -150,12 +150,15 @@ def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
 def slot_toml(slot: ProfileSlot) -> str:
     """One `[[slots]]` table, with those of its handles."""
     values = {key: value for key, value in asdict(slot).items() if key not in (*slot.tuning(), "handles")}
-    texts = [_table("slots", values | slot.tuning())]
-    for entry in slot.handles:
-        prompt, completion = entry.price
-        price = f"price = {{prompt = {prompt:g}, completion = {completion:g}}}\n" if entry.price != (0.0, 0.0) else ""
-        texts.append(_table("slots.handles", {**asdict(entry), "price": None}) + price)
-    return "\n".join(texts)
+    return "\n".join([_table("slots", values | slot.tuning()), *map(handle_toml, slot.handles)])
+
+
+def handle_toml(entry: HandleEntry) -> str:
+    """One `[[slots.handles]]` table."""
+    prompt, completion = entry.price
+    price = f"price = {{prompt = {prompt:g}, completion = {completion:g}}}\n" if entry.price != (0.0, 0.0) else ""
+    invoke = entry.invoke if entry.invoke != CHAT else None
+    return _table("slots.handles", {**asdict(entry), "price": None, "invoke": invoke}) + price
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
@@ -199,6 +202,22 @@ class Edit:
         temp.write_text(self.text, encoding="utf-8")
         os.replace(temp, self.path)
         return str(self.path)
+
+
+def with_handle(path: Path, text: str, index: int, entry: HandleEntry) -> str:
+    """The `text` of a profile whose `index`-th slot has one more handle; comments and everything else stay."""
+    known, lines, slot = tables.lines(text), text.splitlines(keepends=True), ("slots", index)
+    inline = known.get((*slot, "handles"))
+    if slot not in known or inline:
+        form = "[[slots.handles]]" if inline else "[[slots]]"
+        raise ConfigError(
+            f"{path}:{inline or 1}: what it has is not written as {form} tables", hint="change it by hand"
+        )
+    end = min((at - 1 for keys, at in known.items() if at > known[slot] and keys[:2] != slot), default=len(lines))
+    while lines[end - 1].strip() == "" or lines[end - 1].lstrip().startswith("#"):
+        end -= 1
+    lines[end - 1] = lines[end - 1].rstrip("\n") + "\n"
+    return "".join([*lines[:end], "\n", handle_toml(entry), *lines[end:]])
 
 
 def edit_slot(

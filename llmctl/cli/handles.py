@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,8 @@ def show(ctx: typer.Context, name: Name) -> Answer:
         made, _, errors = handles_work.derived(reach)
     handle = made.find(name)
     chain = [one.name for one in made.chain(handle)]
-    return Answer({"handle": asdict(handle), "chain": chain}, 3 if errors else 0, tuple(errors))
+    data = {"handle": asdict(handle), "chain": chain, "kept": handles_work.kept(made, errors)}
+    return Answer(json.loads(json.dumps(data)), 3 if errors else 0, tuple(errors))
 
 
 @app.command()
@@ -55,13 +57,13 @@ def export(
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="That of hosts.toml without it.")] = None,
 ) -> Answer:
     """Write handles.jsonl, which other tools read, and beside it what that has no place for."""
-    from llmctl.cli import handles_work
+    from llmctl.cli import handles_files, handles_work
     from llmctl.cli.reach import Reach
 
     session: Session = ctx.obj
     with Reach(session) as reach:
         made, problems, errors = handles_work.derived(reach)
-    paths = handles_work.export(session, made, folder or session.folder)
+    paths = handles_files.export(session, made, folder or session.folder)
     answer = handles_work.shown(made, problems, errors)
     return Answer({**answer.data, "files": paths}, answer.exit_code, answer.errors)
 
@@ -73,8 +75,8 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Write what is made anew: the generated files alone.")] = False,
 ) -> Answer:
     """Whether handles, profiles, slots and the files made of them say the same. 1: something does not."""
-    from llmctl.cli import handles_work
+    from llmctl.cli import handles_check
     from llmctl.cli.reach import Reach
 
     with Reach(ctx.obj) as reach:
-        return handles_work.checked(reach, live=live, fix=fix)
+        return handles_check.checked(reach, live=live, fix=fix)

@@ -4,63 +4,102 @@ from __future__ import annotations
 
 import http.client
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from llmctl import keys
+from llmctl.cli import handles_work
 from llmctl.cli.reach import Reach
-from llmctl.errors import LlmctlError
+from llmctl.config import Host
+from llmctl.domain import GATEWAY
+from llmctl.errors import LlmctlError, Unreachable
 from llmctl.fleet import fanout
+from llmctl.gateway import checking
 from llmctl.gateway.checking import Live
-from llmctl.gateway.life import PORT
+from llmctl.gateway.derive import Problem, Rows
 from llmctl.gateway.registry import Registry, Replica
 
 TIMEOUT = 10.0
 
 
-def said(reach: Reach, made: Registry) -> tuple[dict[str, Live], list[str] | None]:
-    """By HOST:PORT, those that answered; and the handles that the gateway of this machine lists, None where none is."""
+@dataclass(frozen=True)
+class Said:
+    """What does not agree, and who was not asked at all."""
+
+    problems: list[Problem]
+    not_asked: list[str]
+
+
+def said(reach: Reach, made: Registry, rows: Rows) -> Said:
+    """Ask the slots of all handles that have a model, and the gateways of this machine."""
     replicas = {replica.where: replica for handle in made.handles.values() for replica in handle.replicas}
-    found: dict[str, Live] = {}
+    hosts = [reach.session.config.hosts[name] for name in dict.fromkeys(one.host for one in replicas.values())]
+    given = handles_work.keys_of(reach, made)
+    not_asked = [f"{one.where}, loaded at its first request" for one in replicas.values() if _sleeps(one, rows)]
+    not_asked += [f"{one.where}, whose host says nothing" for one in replicas.values() if one.host not in rows]
 
-    def on(host: Any) -> list[tuple[str, Live]]:
-        mine = [replica for replica in replicas.values() if replica.host == host.name]
-        return [(one.where, live) for one in mine if (live := _slot(reach, one))]
+    def on(host: Host) -> list[tuple[str, Live]]:
+        mine = [one for one in replicas.values() if one.host == host.name and not _sleeps(one, rows)]
+        return [(one.where, _slot(reach, one, given.get(host.name))) for one in mine]
 
-    hosts = [reach.session.config.hosts[name] for name in {one.host for one in replicas.values()}]
-    for outcome in fanout.over(hosts, on):
-        found.update(outcome.value or ())
-    return found, _gateway(reach)
+    outcomes = fanout.over([host for host in hosts if host.name in rows], on)
+    found = [*checking.live(made, dict(pair for outcome in outcomes for pair in outcome.value or ()))]
+    gateways = _gateways(reach, rows)
+    for port in gateways:
+        found += _gateway(reach, made, port)
+    return Said(found, [*not_asked, *(() if gateways else ("the gateway, which is not up",))])
 
 
-def _slot(reach: Reach, replica: Replica) -> Live | None:
+def _sleeps(replica: Replica, rows: Rows) -> bool:
+    row = rows.get(replica.host, {}).get(replica.port)
+    return replica.on_demand and replica.host in rows and not (row and row["model"])
+
+
+def _slot(reach: Reach, replica: Replica, key: str | None) -> Live:
+    host = reach.session.config.hosts[replica.host]
+    bound = replica.address.rpartition(":")[0].strip("[]") if replica.address else ""
+    to = bound if host.transport == "local" and bound else "127.0.0.1"
     try:
-        sock = reach.transport(reach.session.config.hosts[replica.host]).dial("127.0.0.1", replica.port)
-    except (LlmctlError, OSError):
-        return None
-    rows = _listed(sock, replica.port, None)
-    if rows is None:
-        return None
-    context = next((row[key] for row in rows for key in ("max_model_len", "context_length") if row.get(key)), None)
-    return Live(tuple(str(row.get("id")) for row in rows), context)
+        rows = _listed(reach.transport(host).dial(to, replica.port), replica.port, key)
+    except (LlmctlError, OSError) as error:
+        return Live(why=getattr(error, "message", str(error)))
+    first = rows[0] if rows else {}
+    return Live(
+        tuple(str(row.get("id")) for row in rows), first.get("context_length"), str(first.get("engine") or ""),
+        tuple(first.get("capabilities") or ()),
+    )  # fmt: skip
 
 
-def _gateway(reach: Reach) -> list[str] | None:
+def _gateways(reach: Reach, rows: Rows) -> list[int]:
+    """The ports of this machine that are gateways."""
+    local = [name for name, host in reach.session.config.hosts.items() if host.transport == "local"]
+    return sorted({port for name in local for port, row in rows.get(name, {}).items() if row["engine"] == GATEWAY})
+
+
+def _gateway(reach: Reach, made: Registry, port: int) -> list[Problem]:
     found = keys.read(reach.session.home)
-    rows = _listed(None, PORT, found.client if found else None)
-    return None if rows is None else [str(row.get("id")) for row in rows]
+    try:
+        rows = _listed(None, port, found.client if found else None)
+    except (LlmctlError, OSError) as error:
+        why = getattr(error, "message", str(error))
+        return [Problem(f"the gateway {port}", f"it does not answer: {why}", "llmctl gateway status")]
+    return list(checking.listed(made, (str(row.get("id")) for row in rows), str(port)))
 
 
-def _listed(sock: Any, port: int, key: str | None) -> list[dict[str, Any]] | None:
-    """The rows of GET /v1/models; None where nobody answers that."""
+def _listed(sock: Any, port: int, key: str | None) -> list[dict[str, Any]]:
+    """The rows of GET /v1/models; Unreachable where that is not answered."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     if sock is not None:
         sock.settimeout(TIMEOUT)
         connection.sock = sock
     try:
         connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"} if key else {})
-        data = json.loads(connection.getresponse().read())
-        return [row for row in data["data"] if isinstance(row, dict)]
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
-        return None
+        answer = connection.getresponse()
+        data = answer.read()
+        if answer.status != 200:
+            raise Unreachable(f"GET /v1/models is answered with {answer.status}")
+        return [row for row in json.loads(data)["data"] if isinstance(row, dict)]
+    except (ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        raise Unreachable(f"GET /v1/models is answered with nonsense: {error!r:.100}") from None
     finally:
         connection.close()

@@ -7,100 +7,168 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmctl.gateway import jsonl, naming
+from llmctl.gateway import jsonl, naming, needs
 from llmctl.gateway.derive import Problem, Rows
-from llmctl.gateway.registry import Handle, Registry
+from llmctl.gateway.jsonl import FILE, OTHERS, SIDECAR, Line
+from llmctl.gateway.registry import Handle, Registry, Replica
 
-SYNC, FIX = "llmctl handles sync", "llmctl handles check --fix"
+SYNC, FIX, IMPORT = "llmctl handles sync", "llmctl handles check --fix", f"llmctl handles import {FILE}"
+ELSEWHERE = ("docker", "external")
+"""Managers that llmctl never writes of its own slots."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """What a slot says of itself: the names that it answers to, and its context."""
+    """What a slot says of itself: the names that it answers to, its context, and what its engine can; or why it says
+    nothing."""
 
     names: tuple[str, ...] = ()
     context: int | None = None
+    engine: str = ""
+    capabilities: tuple[str, ...] = ()
+    why: str | None = None
 
 
-def handles(registry: Registry, rows: Rows) -> Iterator[Problem]:
-    """Each handle by itself: its name, and whether its slots run what it stands for."""
+def handles(registry: Registry, rows: Rows, means: naming.Means = lambda name: None) -> Iterator[Problem]:
+    """Each handle by itself: its name, what its technique needs, and whether its slots run what it stands for."""
     for one in registry.handles.values():
         where = f"handle {one.name}"
-        yield from (Problem(where, what, "another name, or another engine") for what in naming.problems(one))
+        yield from (Problem(where, what, "another name, or another engine") for what in naming.problems(one, means))
+        for engine in dict.fromkeys(replica.engine for replica in one.replicas):
+            yield from _unable(one, engine)
         for replica in one.replicas:
-            row = rows.get(replica.host, {}).get(replica.port)
-            if row is None or replica.on_demand or replica.host not in rows:
-                continue
-            if row["model"] != replica.model:
-                runs = row["model"] or "nothing"
-                yield Problem(where, f"{replica.where} runs {runs}, and it stands for {replica.model}", "llmctl apply")
+            if replica.host in rows and (what := _runs(replica, rows[replica.host].get(replica.port))):
+                yield Problem(where, what, f"llmctl profile load {replica.profile}" if replica.profile else SYNC)
 
 
-def file(registry: Registry, text: str | None, services: Mapping[str, str]) -> Iterator[Problem]:
-    """A handles.jsonl as it lies there (None: it does not), against what would be written: by content, not by bytes."""
-    if text is None:
+def _runs(replica: Replica, row: Mapping[str, Any] | None) -> str | None:
+    """Why a slot does not run what it should."""
+    model = row["model"] if row else None
+    if model == replica.model or (model is None and replica.on_demand):
+        return None
+    return f"{replica.where} runs {model or 'nothing'}, and it stands for {replica.model}"
+
+
+def _unable(one: Handle, engine: str, capabilities: tuple[str, ...] | None = None) -> Iterator[Problem]:
+    if one.technique is not None:
+        for what in needs.problems(one.technique, engine, capabilities):
+            yield Problem(f"handle {one.name}", what, "another technique, or another engine")
+
+
+# ── the files ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def file(data: bytes, wanted: str, ours: bool) -> Iterator[Problem]:
+    """handles.jsonl as it lies there, against what would be written: by content, not by bytes. One that is not `ours`
+    is somebody's own: it is only read."""
+    lines, mistakes = jsonl.parse(data)
+    yield from (Problem(f"{FILE}:{one.line}", one.what, FIX if ours else "mend it there") for one in mistakes)
+    if not ours:
+        yield Problem(FILE, "it was not written by llmctl, which leaves it alone", IMPORT)
         return
-    lines, mistakes = jsonl.parse(text)
-    yield from (Problem(str(mistake).rpartition(": ")[0] or jsonl.FILE, mistake.what, FIX) for mistake in mistakes)
-    wanted = {line.handle: line for line in jsonl.parse(jsonl.export(registry, services))[0]}
-    found = {line.handle: line for line in lines}
-    for name, line in wanted.items():
-        if name not in found:
-            yield Problem(jsonl.FILE, f"{name} is missing", FIX)
-        elif found[name] != line:
-            keys = [key for key, value in asdict(line).items() if asdict(found[name])[key] != value]
-            yield Problem(jsonl.FILE, f"{name} differs in {', '.join(keys)}", FIX)
-    for name, line in found.items():
-        if name not in wanted and line.kind == "model" and line.managed_by != "external":
-            yield Problem(jsonl.FILE, f"{name} is no handle any more", FIX)
+    would = _by_name(jsonl.parse(wanted.encode())[0])
+    yield from (Problem(FILE, what, FIX) for what in differences(_by_name(lines), would))
 
 
-def sidecar(registry: Registry, text: str | None) -> Iterator[Problem]:
-    """The same of the sidecar."""
-    if text is None:
-        return
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        yield Problem(jsonl.SIDECAR, f"it is no JSON: {error}", FIX)
-        return
-    if found != json.loads(jsonl.sidecar(registry)):
-        yield Problem(jsonl.SIDECAR, "it is not what would be written", FIX)
+def lost(data: bytes, wanted: str) -> Iterator[Problem]:
+    """The lines that somebody put into a generated file, of what is no slot of llmctl: writing it anew loses them."""
+    known = {line.handle for line in jsonl.parse(wanted.encode())[0]}
+    for line in jsonl.parse(data)[0]:
+        if line.handle not in known and (line.kind != "model" or line.managed_by in ELSEWHERE):
+            yield Problem(FILE, f"{line.handle} stands only here, and would be lost", IMPORT)
+
+
+def others(data: bytes, registry: Registry) -> Iterator[Problem]:
+    """The file of the lines that stand for no slot of llmctl, which only people and an import write."""
+    lines, mistakes = jsonl.parse(data)
+    yield from (Problem(f"{OTHERS}:{one.line}", one.what, "mend it there") for one in mistakes)
+    for line in lines:
+        if line.handle in registry.handles:
+            yield Problem(OTHERS, f"{line.handle} is a handle of a slot now", "take that line out")
+
+
+def sidecar(data: bytes, wanted: str) -> Iterator[Problem]:
+    """The sidecar, against what would be written."""
+    found, would = json.loads(data), json.loads(wanted)
+    yield from (Problem(SIDECAR, what, FIX) for what in differences(found.get("handles", {}), would["handles"]))
+    if found.get("default") != would["default"]:
+        yield Problem(SIDECAR, f"the default is {_said(found.get('default'))}, now {_said(would['default'])}", FIX)
 
 
 def written(registry: Registry, gateways: Registry) -> Iterator[Problem]:
     """What the gateway goes by, against what is so now."""
-    for name in registry.handles:
-        if name not in gateways.handles:
-            yield Problem("the gateway", f"it does not know {name}", SYNC)
-        elif gateways.handles[name] != registry.handles[name]:
-            yield Problem("the gateway", f"what it knows of {name} is old", SYNC)
-    for name in gateways.handles:
-        if name not in registry.handles:
-            yield Problem("the gateway", f"it still has {name}", SYNC)
+    for what in differences(_facts(gateways), _facts(registry)):
+        yield Problem("the gateway's registry", what, SYNC)
+    if gateways.default != registry.default:
+        what = f"the default is {_said(gateways.default)}, now {_said(registry.default)}"
+        yield Problem("the gateway's registry", what, SYNC)
 
 
-def live(registry: Registry, said: Mapping[str, Live], listed: Iterable[str] | None) -> Iterator[Problem]:
-    """What slots and the gateway answer: `said` by HOST:PORT, `listed` the gateway's own list (None: it is down)."""
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """What is to be changed in `found`, field by field of each name."""
+    for name in sorted({*found, *wanted}):
+        if name not in found:
+            yield f"{name} is missing"
+        elif name not in wanted:
+            yield f"{name} is no handle any more"
+        elif found[name] != wanted[name]:
+            old, new = (one if isinstance(one, dict) else {} for one in (found[name], wanted[name]))
+            for key in sorted({*old, *new}):
+                if old.get(key) != new.get(key):
+                    yield f"{name}: {key} is {_said(old.get(key))}, now {_said(new.get(key))}"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "port" in one for one in value):
+        value = [f"{one.get('host')}:{one['port']} {one.get('model')}" for one in value]
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def _by_name(lines: Iterable[Line]) -> dict[str, Any]:
+    return {line.handle: asdict(line) for line in lines}
+
+
+def _facts(registry: Registry) -> dict[str, Any]:
+    """As JSON has them."""
+    found: dict[str, Any] = json.loads(json.dumps({name: asdict(one) for name, one in registry.handles.items()}))
+    return found
+
+
+# ── what is asked ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def live(registry: Registry, said: Mapping[str, Live]) -> Iterator[Problem]:
+    """What slots answer, by HOST:PORT."""
     for one in registry.handles.values():
         for replica in one.replicas:
             if found := said.get(replica.where):
-                yield from _answers(one, replica.where, replica.model, found)
-    if listed is not None:
-        for name in sorted({*registry.handles} ^ {*listed}):
-            what = f"it lists {name}, which is none" if name not in registry.handles else f"it does not list {name}"
-            yield Problem("the gateway", what, SYNC)
+                yield from _answers(one, replica, found)
 
 
-def _answers(one: Handle, where: str, model: str, found: Live) -> Iterator[Problem]:
-    if model not in found.names:
+def listed(registry: Registry, names: Iterable[str], gateway: str) -> Iterator[Problem]:
+    """The list that a gateway itself shows."""
+    known = {*names}
+    for name in sorted({*registry.handles} ^ known):
+        what = f"it lists {name}, which is none" if name in known else f"it does not list {name}"
+        yield Problem(f"the gateway {gateway}", what, SYNC)
+
+
+def _answers(one: Handle, replica: Replica, found: Live) -> Iterator[Problem]:
+    where, handle = replica.where, f"handle {one.name}"
+    if found.why is not None:
+        yield Problem(handle, f"{where} does not answer: {found.why}", f"llmctl health {where}")
+        return
+    if replica.model not in found.names:
         names = ", ".join(found.names) or "nothing"
-        yield Problem(f"handle {one.name}", f"{where} answers to {names}, not to {model}", f"llmctl restart {where}")
+        yield Problem(handle, f"{where} answers to {names}, not to {replica.model}", f"llmctl restart {where}")
     if one.context and found.context and found.context < one.context:
         yield Problem(
-            f"handle {one.name}", f"it promises {one.context:,} tokens, and {where} takes {found.context:,}",
+            handle, f"it promises {one.context:,} tokens, and {where} takes {found.context:,}",
             "a smaller context of the handle, or a larger one of the slot",
         )  # fmt: skip
+    if found.engine:
+        yield from _unable(one, found.engine, found.capabilities)
 
 
 def data(found: Iterable[Problem]) -> list[dict[str, Any]]:

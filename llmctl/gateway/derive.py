@@ -8,13 +8,15 @@ from typing import Any
 
 from llmctl import profiles
 from llmctl.config import Config, HandleEntry, Host, Profile, ProfileSlot
+from llmctl.domain import GATEWAY
 from llmctl.gateway.registry import Handle, Registry, Replica, loop
 from llmctl.keys import is_loopback
 from llmctl.models.registry.naming import handle as handle_of
 
 Rows = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Host → port → row of `status`; a host that nobody could ask is not there."""
-GATEWAY = "gateway"
+Row = Mapping[str, Any]
+NOTHING = Registry()
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,19 @@ class Problem:
     hint: str = ""
 
 
-def derived(config: Config, known: Iterable[Profile], rows: Rows) -> tuple[Registry, list[Problem]]:
-    """All handles. What a profile declares comes first; each model that runs has its own id besides."""
+def derived(
+    config: Config, known: Iterable[Profile], told: Rows, before: Registry = NOTHING
+) -> tuple[Registry, list[Problem]]:  # fmt: skip
+    """All handles. What a profile declares comes first; each model that runs has its own id besides. Of a host that
+    nobody could ask, its slots are taken to be as the registry had them `before`."""
+    rows = {name: told.get(name, _remembered(before, name)) for name in config.hosts}
     handles: dict[str, Handle] = {}
     found: list[Problem] = []
     for profile in known:
         for slot in profile.slots:
             for name in [slot.host] if slot.host else profiles.homes(config, profile.name):
                 place = f"profile {profile.name}, {name}:{slot.port}"
-                replica = _declared(config.hosts[name], profile.name, slot, rows.get(name, {}))
+                replica = _declared(config.hosts[name], profile.name, slot, rows[name])
                 if replica is None:
                     found.append(Problem(place, f"no slot has {slot.model} yet", f"llmctl profile load {profile.name}"))
                     continue
@@ -43,7 +49,7 @@ def derived(config: Config, known: Iterable[Profile], rows: Rows) -> tuple[Regis
     declared = {one.where: one for handle in handles.values() for one in handle.replicas}
     for name, slots in rows.items():
         for port, row in sorted(slots.items()):
-            if row["model"] and row["engine"] != GATEWAY:
+            if row["model"] and row["engine"] != GATEWAY and row.get("ran", True):
                 running = _running(config.hosts[name], port, row)
                 as_declared = declared.get(running.where)
                 same = as_declared and as_declared.model == running.model
@@ -52,8 +58,19 @@ def derived(config: Config, known: Iterable[Profile], rows: Rows) -> tuple[Regis
     return registry, [*found, *_fallbacks(registry)]
 
 
+def _remembered(before: Registry, host: str) -> Mapping[int, Row]:
+    """What the slots of a host would have said, by a registry. `ran`: the model was known to run, not only declared."""
+    found: dict[int, Row] = {}
+    for handle in before.handles.values():
+        for one in handle.replicas:
+            ran = handle.name == handle.group == handle_of(one.model)
+            if one.host == host and (ran or one.port not in found):
+                found[one.port] = {"model": one.model, "engine": one.engine, "handles": list(one.names), "ran": ran}
+    return found
+
+
 def _declared(
-    host: Host, profile: str, slot: ProfileSlot, rows: Mapping[int, Mapping[str, Any]]
+    host: Host, profile: str, slot: ProfileSlot, rows: Mapping[int, Row]
 ) -> Replica | None:  # fmt: skip
     port: int | None = slot.port if slot.port != "auto" else None
     if port is None:
@@ -68,7 +85,7 @@ def _declared(
     )  # fmt: skip
 
 
-def _running(host: Host, port: int, row: Mapping[str, Any]) -> Replica:
+def _running(host: Host, port: int, row: Row) -> Replica:
     return Replica(host.name, port, row["model"], row["engine"] or "", address(host, port), tuple(row["handles"]))
 
 
@@ -87,7 +104,7 @@ def _join(handles: dict[str, Handle], entry: HandleEntry, replica: Replica, plac
         handles[entry.name] = Handle(
             entry.name, (replica,), technique=entry.technique, tier=entry.tier, intent=entry.intent,
             context=entry.context, max_output=entry.max_output, fallbacks=entry.fallbacks, group=entry.group,
-            tags=entry.tags, keep_alive=entry.keep_alive, price=entry.price,
+            tags=entry.tags, keep_alive=entry.keep_alive, price=entry.price, invoke=entry.invoke, notes=entry.notes,
         )  # fmt: skip
     elif entry.group is None or entry.group != before.group:
         others = ", ".join(one.where for one in before.replicas)

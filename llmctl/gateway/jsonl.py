@@ -5,15 +5,17 @@ Written byte for byte the same for the same registry; read with a line number fo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from llmctl import strict_json
 from llmctl.gateway.registry import CHAT, EMBEDDINGS, Handle, Registry, Replica
 
-FILE, SIDECAR = "handles.jsonl", "handles.extra.json"
+FILE, SIDECAR, OTHERS = "handles.jsonl", "handles.extra.json", "handles.others.jsonl"
 KINDS = ("model", "callable")
 INVOKES = (CHAT, EMBEDDINGS, "mcp-tool", "http-get", "http-post")
 MANAGERS = ("systemd", "launchd", "docker", "manual", "external")
@@ -51,20 +53,33 @@ class Mistake:
     what: str
 
     def __str__(self) -> str:
-        return f"{FILE}:{self.line}: {self.what}"
+        return f"line {self.line}: {self.what}"
 
 
-def export(registry: Registry, services: Mapping[str, str]) -> str:
-    """The file of a registry; `services` maps hosts to what keeps their slots running."""
+def export(registry: Registry, services: Mapping[str, str], others: Iterable[Line] = ()) -> str:
+    """The file of a registry; `services` maps hosts to what keeps their slots running. `others` are lines that stand
+    for no slot of llmctl: they stay as they are, but for those whose name is a handle's now."""
     several = len({replica.host for handle in registry.handles.values() for replica in handle.replicas}) > 1
-    found = [_line(handle, services, several) for _, handle in sorted(registry.handles.items()) if handle.replicas]
-    return "".join(f"{line.text()}\n" for line in found)
+    lines = {other.handle: other for other in others}
+    lines |= {name: _line(one, services, several) for name, one in registry.handles.items() if one.replicas}
+    return "".join(f"{line.text()}\n" for _, line in sorted(lines.items()))
 
 
-def sidecar(registry: Registry) -> str:
-    """What the lines have no place for, by handle."""
-    found = {name: {k: v for k, v in asdict(one).items() if k != "name"} for name, one in registry.handles.items()}
-    return json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+def sidecar(registry: Registry, text: str) -> str:
+    """What the lines have no place for, by handle; and the hash of the `text` of the lines, by which llmctl knows that
+    it wrote them."""
+    found = {name: _facts(one) for name, one in registry.handles.items()}
+    said = {"sha256": digest(text.encode()), "default": registry.default, "handles": found}
+    return json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _facts(handle: Handle) -> dict[str, Any]:
+    """What a line has no place for."""
+    return {key: value for key, value in asdict(handle).items() if key not in ("name", "invoke", "notes")}
 
 
 def endpoint(replica: Replica, several: bool) -> str:
@@ -76,37 +91,37 @@ def endpoint(replica: Replica, several: bool) -> str:
 def _line(handle: Handle, services: Mapping[str, str], several: bool) -> Line:
     first = handle.replicas[0]
     manager = services.get(first.host, "none").removesuffix("-system")
-    others = f"{len(handle.replicas)} replicas; the others are in {SIDECAR}" if len(handle.replicas) > 1 else None
     return Line(
         handle.name, "model", handle.invoke, manager if manager in MANAGERS else "manual", endpoint(first, several),
-        {"model": handle.name}, others,
+        {"model": handle.name}, handle.notes,
     )  # fmt: skip
 
 
-def parse(text: str) -> tuple[list[Line], list[Mistake]]:
+def parse(data: bytes) -> tuple[list[Line], list[Mistake]]:
     """The lines that make sense, and what is wrong with the others."""
     lines: list[Line] = []
     mistakes: list[Mistake] = []
     handles: dict[str, int] = {}
     keys: dict[tuple[str, str, str], int] = {}
-    for number, row in enumerate(text.splitlines(), 1):
+    for number, row in enumerate(data.split(b"\n"), 1):
         if not row.strip():
             continue
         try:
-            data = json.loads(row)
-        except ValueError as error:
-            mistakes.append(Mistake(number, f"it is no JSON: {error}"))
+            said = strict_json.loads(row, "it")
+        except strict_json.StrictError as error:
+            mistakes.append(Mistake(number, str(error)))
             continue
-        wrong = list(_wrong(data))
+        wrong = list(_wrong(said))
         if not wrong:
-            line = Line(**{key: data.get(key) for key in (*REQUIRED, "notes")})
+            line = Line(**{key: said.get(key) for key in (*REQUIRED, "notes")})
             if line.handle in handles:
                 wrong.append(f"the handle {line.handle} is on line {handles[line.handle]} already")
             if line.key in keys:
                 wrong.append(f"its kind, endpoint and selector are those of line {keys[line.key]}")
             handles.setdefault(line.handle, number)
             keys.setdefault(line.key, number)
-            lines.append(line)
+            if not wrong:
+                lines.append(line)
         mistakes += [Mistake(number, what) for what in wrong]
     return lines, mistakes
 
@@ -120,14 +135,18 @@ def _wrong(data: Any) -> Iterator[str]:
             yield f"{key} is missing"
     for key in data:
         if key not in (*REQUIRED, "notes"):
-            yield f"unknown key {key!r}"
+            yield f"unknown key {_short(key)}"
     for key, known in (("kind", KINDS), ("invoke", INVOKES), ("managed_by", MANAGERS)):
         if key in data and data[key] not in known:
-            yield f"{key} must be one of {', '.join(known)}, not {data[key]!r}"
+            yield f"{key} must be one of {', '.join(known)}, not {_short(data[key])}"
     for key, form, what in (("handle", _HANDLE, "a-z, 0-9 and -"), ("endpoint_ref", _REF, "a-z, 0-9 and _")):
         if key in data and not (isinstance(data[key], str) and form.fullmatch(data[key])):
-            yield f"{key} must be made of {what}, not {data[key]!r}"
+            yield f"{key} must be made of {what}, not {_short(data[key])}"
     if not isinstance(data.get("selector"), dict | None):
         yield "selector must be an object or null"
     if not isinstance(data.get("notes"), str | None):
         yield "notes must be a text"
+
+
+def _short(value: Any) -> str:
+    return ascii(value)[:80]

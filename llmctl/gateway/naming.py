@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from llmctl.gateway.registry import Handle
+from llmctl.gateway.registry import Handle, Replica
 from llmctl.models.registry.naming import handle as handle_of
+from llmctl.models.registry.naming import model_id
 
 PREFIXES = {"mlx-": "mlx", "ov-": "openvino"}
 """Of names that promise an engine."""
 COMPOSED = "opt-"
 """Of names that promise a technique: opt-TIER-TECHNIQUE or opt-TIER-INTENT."""
+Means = Callable[[str], str | None]
+"""The model that a name means in the catalog, None for a name that means none."""
 
 
-def problems(handle: Handle) -> Iterator[str]:
+def problems(handle: Handle, means: Means = lambda name: None) -> Iterator[str]:
     """What its name says that is not so."""
     for prefix, engine in PREFIXES.items():
         if handle.name.startswith(prefix):
             for replica in handle.replicas:
-                if replica.engine not in (engine, "", "auto"):
-                    yield f"{prefix} promises the engine {engine}, and {replica.where} runs {replica.engine}"
-                base = handle_of(replica.model)
-                if not handle.name.removeprefix(prefix).startswith(base.removeprefix(prefix)):
-                    yield f"behind {prefix} stands the model, which is {base} on {replica.where}"
+                yield from _prefixed(handle.name, prefix, engine, replica, means)
     if handle.name.startswith(COMPOSED):
         words = handle.name.removeprefix(COMPOSED).split("-", 1)
         if handle.technique is None and handle.intent is None:
@@ -32,3 +31,15 @@ def problems(handle: Handle) -> Iterator[str]:
             yield f"what it declares would make it {COMPOSED}{said}"
     elif handle.technique is not None and not handle.name.startswith(tuple(PREFIXES)):
         yield f"a handle with the technique {handle.technique} begins with {COMPOSED}"
+
+
+def _prefixed(name: str, prefix: str, engine: str, replica: Replica, means: Means) -> Iterator[str]:
+    if replica.engine not in (engine, "", "auto"):
+        yield f"{prefix} promises the engine {engine}, and {replica.where} runs {replica.engine}"
+    if _base(name.removeprefix(prefix)) != _base(replica.model) and means(name) != replica.model:
+        yield f"behind {prefix} stands the model, which is {handle_of(replica.model)} on {replica.where}"
+
+
+def _base(name: str) -> str:
+    """Without its quantization, wherever in it that stands."""
+    return handle_of(model_id(name))

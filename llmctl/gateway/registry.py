@@ -15,13 +15,14 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from llmctl import paths
+from llmctl.config import CHAT as CHAT
+from llmctl.config import EMBEDDINGS as EMBEDDINGS
 from llmctl.domain import build
 from llmctl.errors import LlmctlError, StateError, UnknownName, nearest
 from llmctl.files import read_json, write_json
 
 VERSION = 1
 NAME = "registry.json"
-CHAT, EMBEDDINGS = "openai-chat", "openai-embeddings"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Handle:
     tags: tuple[str, ...] = ()
     keep_alive: float | None = None
     price: tuple[float, float] = (0.0, 0.0)
+    notes: str | None = None
 
     @property
     def on_demand(self) -> bool:

@@ -17,7 +17,8 @@ from llmctl.render import (
     deploy,
     doctor,
     fleet,
-    gateway_litellm,
+    gateway,
+    handles,
     health,
     history,
     hosts,
@@ -140,5 +141,6 @@ VIEWS: dict[str, View] = {
     **trust.VIEWS,
     **native.VIEWS,
     **wheelhouse.VIEWS,
-    **gateway_litellm.VIEWS,
+    **gateway.VIEWS,
+    **handles.VIEWS,
 }

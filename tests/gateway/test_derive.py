@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmctl.config import Config, HandleEntry, Host, Profile, ProfileSlot
-from llmctl.gateway import checking, jsonl
+from llmctl.gateway import checking, jsonl, needs
 from llmctl.gateway.checking import Live
 from llmctl.gateway.derive import address, derived
 from llmctl.gateway.registry import Registry
@@ -114,36 +115,132 @@ def test_a_slot_that_runs_another_model_is_found() -> None:
     assert not whats(checking.handles(known(), {}))  # nobody could ask
 
 
+def test_a_slot_that_is_empty_or_not_there_is_found_and_one_on_demand_may_be() -> None:
+    assert whats(checking.handles(known(), {"a": {}})) == whats(checking.handles(known(), {"a": {8101: row(None)}}))
+    assert whats(checking.handles(known(), {"a": {}}))[0].startswith("handle fast: a:8101 runs nothing")
+    late = made(slot(8101, handle="late", on_demand=True))[0]
+    assert not whats(checking.handles(late, {"a": {8101: row(None)}}))
+    assert whats(checking.handles(late, {"a": {8101: row("phi-3")}}))
+
+
+def exported(registry: Registry, service: str = "systemd") -> str:
+    return jsonl.export(registry, {"a": service})
+
+
 def test_the_file_is_compared_by_content() -> None:
-    text = jsonl.export(known(), {"a": "systemd"})
+    text = exported(known())
     spaced = "\n".join(row.replace(",", ", ") for row in reversed(text.splitlines()))
-    assert not whats(checking.file(known(), spaced, {"a": "systemd"})) and not whats(checking.file(known(), None, {}))
-    assert whats(checking.file(known(), text, {"a": "launchd"})) == [
-        "handles.jsonl: fast differs in managed_by", "handles.jsonl: qwen2-5-7b differs in managed_by"
-    ]  # fmt: skip
+    assert not whats(checking.file(spaced.encode(), text, True))
+    assert whats(checking.file(text.encode(), exported(known(), "launchd"), True)) == [
+        'handles.jsonl: fast: managed_by is "systemd", now "launchd"',
+        'handles.jsonl: qwen2-5-7b: managed_by is "systemd", now "launchd"',
+    ]
     other = text.replace('"handle":"fast"', '"handle":"slow"')
-    assert whats(checking.file(known(), other, {"a": "systemd"})) == [
+    assert whats(checking.file(other.encode(), text, True)) == [
         "handles.jsonl: fast is missing", "handles.jsonl: slow is no handle any more"
     ]  # fmt: skip
-    assert whats(checking.file(known(), text + "{\n", {"a": "systemd"}))[0].startswith("handles.jsonl:3: it is no JSON")
+    assert whats(checking.file(f"{text}{{\n".encode(), text, True))[0].startswith("handles.jsonl:3: it is not JSON")
+
+
+def test_a_file_of_somebody_is_read_and_not_compared() -> None:
+    (problem,) = checking.file(b"\n", exported(known()), False)
+    assert problem.hint == "llmctl handles import handles.jsonl"
+    assert [one.hint for one in checking.file(b"{", "", False)][0] == "mend it there"
+
+
+def test_lines_that_would_be_lost_are_named() -> None:
+    text = exported(known())
+    tool = jsonl.Line("tool", "callable", "mcp-tool", "manual", "ep_x", None)
+    for line, is_lost in (
+        (tool, True), (replace(tool, kind="model", managed_by="external"), True),
+        (replace(tool, kind="model"), False), (replace(tool, handle="fast"), False),
+    ):  # fmt: skip
+        assert bool(list(checking.lost(f"{text}{line.text()}\n".encode(), text))) == is_lost, line
 
 
 def test_the_sidecar_and_what_the_gateway_has() -> None:
-    assert not whats(checking.sidecar(known(), jsonl.sidecar(known())))
-    assert whats(checking.sidecar(known(), "{}")) and whats(checking.sidecar(known(), "{"))
+    extra = jsonl.sidecar(known(), "")
+    assert not whats(checking.sidecar(extra.encode(), extra))
+    deep = made(slot(8101, handles=(HandleEntry("fast", context=8192),)), rows=ROWS)[0]
+    assert "handles.extra.json: fast: context is null, now 8192" in whats(
+        checking.sidecar(extra.encode(), jsonl.sidecar(deep, ""))
+    )
+    assert "handles.extra.json: fast is missing" in whats(checking.sidecar(b'{"handles": {}}', extra))
+    assert 'handles.extra.json: the default is null, now "fast"' in whats(checking.sidecar(b"{}", extra))
     assert not whats(checking.written(known(), known()))
+    assert whats(checking.written(deep, known())) == ["the gateway's registry: fast: context is null, now 8192"]
     assert whats(checking.written(known(), Registry())) == [
-        "the gateway: it does not know fast", "the gateway: it does not know qwen2-5-7b"
+        "the gateway's registry: fast is missing", "the gateway's registry: qwen2-5-7b is missing",
+        'the gateway\'s registry: the default is null, now "fast"',
     ]  # fmt: skip
-    assert whats(checking.written(Registry(), known()))[0] == "the gateway: it still has fast"
+    assert whats(checking.written(Registry(), known()))[0] == "the gateway's registry: fast is no handle any more"
+
+
+def test_where_replicas_differ_their_slots_are_told() -> None:
+    moved = made(slot(8102, handle="fast"))[0]
+    (one, *_) = whats(checking.written(moved, known()))
+    assert one == ('the gateway\'s registry: fast: replicas is ["a:8101 qwen2.5-7b"], now ["a:8102 qwen2.5-7b"]')
 
 
 def test_what_slots_and_the_gateway_answer() -> None:
-    entry = HandleEntry("fast", context=8192)
+    entry = HandleEntry("fast", context=8192, technique="self-consistency")
     registry = made(slot(8101, handles=(entry,)), rows=ROWS)[0]
-    good = {"a:8101": Live(("qwen2.5-7b", "fast"), 8192)}
-    assert not whats(checking.live(registry, good, registry.handles)) and not whats(checking.live(registry, {}, None))
-    bad = whats(checking.live(registry, {"a:8101": Live(("phi-3",), 4096)}, ["fast", "old"]))
-    assert "handle fast: a:8101 answers to phi-3, not to qwen2.5-7b" in bad
-    assert "handle fast: it promises 8,192 tokens, and a:8101 takes 4,096" in bad
-    assert bad[-2:] == ["the gateway: it lists old, which is none", "the gateway: it does not list qwen2-5-7b"]
+    good = {"a:8101": Live(("qwen2.5-7b", "fast"), 8192, "torch", ("fork",))}
+    assert not whats(checking.live(registry, good)) and not whats(checking.live(registry, {}))
+    bad = whats(checking.live(registry, {"a:8101": Live(("phi-3",), 4096, "upstream", ())}))
+    assert bad[:3] == [
+        "handle fast: a:8101 answers to phi-3, not to qwen2.5-7b",
+        "handle fast: it promises 8,192 tokens, and a:8101 takes 4,096",
+        "handle fast: self-consistency needs fork, and the engine upstream has no such thing",
+    ]
+    assert whats(checking.live(registry, {"a:8101": Live(why="no")}))[0] == "handle fast: a:8101 does not answer: no"
+    assert not whats(checking.listed(registry, ["fast", "qwen2-5-7b"], "8090"))
+    assert whats(checking.listed(registry, ["fast", "old"], "8090")) == [
+        "the gateway 8090: it lists old, which is none", "the gateway 8090: it does not list qwen2-5-7b"
+    ]  # fmt: skip
+
+
+def test_what_a_technique_needs() -> None:
+    assert not list(needs.problems("deepconf", "torch")) and not list(needs.problems("bon", "upstream", ()))
+    assert not list(needs.problems("deepconf", "upstream")), "of this engine only a slot can tell"
+    assert list(needs.problems("deepconf", "scripted")) == [
+        "deepconf needs fork, and the engine scripted has no such thing"
+    ]
+    assert list(needs.problems("deepconf", "torch", ("fork",)))
+    assert list(needs.problems("bom", "torch")) == ["there is no technique 'bom', did you mean 'bon'?"]
+
+
+# ── a host that nobody could ask ────────────────────────────────────────────────────────────────────────────────────
+
+
+BOTH = {"a": {8101: row("m", "torch", "fast")}, "b": {8101: row("m", "torch", "x"), 8105: row("phi-3")}}
+
+
+def without_b(before: Registry, *slots: ProfileSlot) -> Registry:
+    return derived(FLEET, [Profile("p", Path("p.toml"), slots=slots)], {"a": BOTH["a"], "c": {}}, before)[0]
+
+
+def test_slots_of_a_silent_host_stay_as_the_registry_had_them() -> None:
+    slots = (
+        slot(8101, "m", handle="fast"), slot(8101, "m", "b", handle="deep"),
+        ProfileSlot(port="auto", model="phi-3", host="b", handle="anywhere"),
+        slot(8109, "late", "b", handle="late", on_demand=True),
+    )  # fmt: skip
+    before, problems = made(*slots, rows={**BOTH, "c": {}})
+    assert not problems and without_b(before, *slots) == before
+    assert [one.where for one in before.handles["m"].replicas] == ["a:8101", "b:8101"]
+    assert "late" in before.handles and before.handles["late"].on_demand
+
+
+def test_of_a_silent_host_what_the_profile_has_no_more_goes_and_a_host_that_is_none_goes() -> None:
+    before, _ = made(slot(8101, "m", "b", handle="deep"), rows={**BOTH, "c": {}})
+    assert "deep" in before.handles and "deep" not in without_b(before).handles
+    assert [one.where for one in without_b(before).handles["phi-3"].replicas] == ["b:8105"]
+    gone = Config(None, {"a": A}, "a")
+    assert list(derived(gone, [], {"a": BOTH["a"]}, before)[0].handles) == ["m"]
+
+
+def test_a_host_that_answers_is_believed() -> None:
+    before, _ = made(rows=BOTH)
+    after, _ = derived(FLEET, [], {"a": {}, "b": {}, "c": {}}, before)
+    assert not after.handles

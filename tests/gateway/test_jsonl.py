@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -22,7 +23,7 @@ def of(*handles: Handle) -> Registry:
 
 def test_the_example_of_the_system_that_it_replaces() -> None:
     assert jsonl.export(of(GPT), {"studio": "launchd-system"}) == EXAMPLE + "\n"
-    (line,), mistakes = jsonl.parse(EXAMPLE)
+    (line,), mistakes = jsonl.parse(EXAMPLE.encode())
     assert not mistakes and line.text() == EXAMPLE
 
 
@@ -32,10 +33,38 @@ def test_lines_are_in_the_order_of_names_and_the_same_each_time() -> None:
     assert text == jsonl.export(of(deep, GPT), {"gpu-1": "systemd"})
     rows = [json.loads(row) for row in text.splitlines()]
     assert [row["handle"] for row in rows] == ["deep", GPT.name]
-    assert rows[0]["endpoint_ref"] == "ep_gpu_1_torch_slot_8101" and "2 replicas" in rows[0]["notes"]
-    assert rows[1]["managed_by"] == "manual" and "notes" not in rows[1]
-    assert not jsonl.parse(text)[1]
-    assert set(json.loads(jsonl.sidecar(of(deep)))["deep"]) >= {"replicas", "fallbacks", "group", "tags", "technique"}
+    assert rows[0]["endpoint_ref"] == "ep_gpu_1_torch_slot_8101" and "notes" not in rows[0]
+    assert rows[1]["managed_by"] == "manual"
+    assert not jsonl.parse(text.encode())[1]
+    extra = json.loads(jsonl.sidecar(of(deep), text))
+    assert {"replicas", "fallbacks", "group", "tags", "technique"} <= set(extra["handles"]["deep"])
+    assert extra["sha256"] == jsonl.digest(text.encode())
+
+
+def test_lines_of_others_are_among_them_but_for_a_name_that_is_a_handle() -> None:
+    tool = jsonl.Line("calendar", "callable", "mcp-tool", "docker", "ep_calendar", {"b": 1, "a": 2}, "each day")
+    taken = replace(tool, handle=GPT.name)
+    text = jsonl.export(of(GPT), {}, [tool, taken])
+    assert [line.handle for line in jsonl.parse(text.encode())[0]] == ["calendar", GPT.name]
+    assert text.splitlines()[0] == tool.text() and '"notes":"each day"' in text and '{"b":1,"a":2}' in text
+
+
+def test_notes_and_the_way_of_a_handle_are_in_its_line() -> None:
+    text = jsonl.export(of(replace(GPT, notes="old", invoke="openai-embeddings")), {})
+    assert json.loads(text)["notes"] == "old" and json.loads(text)["invoke"] == "openai-embeddings"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (EXAMPLE[:-1] + ',"kind":"model"}', "'kind' twice"), (EXAMPLE.replace("8100", "8100\\ud800"), "surrogate"),
+        (EXAMPLE.replace("{", "[" * 500, 1), "not JSON"), (EXAMPLE.replace('"mlx', 'NaN,"x', 1), "NaN"),
+    ],
+)  # fmt: skip
+def test_what_two_parsers_would_read_differently_is_a_mistake(line: str, says: str) -> None:
+    lines, (mistake, *_) = jsonl.parse(line.encode())
+    assert not lines and says in mistake.what
+    assert "not UTF-8" in jsonl.parse(b'{"handle": "\xff"}')[1][0].what
 
 
 @pytest.mark.parametrize(
@@ -47,15 +76,15 @@ def test_lines_are_in_the_order_of_names_and_the_same_each_time() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_has_its_line(change: dict[str, object], says: str) -> None:
-    lines, (mistake,) = jsonl.parse(f"\n{json.dumps({**json.loads(EXAMPLE), **change})}\n")
-    assert not lines and str(mistake).startswith("handles.jsonl:2: ") and says in mistake.what
+    lines, (mistake,) = jsonl.parse(f"\n{json.dumps({**json.loads(EXAMPLE), **change})}\r\n".encode())
+    assert not lines and mistake.line == 2 and says in mistake.what
 
 
 def test_what_is_missing_no_json_or_there_twice() -> None:
-    _, mistakes = jsonl.parse('{"handle":"a"}\n{\n[]\n')
+    _, mistakes = jsonl.parse(b'{"handle":"a"}\n{\n[]\n')
     assert [m.line for m in mistakes] == [1] * 5 + [2, 3]
     other = json.dumps({**json.loads(EXAMPLE), "handle": "other"})
-    _, mistakes = jsonl.parse(f"{EXAMPLE}\n{EXAMPLE}\n{other}\n")
+    _, mistakes = jsonl.parse(f"{EXAMPLE}\n{EXAMPLE}\n{other}\n".encode())
     assert mistakes[0].what.endswith("is on line 1 already")
     assert [m.line for m in mistakes] == [2, 2, 3]
 
@@ -68,6 +97,12 @@ def test_a_prefix_is_checked_against_engine_and_technique() -> None:
     assert not named("qwen2-5-7b") and not named("fast") and not named("fast", "mlx")
     assert not named("mlx-qwen2-5-7b-4bit", "mlx") and not named("ov-qwen2-5-7b", "openvino")
     assert "promises the engine mlx, and h:8101 runs torch" in named("mlx-qwen2-5-7b")[0]
+    assert not named("mlx-qwen3-235b-4bit-a22b-instruct-2507", "mlx", "qwen3-235b-a22b-instruct-2507")
+    assert not named("mlx-gemma-3-27b-4bit-it-qat", "mlx", "gemma-3-27b-it-qat")
+    assert not list(naming.problems(GPT)) and not named("mlx-qwen2-5-7b-4bit", "mlx", "qwen2.5-7b-4bit")
+    assert named("mlx-qwen2-5-7b-instruct", "mlx"), "another base model"
+    odd = Handle("mlx-big-one", (Replica("h", 8101, "qwen2.5-7b", "mlx"),))
+    assert list(naming.problems(odd)) and not list(naming.problems(odd, {"mlx-big-one": "qwen2.5-7b"}.get))
     assert "which is qwen2-5-7b on h:8101" in named("mlx-llama", "mlx")[0]
     assert "declares none" in named("opt-quick-cot")[0]
     assert not named("opt-quick-cot", technique="cot", tier="quick")

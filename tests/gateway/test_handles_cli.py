@@ -1,0 +1,224 @@
+"""`llmctl handles …` and what people see of it and of `llmctl gateway …`: over real slots, and a real gateway."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmctl.gateway import jsonl, registry
+from tests.conftest import eventually
+from tests.gateway.around import DEEP, FAST, LATE, Machine, machine
+
+__all__ = ["machine"]
+Capture = pytest.CaptureFixture[str]
+GENERATED = (jsonl.FILE, jsonl.SIDECAR)
+
+
+@pytest.fixture
+def files(machine: Machine) -> Iterator[Path]:
+    """The folder of the configuration; afterwards as it was."""
+    profile = machine.config / "profiles" / "all.toml"
+    text = profile.read_text()
+    yield machine.config
+    profile.write_text(text)
+    for name in (*GENERATED, jsonl.OTHERS):
+        (machine.config / name).unlink(missing_ok=True)
+
+
+def problems(machine: Machine, capsys: Capture, *words: str, code: int | None = 1) -> list[str]:
+    found = machine.llmctl(capsys, "handles", "check", *words, code=code)["data"]["problems"]
+    return [f"{one['where']}: {one['what']}" for one in found]
+
+
+# ── list, show, sync ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_all_handles_and_one(machine: Machine, capsys: Capture) -> None:
+    data = machine.llmctl(capsys, "handles", "list")["data"]
+    assert [one["name"] for one in data["handles"]] == [FAST, DEEP, LATE, "alpha", "beta"]
+    assert (data["default"], data["problems"], data["kept"]) == (FAST, [], [])
+    code, out, _ = machine.shown(capsys, "handles", "list")
+    assert code == 0 and out.splitlines()[0].split() == ["HANDLE", "MODEL", "SLOTS", "ON", "DEMAND", "FALLBACKS"]
+    assert out.splitlines()[1].split() == [FAST, "*", "alpha", machine.where(FAST), "-", "-"]
+    assert "yes" in out.splitlines()[3]
+
+    data = machine.llmctl(capsys, "handles", "show", DEEP)["data"]
+    assert (data["handle"]["context"], data["chain"]) == (512, [DEEP])
+    code, out, _ = machine.shown(capsys, "handles", "show", DEEP)
+    assert code == 0 and "context: 512" in out and f"{machine.where(DEEP)} · beta · scripted" in out
+
+
+def test_an_unknown_handle_names_the_nearest(machine: Machine, capsys: Capture) -> None:
+    (error,) = machine.llmctl(capsys, "handles", "show", "depe", code=2)["errors"]
+    assert error["code"] == "unknown_name" and "'depe'" in error["message"] and error["hint"] == "did you mean 'deep'?"
+
+
+def test_what_is_synced_the_gateway_takes_up(machine: Machine, capsys: Capture, files: Path) -> None:
+    profile = files / "profiles" / "all.toml"
+    profile.write_text(profile.read_text().replace('handle = "fast"', 'handle = "quick"'))
+    data = machine.llmctl(capsys, "handles", "sync")["data"]
+    assert data["handles"][0]["name"] == "quick" and data["hash"] == registry.read(machine.home).hash
+    eventually(lambda: "quick" in machine.gateway.status().handles)
+    profile.write_text(profile.read_text().replace('handle = "quick"', 'handle = "fast"'))
+    assert "5 handles" in machine.shown(capsys, "handles", "sync")[1]
+    eventually(lambda: FAST in machine.gateway.status().handles)
+
+
+def test_a_fallback_that_is_none_is_told_by_all_verbs(machine: Machine, capsys: Capture, files: Path) -> None:
+    profile = files / "profiles" / "all.toml"
+    profile.write_text(profile.read_text().replace("context = 512", 'fallbacks = ["gone"]'))
+    assert problems(machine, capsys)[0] == "handle deep: it falls back to gone, which is none"
+    code, out, _ = machine.shown(capsys, "handles", "list")
+    assert code == 3 and "it falls back to gone" in out and "    llmctl handles list" in out
+
+
+# ── export, check, --fix ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_export_is_the_same_each_time_and_check_agrees(machine: Machine, capsys: Capture, files: Path) -> None:
+    assert machine.llmctl(capsys, "handles", "export")["data"]["files"] == [str(files / name) for name in GENERATED]
+    first = [(files / name).read_bytes() for name in GENERATED]
+    lines, mistakes = jsonl.parse(first[0])
+    assert [line.handle for line in lines] == sorted([FAST, DEEP, LATE, "alpha", "beta"]) and not mistakes
+    assert json.loads(first[1])["handles"][DEEP]["context"] == 512
+    machine.llmctl(capsys, "handles", "export")
+    assert [(files / name).read_bytes() for name in GENERATED] == first
+    assert problems(machine, capsys, code=0) == []
+    assert "5 handles, nothing is wrong" in machine.shown(capsys, "handles", "check")[1]
+
+
+def test_what_differs_is_told_line_by_line_and_fixed(machine: Machine, capsys: Capture, files: Path) -> None:
+    machine.llmctl(capsys, "handles", "export")
+    lines, extra = files / jsonl.FILE, files / jsonl.SIDECAR
+    before = lines.read_bytes(), extra.read_bytes()
+    lines.write_text(lines.read_text().replace('"managed_by":"manual"', '"managed_by":"launchd"', 1) + "{\n")
+    extra.write_text(extra.read_text().replace('"context": 512', '"context": 4096'))
+    path = registry.path(machine.home)
+    path.write_text(path.read_text().replace("512", "256"))
+    assert problems(machine, capsys) == [
+        "handles.jsonl:6: it is not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
+        'handles.jsonl: alpha: managed_by is "launchd", now "manual"',
+        "handles.extra.json: deep: context is 4096, now 512",
+        "the gateway's registry: deep: context is 256, now 512",
+    ]
+    code, out, _ = machine.shown(capsys, "handles", "check")
+    assert code == 1 and "deep: context is 4096, now 512\n    llmctl handles check --fix" in out
+    fixed = machine.llmctl(capsys, "handles", "check", "--fix")["data"]
+    assert fixed["files"] == [str(path), str(lines), str(extra)] and fixed["problems"] == []
+    assert (lines.read_bytes(), extra.read_bytes()) == before
+    assert machine.llmctl(capsys, "handles", "check", "--fix")["data"]["files"] == []
+
+
+def test_fix_never_touches_what_llmctl_did_not_write(machine: Machine, capsys: Capture, files: Path) -> None:
+    own = '{"handle":"mine","kind":"model","invoke":"openai-chat","managed_by":"manual","endpoint_ref":"x","selector":null}\n'
+    (files / jsonl.FILE).write_text(own)
+    profile = (files / "profiles" / "all.toml").read_text()
+    assert problems(machine, capsys, "--fix") == ["handles.jsonl: it was not written by llmctl, which leaves it alone"]
+    (error,) = machine.llmctl(capsys, "handles", "export", code=1)["errors"]
+    assert error["code"] == "consent" and error["hint"] == "add --yes"
+    assert (files / jsonl.FILE).read_text() == own and not (files / jsonl.SIDECAR).exists()
+    assert (files / "profiles" / "all.toml").read_text() == profile
+    (files / jsonl.SIDECAR).write_text('{"mine": 1}')
+    assert "handles.extra.json: it was not written by llmctl" in problems(machine, capsys, "--fix")[1]
+    assert (files / jsonl.SIDECAR).read_text() == '{"mine": 1}'
+
+
+def test_fix_loses_no_line_of_what_is_no_slot(machine: Machine, capsys: Capture, files: Path) -> None:
+    machine.llmctl(capsys, "handles", "export")
+    tool = jsonl.Line("calendar", "callable", "mcp-tool", "docker", "ep_calendar", None).text()
+    lines = files / jsonl.FILE
+    lines.write_text(f"{lines.read_text()}{tool}\n")
+    text = lines.read_text()
+    found = problems(machine, capsys, "--fix")
+    assert found[0] == "handles.jsonl: calendar stands only here, and would be lost" and lines.read_text() == text
+    (files / jsonl.OTHERS).write_text(f"{tool}\n")
+    assert problems(machine, capsys, "--fix", code=0) == [] and "calendar" in lines.read_text()
+
+
+def test_a_line_of_the_others_that_makes_no_sense_is_named(machine: Machine, capsys: Capture, files: Path) -> None:
+    (files / jsonl.OTHERS).write_text('\n{"handle": "x"}\n')
+    (error,) = machine.llmctl(capsys, "handles", "export", code=2)["errors"]
+    assert f"{files / jsonl.OTHERS}:2: kind is missing" in error["message"]
+    assert any("kind is missing" in what for what in problems(machine, capsys, "--fix"))
+    taken = jsonl.Line(FAST, "model", "openai-chat", "external", "ep_x", None).text()
+    (files / jsonl.OTHERS).write_text(f"{taken}\n")
+    assert problems(machine, capsys) == ["handles.others.jsonl: fast is a handle of a slot now"]
+
+
+def test_a_registry_that_makes_no_sense_is_told_and_fixed(machine: Machine, capsys: Capture) -> None:
+    path = registry.path(machine.home)
+    whole = path.read_bytes()
+    for nonsense in (b"{", b'{"version": 1, "data": {"version": 1, "handles": [{"name": "a"}]}}'):
+        path.write_bytes(nonsense)
+        (what,) = problems(machine, capsys)
+        assert what.startswith("the gateway's registry: ") and str(path) in what
+        assert problems(machine, capsys, "--fix", code=0) == []
+        assert path.read_bytes() == whole
+
+
+# ── --live ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_live_asks_the_slots_and_the_gateway(machine: Machine, capsys: Capture, files: Path) -> None:
+    data = machine.llmctl(capsys, "handles", "check", "--live")["data"]
+    assert data["problems"] == [] and data["not_asked"] == [f"{machine.where(LATE)}, loaded at its first request"]
+    profile = files / "profiles" / "all.toml"
+    profile.write_text(profile.read_text().replace("context = 512", "context = 900000"))
+    spec = machine.slot(DEEP).folder.read_desired().spec
+    machine.llmctl(capsys, "handles", "sync")
+    assert problems(machine, capsys, "--live") == [
+        f"handle deep: it promises 900,000 tokens, and {machine.where(DEEP)} takes {spec.engine.context if spec else 0:,}"
+    ]
+
+
+def test_live_finds_what_a_gateway_does_not_list_yet(machine: Machine, capsys: Capture, files: Path) -> None:
+    profile = files / "profiles" / "all.toml"
+    text = profile.read_text()
+    profile.write_text(text.replace('"deep"', '"depth"'))
+    found = problems(machine, capsys, "--live")
+    gateway = f"the gateway {machine.ports['gateway']}"
+    assert found[-2:] == [f"{gateway}: it lists deep, which is none", f"{gateway}: it does not list depth"]
+    assert "the gateway's registry: depth is missing" in found
+    profile.write_text(text)
+    machine.llmctl(capsys, "handles", "sync")
+    eventually(lambda: problems(machine, capsys, "--live", code=None) == [])
+
+
+def test_a_technique_that_the_engine_cannot_serve_is_refused_here(
+    machine: Machine, capsys: Capture, files: Path
+) -> None:
+    profile = files / "profiles" / "all.toml"
+    text = profile.read_text()
+    for technique, says in (
+        ("deepconf", "deepconf needs fork, and the engine scripted has no such thing"),
+        ("deepcomf", "there is no technique 'deepcomf', did you mean 'deepconf'?"),
+    ):
+        profile.write_text(text.replace("context = 512", f'technique = "{technique}"'))
+        assert f"handle deep: {says}" in problems(machine, capsys)
+        assert f"handle deep: {says}" in problems(machine, capsys, "--live")
+
+
+def test_live_finds_a_slot_that_does_not_answer(machine: Machine, capsys: Capture) -> None:
+    deep = machine.where(DEEP)
+    machine.slot(DEEP).kill()
+    (found,) = {what for what in problems(machine, capsys, "--live") if what.startswith("handle deep")}
+    assert found.startswith(f"handle deep: {deep} does not answer: ")
+    machine.llmctl(capsys, "restart", deep)
+    machine.settled()
+    assert problems(machine, capsys, "--live", code=0) == []
+
+
+def test_a_slot_that_runs_another_model_or_none_is_found(machine: Machine, capsys: Capture) -> None:
+    deep = machine.where(DEEP)
+    machine.llmctl(capsys, "swap", deep, "alpha")
+    assert f"handle deep: {deep} runs alpha, and it stands for beta" in problems(machine, capsys)
+    machine.llmctl(capsys, "unload", deep)
+    assert f"handle deep: {deep} runs nothing, and it stands for beta" in problems(machine, capsys)
+    machine.llmctl(capsys, "profile", "load", "all")
+    machine.llmctl(capsys, "handles", "sync")
+    machine.settled()
+    assert problems(machine, capsys, code=0) == []
