@@ -116,16 +116,20 @@ def add(
 
 @keys.command("list")
 def list_(ctx: typer.Context) -> Answer:
-    """All keys, by name: what each may do."""
-    from llmctl.gateway import callers
+    """All keys, by name: what each may do, and the tokens that it has used of its day or month."""
+    import datetime
+
+    from llmctl.gateway import callers, spent
 
     session: Session = ctx.obj
-    return Answer({"keys": [callers.shown(one) for one in callers.read(session.home).values()]})
+    rows, today = spent.everywhere(session.home), datetime.date.today()
+    found = callers.read(session.home).values()
+    return Answer({"keys": [callers.shown(one, spent.used(rows, one.name, one.allowed, today)) for one in found]})
 
 
 @keys.command()
 def revoke(ctx: typer.Context, name: KeyName) -> Answer:
-    """End a key: its requests are refused from now on, and those under way are cut."""
+    """End a key: its requests are refused from now on, and those under way end within a second or two."""
     from llmctl.gateway import callers
 
     session: Session = ctx.obj

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -16,12 +17,13 @@ from typing import Any
 
 from llmctl import paths
 from llmctl.domain import build
-from llmctl.errors import Refused, StateError, UnknownName, nearest
+from llmctl.errors import Refused, StateError, UnknownName, UsageError, nearest
 from llmctl.files import locked, read_json, stamp, write_json
 from llmctl.gateway.limits import Allowed
 
 NAME = "keys.json"
 PREFIX = "llmctl-"
+GLOB = re.compile(r"[a-z0-9._*?!\[\]-]{1,128}")
 VERSION = 1
 
 
@@ -58,6 +60,9 @@ def read(home: Path) -> dict[str, Caller]:
 def add(home: Path, name: str, allowed: Allowed) -> str:
     """Make a key; the only time that it is seen. Refused where the name is taken."""
     paths.check_name(name, "key")
+    for glob in allowed.handles:
+        if not GLOB.fullmatch(glob):
+            raise UsageError(f"{glob[:140]!r} is no handle, nor a pattern of some", hint="--handle 'fast-*'")
     with locked(_path(home).with_suffix(".lock")):
         known = read(home)
         if any(one.name == name and one.revoked is None for one in known.values()):
@@ -127,6 +132,7 @@ class Callers:
         return None
 
 
-def shown(caller: Caller) -> dict[str, Any]:
-    """A row of `gateway keys list`."""
-    return {"name": caller.name, "made": caller.made, "revoked": caller.revoked, **asdict(caller.allowed)}
+def shown(caller: Caller, used: int = 0) -> dict[str, Any]:
+    """A row of `gateway keys list`; `used` are tokens of its day or month."""
+    about = {"name": caller.name, "made": caller.made, "revoked": caller.revoked, "used": used}
+    return {**about, **asdict(caller.allowed)}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmctl import paths
 from llmctl.errors import StateError
 from llmctl.files import read_json, write_json
 from llmctl.gateway.limits import Allowed, Meter, period_of
@@ -68,7 +69,13 @@ def _sound(row: Any) -> bool:
     )  # fmt: skip
 
 
-def used(rows: Rows, name: str, allowed: Allowed, today: datetime.date) -> int:
+def everywhere(home: Path) -> list[Rows]:
+    """Of all gateways of a state folder: each counts what it has let in."""
+    return [read(paths.slot(home, port)) for port in paths.slot_ports(home)]
+
+
+def used(gateways: Iterable[Rows], name: str, allowed: Allowed, today: datetime.date) -> int:
     """Tokens of the day or month that `today` is in."""
-    row = rows.get(name)
-    return int(row["spent"]) if row and row["period"] == period_of(allowed.per, today) else 0
+    period = period_of(allowed.per, today)
+    found = (rows.get(name) for rows in gateways)
+    return sum(int(row["spent"]) for row in found if row and row["period"] == period)

@@ -35,7 +35,7 @@ def test_it_is_read_again_and_turns_with_the_month(tmp_path: Path) -> None:
     assert again.of("ann").spent == 100 and again.of("carl").spent == 0
     use(again, "ann", 1, today=datetime.date(2030, 2, 1))
     assert again.of("ann").spent == 1
-    rows = spent.read(tmp_path)
+    rows = [spent.read(tmp_path)]
     assert spent.used(rows, "ann", Allowed(), TODAY) == 100 and spent.used(rows, "bob", Allowed(per=DAY), TODAY) == 5
     assert not spent.used(rows, "bob", Allowed(), TODAY) and not spent.used(rows, "carl", Allowed(), TODAY)
     assert (tmp_path / spent.NAME).stat().st_mode & 0o777 == 0o600

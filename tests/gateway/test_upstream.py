@@ -170,7 +170,7 @@ def test_a_replica_that_speaks_unasked_loses_its_connection(odds: Start) -> None
 
 
 @pytest.mark.parametrize(
-    "begun", [b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", chunked(b"{", kind=b"application/json", end=False)]
+    "begun", [b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n{", chunked(b"{", kind=b"application/json", end=False)]
 )
 def test_an_answer_that_breaks_is_cut_and_never_asked_for_again(odds: Start, begun: bytes) -> None:
     found = odds(dies_after(begun), dies_after(begun))
@@ -179,6 +179,14 @@ def test_an_answer_that_breaks_is_cut_and_never_asked_for_again(odds: Start, beg
     assert sum(len(one.asked) for one in found.replicas) == 1
     eventually(lambda: found.logged)
     assert found.logged[0]["status"] == 502
+
+
+def test_a_short_answer_that_breaks_is_taken_back_and_another_replica_asked(odds: Start) -> None:
+    begun = b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\nx-first: 1\r\n\r\n{"
+    found = odds(dies_after(begun), says(whole()))
+    answer = ask(found)
+    assert answer.content == HELLO and "x-first" not in answer.headers
+    assert ask(odds(dies_after(begun))).status_code == 503
 
 
 def test_one_that_is_busy_sends_on_and_the_last_ones_word_is_passed(odds: Start) -> None:
