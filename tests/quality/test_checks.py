@@ -39,7 +39,10 @@ def called(*calls: Call, finish: str = "tool_calls", text: str = "") -> Reply:
 
 
 CASES = {
-    "hello": said("Hello!", empty=" \n", leak="Hello!<|im_end|>"),
+    "hello": Case(
+        Reply("Hello!"),
+        (("empty", Reply(" \n")), ("empty", called(WEATHER)), ("leak", Reply("Hello!<|im_end|>"))),
+    ),
     "quick": Case(
         Reply("Red", first=29.0, seconds=100.0),
         (("latency", Reply("Red", first=31.0, seconds=31.5)), ("latency", Reply("Red", first=1.0, seconds=121.0))),
@@ -86,7 +89,7 @@ CASES = {
             ("tools", Reply("It is sunny in Oslo.")),
             ("tools", called(Call("weather", '{"city": "Rome"}'))),
             ("tools", called(Call("weather", '{"city": "Oslo"'))),
-            ("tools", called(Call("weather", '["Oslo"]'))),
+            ("tools", called(Call("weather", '["city"]'))),
             ("tools", called(WEATHER, WEATHER)),
             ("tools", called(WEATHER, finish="stop")),
             ("tools", called(Call("forecast", '{"city": "Oslo"}'))),

@@ -80,10 +80,12 @@ def test_a_slot_of_another_host_is_asked_over_ssh_and_gets_its_model_back(fleet:
     (fleet.config / "quality.toml").write_text(WHO)
     one = fleet.at("gpu1")
     assert fleet("swap", one, "alpha").code == 0
-    first = fleet("quality", one)
-    assert (first.code, first.data["runs"][0]["passed"]) == (0, ["who"])
+    first = fleet("quality", "alpha")
+    assert (first.code, first.data["runs"][0]["passed"], first.data["runs"][0]["through"]) == (
+        0, ["who"], f"the slot {one}"
+    )  # fmt: skip
     assert "gpu1" in fleet.text("history", "--slot", one)[1]
-    done = fleet("swap", one, "beta", "--require-quality")
+    done = fleet("swap", one, "beta", "--require-quality")  # held against what alpha can
     assert (done.code, done.errors[0]["message"]) == (1, "beta fails who; alpha serves again")
     assert done.data["quality"]["rows"][0]["failed"] == {"says": "there is no 'alpha': 'I am beta.'"}
     assert fleet.model(one) == "alpha"

@@ -63,6 +63,16 @@ def test_what_failed_from_the_beginning_is_no_finding_until_it_has_passed_once(a
     assert (ask(port, prompts)[0], statuses(ask(port, prompts)[1])["sum"]) == (1, "regressed")
 
 
+def test_a_run_that_is_worse_does_not_move_the_baseline(ask: Ask, own: Own, slot: Slot) -> None:
+    port, prompts = str(slot(WRONG).port), own(SUMS)
+    assert ask(port, prompts)[0] == 0
+    slot({**RIGHT, "The capital of France?": "Lyon"}, "beta")  # better in one, worse in another
+    assert ask(port, prompts)[0] == 1
+    slot(WRONG, "gamma")
+    code, found = ask(port, prompts)
+    assert (code, statuses(found)) == (0, {"sum": "fail", "city": "pass"})
+
+
 def test_accept_makes_the_present_run_the_baseline(ask: Ask, own: Own, slot: Slot) -> None:
     port, prompts = str(slot(RIGHT).port), own(SUMS)
     ask(port, prompts)
