@@ -41,6 +41,7 @@ class Demand:
         self._turns = Turns(times.turn, times.requests)
         self.loads = Loads(self._load, self._look, self._turns, self._rests, times.longest, self._now)
         self.stays = Stays(home)
+        self._looks: set[asyncio.Future[Any]] = set()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}  # an unload failed
 
@@ -51,8 +52,7 @@ class Demand:
         where it failed a moment ago."""
         if not handle.on_demand:
             return None
-        lives = [self._replicas.live[one.where] for one in handle.replicas if one.where in self._replicas.live]
-        now = self._now()
+        lives, now = self._lives(handle), self._now()
         for live in lives:
             where = live.replica.where
             if live.load.warm and not self.loads.going(where) and self._turns.may(where, now):
@@ -66,6 +66,18 @@ class Demand:
             return None
         best = min(able, key=lambda live: (live.load.warm, live.standing.resting, live.load.tokens))
         return self.loads.wanted(best.replica)
+
+    def _lives(self, handle: Handle) -> list[Live]:
+        return [self._replicas.live[one.where] for one in handle.replicas if one.where in self._replicas.live]
+
+    def there(self, handle: Handle) -> bool:
+        """Whether somebody can answer for it without a load."""
+        return any(live.load.warm or live.state in COMING for live in self._lives(handle))
+
+    def free(self, handle: Handle) -> None:
+        """End its models once they have nothing to do."""
+        for live in self._lives(handle):
+            self.ended(live.replica.where, 0.0)
 
     def ended(self, where: str | None, keep: float | None) -> None:
         """A request to that slot has ended; `keep` is its keep_alive."""
@@ -84,7 +96,6 @@ class Demand:
 
     async def _load(self, replica: Replica, on_event: OnEvent) -> None:
         self._note(f"{replica.model} is wanted on {replica.where}")
-        looks: set[asyncio.Task[str]] = set()
         stage = ""
 
         def told(event: Any) -> None:
@@ -93,10 +104,7 @@ class Demand:
             on_event(event)
             if event.get("event") == "stage" and stage != event.get("stage"):
                 stage = str(event.get("stage"))
-                for live in self._beside(replica):
-                    look = asyncio.ensure_future(self._look(live.replica))
-                    looks.add(look)
-                    look.add_done_callback(looks.discard)
+                self._look_beside(replica)
 
         try:
             await self._command.load(replica, told)
@@ -104,17 +112,18 @@ class Demand:
             self._note(f"{replica.model} is not loaded on {replica.where}: {error.message}")
             raise
         finally:
-            for look in looks:
-                look.cancel()
+            self._look_beside(replica)
         if live := self._replicas.live.get(replica.where):
             live.standing = live.standing.answered()
 
-    def _beside(self, replica: Replica) -> list[Live]:
-        """Those on demand on the same host."""
-        return [
-            live for live in self._replicas.live.values()
-            if live.replica.on_demand and live.replica.host == replica.host and live.replica.where != replica.where
-        ]  # fmt: skip
+    def _look_beside(self, replica: Replica) -> None:
+        """Look at the others on demand on its host."""
+        for live in self._replicas.live.values():
+            other = live.replica
+            if other.on_demand and other.host == replica.host and other.where != replica.where:
+                look = asyncio.ensure_future(self._watch(live))
+                self._looks.add(look)
+                look.add_done_callback(self._looks.discard)
 
     def _rests(self, where: str) -> bool:
         live = self._replicas.live.get(where)
@@ -151,12 +160,14 @@ class Demand:
             self._not_before[where] = self._now() + AGAIN
             if not isinstance(error, Busy):
                 self._note(f"{live.replica.model} is not unloaded from {where}: {error.message}")
-        await self._look(live.replica)
+        await self._watch(live)
 
     async def close(self) -> None:
         """End what goes on; what the slots do of it goes on."""
         self.stays.save()
         await self.loads.close()
-        for task in self._ending.values():
+        left = [*self._ending.values(), *self._looks]
+        for task in left:
             task.cancel()
-            await asyncio.wait([task])
+        if left:
+            await asyncio.wait(left)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from llmctl.domain import Limits
 from llmctl.errors import LlmctlError, RequestError, UnknownName
 from llmctl.gateway import asked as asking
-from llmctl.gateway import balance, progress, shapes, stays
+from llmctl.gateway import balance, progress, shapes, stays, unloaded
 from llmctl.gateway.asked import Asked
 from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.counts import Counts
@@ -122,12 +122,28 @@ class Gate:
         wish, streams = request.header(progress.HEADER), asked.streams if asked else False
         telling = progress.of(request.path, streams, wish, model or handle.name)
         keep = stays.wished(request.path, request.header(stays.HEADER), asked)
+        if said := self._at_once(request.path, handle, asked, keep):
+            front.json(said)
+            return None
 
         def send(handles: list[Handle], begun: bool, again: Again, done: Done) -> Work:
             return Relay(front, request, self.replicas.ways(handles, asked), shape, done, begun, again).start()
 
         done = self._counted(front, request.path, caller, handle, asked)
         return Course(front, shape, chain, self.demand, telling, keep, send, done).go()
+
+    def _at_once(
+        self, path: str, handle: Handle, asked: Asked | None, keep: float | None
+    ) -> dict[str, Any] | None:  # fmt: skip
+        """The answer about a model that is on demand for which it is not loaded."""
+        if not handle.on_demand:
+            return None
+        if path == unloaded.SHOW and not self.demand.there(handle):
+            return unloaded.card(handle)
+        if unloaded.goes(path, asked, keep):
+            self.demand.free(handle)
+            return unloaded.gone(path, handle.name)
+        return None
 
     def _pipe(self, front: Front, request: Request, caller: Caller | None) -> Work | None:
         """A WebSocket, to the handle that its address names: ?model=HANDLE."""

@@ -24,6 +24,7 @@ LOOK, FIRST_PAUSE, PAUSE = 0.1, 1.0, 5.0
 """Seconds between two looks at who has the room, and between two tries, at first and at most."""
 USUAL = 10.0
 """What a load is taken for that nobody has seen yet."""
+TURN = "waiting for its turn"
 OnEvent = Callable[[Mapping[str, Any]], None]
 Start = Callable[[Replica, OnEvent], Awaitable[None]]
 """Loads what a slot stands for. RequestError: it does not; Busy: it waits for the room of `details["where"]`."""
@@ -127,14 +128,14 @@ class Loads:
         replica, pause = load.replica, FIRST_PAUSE
         for before in self._turns.behind(replica.where):  # whose turn it is now
             if going := self.going(before):
-                load.stage = f"waiting for {going.replica.model}, whose turn it is"
+                load.stage = TURN
                 await asyncio.wait([going.task])
         while await self._look(replica) not in (READY, *COMING):
             began = self._clock()
             try:
                 await self._start(replica, load.told)
             except Busy as error:
-                load.stage, load.done, load.total = f"waiting for room: {error.message}", 0.0, 0.0
+                load.stage, load.done, load.total = TURN, 0.0, 0.0
                 await self._room(load, error.details.get("where"), pause)
                 pause = min(PAUSE, 2 * pause)
                 continue

@@ -38,6 +38,10 @@ def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own
     def tags(front: Front, request: Request, caller: Caller | None) -> None:
         front.json({"models": [_ollama(one) for one in open_to(caller)]})
 
+    def running(front: Front, request: Request, caller: Caller | None) -> None:
+        there = [one for one in open_to(caller) if not one.on_demand or gate.demand.there(one)]
+        front.json({"models": [_ollama(one) for one in there]})
+
     def version(front: Front, request: Request, caller: Caller | None) -> None:
         front.json({"version": "0.6.4", "llmctl": __version__})
 
@@ -52,7 +56,7 @@ def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own
 
     return {
         "/": here, "/health": show_health, "/ready": ready, "/v1/ready": ready, "/v1/models": models,
-        "/v1/models/": model, "/api/tags": tags, "/api/ps": tags, "/api/version": version, "/metrics": scrape,
+        "/v1/models/": model, "/api/tags": tags, "/api/ps": running, "/api/version": version, "/metrics": scrape,
     }  # fmt: skip
 
 

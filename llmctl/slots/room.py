@@ -48,7 +48,7 @@ def made(
     try:
         while gone := needed(home, port, spec, launch, order):
             one = gone[0]
-            on_event(_stage(f"unload {one.model}"))
+            on_event(_stage("make room"))
             on_event({
                 "event": "note",
                 "message": f"{one.port}: unload {one.model} ({gb(one.measured)}), to make room for {spec.model}",

@@ -226,3 +226,19 @@ def test_a_model_that_went_behind_the_gateways_back_costs_no_request(fleet: Flee
     assert fleet.answer("a") == "I am alpha."
     fleet.slots["alpha"].kill()
     assert fleet.answer("a") == "I am alpha."
+
+
+def test_ollamas_clients_list_and_unload_models_without_loading_them(fleet: Fleet) -> None:
+    def running() -> set[str]:
+        rows = httpx.get(f"{fleet.gateway.base_url}/api/ps", trust_env=False).json()["models"]
+        return {row["name"] for row in rows}
+
+    assert fleet.answer("a") == "I am alpha." and "a" in running()
+    before = len(fleet.loads())
+    said = httpx.post(f"{fleet.gateway.base_url}/api/generate", json={"model": "a", "keep_alive": 0}, trust_env=False)
+    assert said.status_code == 200 and said.json()["done_reason"] == "unload"
+    eventually(lambda: "alpha" not in fleet.loaded())
+    eventually(lambda: "a" not in running())
+    shown = httpx.post(f"{fleet.gateway.base_url}/api/show", json={"model": "a"}, trust_env=False)
+    assert shown.status_code == 200 and shown.json()["capabilities"] == ["completion"]
+    assert len(fleet.loads()) == before and fleet.status()["loads"] == []

@@ -56,7 +56,7 @@ def test_the_longest_unused_goes_and_its_slot_is_empty(
     result, events = evicting(home, three.port, demand("three"))
     assert result.state == "ready" and [slot.state() for slot in (one, two)] == ["empty", "ready"]
     assert any(f"{one.port}: unload one" in str(event.get("message")) for event in events)
-    assert "unload one" in [event.get("stage") for event in events]
+    assert "make room" in [event.get("stage") for event in events]
 
 
 def test_who_answers_or_did_so_just_now_is_not_cut(
