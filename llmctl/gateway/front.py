@@ -21,6 +21,7 @@ from llmctl.runner import edge
 from llmctl.runner.edge import LINGER, SPARE, Drain
 from llmctl.runner.exchange import error_headers, error_object
 from llmctl.runner.intake import PIECES, SMALLEST_PIECE, Bodies
+from llmctl.runner.listener import IDLE_GRACE
 
 Headers = Sequence[tuple[bytes, bytes]]
 PIPELINED = 8
@@ -139,6 +140,7 @@ class Front(asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Look at the clocks: of a head, of a body, of a reader that is stuck, of an idle connection."""
         limits = self.limits
+        idle = IDLE_GRACE if self.gate.drain.draining else limits.keep_alive
         if self._until:
             if now >= self._until:
                 self.transport.abort()
@@ -150,7 +152,7 @@ class Front(asyncio.Protocol):
             self.refuse(_timed_out(f"no whole request head within {limits.header_timeout:g} s"))
         elif self._request and not self._in_head and now - self._last > limits.body_timeout:
             self.refuse(_timed_out(f"the request body stopped for {limits.body_timeout:g} s before its end"))
-        elif not self._asked and not self._request and now - self._last > limits.keep_alive:
+        elif not self._asked and not self._request and now - self._last > idle:
             self.transport.close()
 
     def shutdown(self) -> None:
@@ -309,7 +311,7 @@ class Front(asyncio.Protocol):
         assert asked
         self._release(len(asked.body))
         self._last = self.loop.time()
-        if not self._keeps(asked):
+        if not asked.keep:
             self.transport.close()
             return
         self.transport.resume_reading()
@@ -320,9 +322,6 @@ class Front(asyncio.Protocol):
         """Begin with the next request, unless the client leaves the answers before it unread."""
         if self._waiting and not self._asked and not self._stuck and not self.transport.is_closing():
             self._next()
-
-    def _keeps(self, request: Request) -> bool:
-        return request.keep and not self.gate.drain.draining
 
     def _end_work(self) -> None:
         work, self._work, self._asked = self._work, None, None
@@ -354,7 +353,8 @@ class Front(asyncio.Protocol):
                 lines.append(b"transfer-encoding: chunked")
             else:
                 asked.keep = False
-        if not self._keeps(asked):
+        asked.keep = asked.keep and not self.gate.drain.draining  # for good: a client that is told so asks once more
+        if not asked.keep:
             lines.append(b"connection: close")
         elif asked.version == "1.0":
             lines.append(b"connection: keep-alive")

@@ -1,4 +1,4 @@
-"""The gateway over hosts with an ssh, a systemd and a network of their own: what becomes of them, its clients do not see.
+"""The gateway over hosts with an ssh, a systemd and a network of their own: clients do not see what becomes of them.
 
 h1 is reached through ssh, h2 directly.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import threading
@@ -19,7 +20,7 @@ from llmctl.slots import verbs
 from llmctl.slots.state import Launch
 from tests.conftest import RunningSlot, eventually, free_port
 from tests.gateway.conftest import Start, handle
-from tests.gateway.test_traffic import chat
+from tests.gateway.test_traffic import CHAT, chat
 
 Slots = Callable[..., RunningSlot]
 Script = Callable[..., SlotSpec]
@@ -69,6 +70,25 @@ def test_it_is_re_executed_without_losing_a_request(slots: Slots, script: Script
         thread.join()
     assert set(codes) == {200} and gate.server_pid() == before
     assert "re-executes" in gate.log()
+
+
+def test_a_client_that_was_told_to_keep_its_connection_may_ask_once_more(
+    slots: Slots, script: Script, gateway: Start
+) -> None:
+    gate = gateway(handle("alpha", slots(script("alpha", step=0.05, length=60))))
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 60, "stream": True}
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
+    connection.request("POST", CHAT, json.dumps(body))
+    answer = connection.getresponse()  # its head has come
+    assert answer.getheader("connection") != "close"
+    upgrade = threading.Thread(target=lambda: verbs.restart(gate.home, gate.port, reexec=True))
+    upgrade.start()
+    assert answer.read().rstrip().endswith(b"[DONE]")
+    while answer.getheader("connection") != "close":
+        connection.request("POST", CHAT, json.dumps({**body, "max_tokens": 2, "stream": False}))
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.read()
+    upgrade.join()
 
 
 def test_health_sees_it_and_a_registry_that_makes_no_sense(slots: Slots, script: Script, gateway: Start) -> None:
