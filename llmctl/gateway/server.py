@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -74,6 +75,7 @@ class GatewayServer(PortServer):
         self.follow()
         self.folder.write_actual(replace(Actual(READY, self.since), server=asdict(ProcessId.of(os.getpid()))))
         self._tasks = [asyncio.ensure_future(ticking(self.gate)), asyncio.ensure_future(self._looking())]
+        gc.freeze()  # what is here by now stays: looking through all of it takes tens of ms, for which requests wait
 
     async def end(self) -> None:
         for task in self._tasks:
