@@ -46,6 +46,7 @@ def doctor(
     found, config = _own(session)
     seen: dict[str, Facts] = {}
     if config:
+        found += gateway(session)
         found += _of_hosts(session, _meant(config, hosts or ()), seen)
     data: dict[str, Any] = {"rows": [reports.shown(row) for row in found]}
     if report:
@@ -73,6 +74,27 @@ def _own(session: Session) -> tuple[list[Row], Config | None]:
         rows += own_ssh.ssh(config, home)
     rows += [own.own_keys(home), *own.state(home), own.disk(home), *own.past(home, now), clock.clock(now)]
     return rows, config
+
+
+def gateway(session: Session) -> list[Row]:
+    """The rows of the gateway of this machine, where it should have one."""
+    from llmctl.cli import handles_work
+    from llmctl.cli.reach import Reach
+    from llmctl.doctor import own_gateway
+    from llmctl.gateway import checking, registry
+    from llmctl.gateway.derive import Problem
+
+    try:
+        gateways = own_gateway.found(session.home)
+    except LlmctlError:  # a state folder that cannot be read is a finding of its own
+        return []
+
+    def stale() -> list[Problem]:
+        with Reach(session) as reach:
+            made = handles_work.derived(reach)[0]
+        return list(checking.written(made, registry.read(session.home)))
+
+    return list(own_gateway.gateway(session.home, gateways, stale)) if gateways else []
 
 
 def _of_hosts(session: Session, hosts: Sequence[Host], seen: dict[str, Facts]) -> list[Row]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from llmctl.cli.doctor import gateway
+from llmctl.cli.session import Session
+from llmctl.doctor.rows import Row
 from tests.conftest import eventually
 from tests.gateway.around import DEEP, FAST, LATE, Machine, machine
 
@@ -111,21 +114,22 @@ def test_a_handle_without_a_slot_degrades_it_and_nobody_restarts_it(machine: Mac
 # ── what is done to models ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "words", [("load", "PORT", "beta"), ("swap", "PORT", "beta"), ("unload", "PORT"), ("disable", "PORT", "--why", "x")]
-)
+REFUSED = [("load", "PORT", "beta"), ("swap", "PORT", "beta"), ("unload", "PORT"), ("disable", "PORT", "--why", "x")]
+
+
 @pytest.mark.parametrize("up", [True, False])
 def test_a_verb_of_models_is_refused_whether_the_gateway_runs_or_not(
-    machine: Machine, capsys: Capture, words: tuple[str, ...], up: bool
+    machine: Machine, capsys: Capture, up: bool
 ) -> None:
     from llmctl.gateway import life
 
     if not up:
         machine.gateway.kill()
     where = machine.where("gateway")
-    (error,) = machine.llmctl(capsys, *(where if word == "PORT" else word for word in words), code=1)["errors"]
-    assert "is the gateway" in error["message"] and "llmctl gateway down" in error["hint"]
-    assert (machine.gateway.server_pid() is not None) == up
+    for words in REFUSED:
+        (error,) = machine.llmctl(capsys, *(where if word == "PORT" else word for word in words), code=1)["errors"]
+        assert "is the gateway" in error["message"] and "llmctl gateway down" in error["hint"], words
+        assert (machine.gateway.server_pid() is not None) == up, words
     assert life.up(machine.home, machine.ports["gateway"], machine.gateway.launch) != up
     machine.settled()
 
@@ -225,3 +229,75 @@ def test_a_way_that_there_is_not(
 ) -> None:
     (error,) = machine.llmctl(capsys, "client-config", "openai", *words, code=code)["errors"]
     assert says in error["message"] and error["hint"]
+
+
+# ── doctor ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def doctor() -> Row:
+    """The only row about the gateway."""
+    (found,) = gateway(Session(json=True))
+    return found
+
+
+def test_doctor_has_nothing_to_say_of_a_gateway_that_is_well(machine: Machine, capsys: Capture) -> None:
+    machine.llmctl(capsys, "handles", "sync")
+    rows = machine.llmctl(capsys, "doctor", "here", code=None)["data"]["rows"]
+    (found,) = [one for one in rows if one["check"] == "gateway"]
+    assert (found["status"], str(machine.ports["gateway"]) in found["why"]) == ("pass", True), found
+    assert doctor().why == found["why"]
+
+
+def test_doctor_finds_a_registry_that_is_older_than_the_profiles(machine: Machine, capsys: Capture) -> None:
+    profile = machine.config / "profiles" / "all.toml"
+    whole = profile.read_text()
+    profile.write_text(whole.replace('handle = "fast"', 'handle = "quick"'))
+    try:
+        found = doctor()
+        assert (found.status, found.fix) == ("warn", "llmctl handles sync") and "quick" in found.why
+        machine.llmctl(capsys, *found.fix.split()[1:])
+        assert doctor().status == "pass"
+    finally:
+        profile.write_text(whole)
+        machine.llmctl(capsys, "handles", "sync")
+    (machine.home / "gateway" / "registry.json").write_text("{")
+    found = doctor()
+    assert (found.status, found.fix) == ("fail", "llmctl handles sync")
+    machine.llmctl(capsys, "handles", "sync")
+    eventually(lambda: not machine.gateway.status().why)
+
+
+def test_doctor_finds_a_gateway_that_is_down_or_cannot_start(
+    machine: Machine, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.gateway.kill()
+    found = doctor()
+    assert (found.status, found.fix) == ("fail", f"llmctl restart {machine.ports['gateway']}")
+    machine.llmctl(capsys, "restart", machine.where("gateway"))
+    machine.settled()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = doctor()
+    assert found.status == "fail" and "httptools" in found.why and "pip install" in found.fix
+
+
+def test_doctor_finds_a_door_that_is_open_beyond_loopback(machine: Machine, capsys: Capture) -> None:
+    up = ("gateway", "up", "--port", machine.ports["gateway"])
+    machine.llmctl(capsys, "gateway", "down", "--port", machine.ports["gateway"])
+    machine.llmctl(capsys, *up, "--bind", "0.0.0.0")
+    try:
+        found = doctor()
+        assert (found.status, found.fix) == ("warn", "llmctl gateway keys add NAME"), found
+        machine.settled()
+        assert health(machine, capsys)["verdict"] == "ok", "it is asked with the key of the machine"
+        machine.llmctl(capsys, "gateway", "keys", "add", "ann")
+        assert doctor().status == "pass"
+        (machine.home / "gateway" / "keys.json").write_text("[]")
+        assert doctor().status == "fail"
+    finally:
+        (machine.home / "gateway" / "keys.json").unlink()
+        machine.llmctl(capsys, "gateway", "down", "--port", machine.ports["gateway"])
+        machine.llmctl(capsys, *up)
+        machine.settled()
+    kinds = [event["kind"] for event in machine.llmctl(
+        capsys, "history", "--sync", "--slot", machine.where("gateway"))["data"]["events"]]  # fmt: skip
+    assert kinds.count("unload") == 2 and kinds.count("load") >= 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmctl.health import verdict
+from llmctl.health import fronting, verdict
 from llmctl.health.seen import Generation, HostSeen, Sensor, SlotSeen, Unit
 from llmctl.health.verdict import DEGRADED, DOWN, OK, SKIPPED, UNKNOWN, Baseline, Rules, exit_code
 
@@ -43,6 +43,66 @@ SLOTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "woken and well": ({"state": "sleeping"}, OK, ""),
     "unloaded": ({"state": "empty", "desired": None, "model": None, "generation": None}, SKIPPED, "no model"),
 }  # fmt: skip
+
+
+def replica(where: str, *handles: str, **said: Any) -> dict[str, Any]:
+    return {"where": where, "handles": handles, "warm": True, "resting": False, "on_demand": False, "why": None, **said}
+
+
+THROUGH = Generation(first=0.02, model="fast")
+RESTS = {"resting": True, "warm": False, "why": "no answer"}
+GATE = replace(
+    GOOD, desired="gateway", model="gateway", engine="gateway", generation=THROUGH, queue_limit=0,
+    replicas=(replica("a:8101", "fast"), replica("b:8101", "fast", "deep")),
+)  # fmt: skip
+GATEWAYS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "all well": ({}, OK, ""),
+    "killed": ({"server": False, "state": "down", "generation": None, "replicas": ()}, DOWN, "no slot server runs"),
+    "it does not answer itself": ({"generation": Generation("no answer within 30 s")}, DOWN, "no answer within 30 s"),
+    "a handle does not answer through it": (
+        {"generation": Generation("HTTP 503", model="fast")}, DEGRADED, "fast does not answer through it: HTTP 503"
+    ),
+    "nobody may be asked": ({"generation": Generation()}, OK, ""),
+    "its files make no sense": ({"why": "it is no registry"}, DEGRADED, "it goes on as before: it is no registry"),
+    "all slots of a handle rest": (
+        {"replicas": (replica("a:8101", "fast"), replica("b:8101", "fast", "deep", **RESTS))},
+        DEGRADED, "no slot answers for deep (b:8101: no answer)",
+    ),
+    "one of two rests": ({"replicas": (replica("a:8101", "fast"), replica("b:8101", "fast", **RESTS))}, OK, ""),
+    "all slots rest, and it waits for one": (
+        {"state": "starting", "generation": Generation(), "replicas": (replica("a:8101", "fast", **RESTS),)},
+        DEGRADED, "no slot answers for fast",
+    ),
+    "a slot on demand that is not there": (
+        {"replicas": (replica("a:8101", "fast"), replica("c:8101", "late", on_demand=True, **RESTS))}, OK, ""
+    ),
+    "slower than this handle was": ({"generation": replace(THROUGH, first=0.9)}, DEGRADED, "usually 0.10 s"),
+    "its unit": ({"unit": replace(UNIT, enabled=False)}, DEGRADED, "does not start at boot"),
+    "down on purpose": ({"state": "disabled", "disabled": "moving", "generation": None}, SKIPPED, "moving"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_a_gateway(name: str) -> None:
+    changes, expected, why = GATEWAYS[name]
+    found = verdict.slot("h1", replace(GATE, **changes), USUAL)
+    assert (found.verdict, why in found.why) == (expected, True), found
+    assert len(found.findings) == (expected != OK), found
+    if expected in (DOWN, DEGRADED):
+        assert found.findings[0].fix.startswith("llmctl "), found
+
+
+def test_only_a_handle_whose_slots_are_all_awake_is_asked() -> None:
+    rows = [
+        replica("a:1", "awake", "both"), replica("a:2", "awake", **RESTS), replica("a:3", "asleep", "both", warm=False),
+        replica("a:4", "late", on_demand=True), replica("a:5", "gone", **RESTS), replica("a:6", "new"),
+    ]  # fmt: skip
+    assert fronting.to_ask(rows) == ["awake", "new"]
+
+
+def test_figures_are_of_a_handle_and_not_of_the_gateway() -> None:
+    assert (GATE.measured, replace(GATE, generation=Generation()).measured) == ("gateway/fast", "gateway")
+    assert GOOD.measured == "m"
 
 
 @pytest.mark.parametrize("name", SLOTS)

@@ -1,0 +1,79 @@
+"""The gateway of the operator's machine: that it runs, is no open door, and knows what the profiles say."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from llmctl import paths
+from llmctl.doctor.rows import Row, fail, good, of_error, warn
+from llmctl.domain import GATEWAY
+from llmctl.errors import LlmctlError
+from llmctl.gateway import callers, registry
+from llmctl.gateway.derive import Problem
+from llmctl.keys import is_loopback
+from llmctl.render.text import counted
+from llmctl.slots import status
+from llmctl.slots.state import Launch, SlotFolder
+
+CHECK, SYNC = "gateway", "llmctl handles sync"
+NEEDS = "httptools"
+
+
+def found(home: Path) -> dict[int, Launch]:
+    """The ports of this machine that should be a gateway, and how each listens."""
+    desired = {port: SlotFolder(home, port).read_desired() for port in paths.slot_ports(home)}
+    return {port: one.launch for port, one in desired.items() if one.spec and one.spec.engine.engine == GATEWAY}
+
+
+def gateway(home: Path, gateways: dict[int, Launch], stale: Callable[[], Iterable[Problem]]) -> Iterator[Row]:
+    """Its rows, one where all is well. `stale` tells what the gateway does not know as the profiles and slots have
+    it."""
+    rows = [*_needs(), *_up(home, gateways), *_doors(home, gateways), *_knows(home, stale)]
+    handles = len(registry.read(home).handles) if not rows else 0
+    yield from rows or [good(CHECK, f"on {', '.join(map(str, gateways))}, {counted(handles, 'handle')}")]
+
+
+def _needs() -> Iterator[Row]:
+    if importlib.util.find_spec(NEEDS) is None:
+        install = f"{shlex.quote(sys.executable)} -m pip install 'llmctl-fleet[server]'"
+        yield fail(CHECK, f"{NEEDS} is not installed: the gateway does not start any more", install)
+
+
+def _up(home: Path, gateways: Iterable[int]) -> Iterator[Row]:
+    for row in status.status(home, list(gateways)):
+        if not row.runner_pid:
+            yield fail(CHECK, f"{row.port} should be the gateway, and is {row.state}", f"llmctl restart {row.port}")
+
+
+def _doors(home: Path, gateways: dict[int, Launch]) -> Iterator[Row]:
+    """Beyond loopback everybody needs a key: without keys of their own, clients have that of all slots."""
+    try:
+        own = [one for one in callers.read(home).values() if one.revoked is None]
+    except LlmctlError as error:
+        yield of_error(CHECK, error, "llmctl gateway keys list")
+        return
+    for port, launch in gateways.items():
+        if not is_loopback(launch.bind) and not own:
+            why = f"{port} listens on {launch.bind}, and no client has a key of its own: all use the one of the slots"
+            yield warn(CHECK, why, "llmctl gateway keys add NAME")
+
+
+def _knows(home: Path, stale: Callable[[], Iterable[Problem]]) -> Iterator[Row]:
+    try:
+        registry.read(home)
+    except LlmctlError as error:
+        yield fail(CHECK, error.message, SYNC)  # whatever is in it: it is made anew
+        return
+    try:
+        problems = list(stale())
+    except LlmctlError as error:
+        yield of_error(CHECK, error, SYNC)
+        return
+    if problems:
+        told = "; ".join(problem.what for problem in problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        yield warn(CHECK, f"it goes by what was before: {told}{more}", SYNC)
