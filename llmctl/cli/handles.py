@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from llmctl.cli import options as o
 from llmctl.cli.session import Session
 from llmctl.envelope import Answer
 
@@ -66,6 +67,24 @@ def export(
     paths = handles_files.export(session, made, folder or session.folder)
     answer = handles_work.shown(made, problems, errors)
     return Answer({**answer.data, "files": paths}, answer.exit_code, answer.errors)
+
+
+@app.command("import")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A handles.jsonl; its sidecar counts where it is beside.")
+    ],
+    host: Annotated[str | None, typer.Option("--host", metavar="HOST", help="Whose slots its endpoints are.")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", metavar="NAME", help="Only slots of this one.")] = None,
+    dry_run: o.DryRun = False,
+) -> Answer:
+    """Give the slots of profiles the handles of FILE; lines of what is no slot are kept, and exported again."""
+    from llmctl.cli import handles_import
+    from llmctl.cli.reach import Reach
+
+    with Reach(ctx.obj) as reach:
+        return handles_import.imported(reach, file, host, profile, dry_run)
 
 
 @app.command()

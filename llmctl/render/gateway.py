@@ -38,7 +38,8 @@ def _status(data: Mapping[str, Any]) -> str:
 
 
 def _replica(one: Mapping[str, Any]) -> tuple[str, ...]:
-    stands = "rests" if one["resting"] else "warm" if one["warm"] else "on demand" if one["on_demand"] else "comes"
+    warm = one["warm"] and not one["resting"]
+    stands = "warm" if warm else "on demand" if one["on_demand"] else "rests" if one["resting"] else "comes"
     return one["where"], one["model"], stands, str(one["requests"]), str(one["tokens"]), escaped(one["why"] or "")
 
 

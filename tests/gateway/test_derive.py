@@ -145,7 +145,7 @@ def test_the_file_is_compared_by_content() -> None:
 def test_a_file_of_somebody_is_read_and_not_compared() -> None:
     (problem,) = checking.file(b"\n", exported(known()), False)
     assert problem.hint == "llmctl handles import handles.jsonl"
-    assert [one.hint for one in checking.file(b"{", "", False)][0] == "mend it there"
+    assert next(checking.file(b"{", "", False)).hint == "mend it there"
 
 
 def test_lines_that_would_be_lost_are_named() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -114,7 +114,7 @@ def test_what_differs_is_told_line_by_line_and_fixed(machine: Machine, capsys: C
 
 
 def test_fix_never_touches_what_llmctl_did_not_write(machine: Machine, capsys: Capture, files: Path) -> None:
-    own = '{"handle":"mine","kind":"model","invoke":"openai-chat","managed_by":"manual","endpoint_ref":"x","selector":null}\n'
+    own = jsonl.Line("mine", "model", "openai-chat", "manual", "ep_x", None).text() + "\n"
     (files / jsonl.FILE).write_text(own)
     profile = (files / "profiles" / "all.toml").read_text()
     assert problems(machine, capsys, "--fix") == ["handles.jsonl: it was not written by llmctl, which leaves it alone"]
@@ -169,9 +169,10 @@ def test_live_asks_the_slots_and_the_gateway(machine: Machine, capsys: Capture, 
     profile = files / "profiles" / "all.toml"
     profile.write_text(profile.read_text().replace("context = 512", "context = 900000"))
     spec = machine.slot(DEEP).folder.read_desired().spec
+    takes = spec.engine.context if spec else 0
     machine.llmctl(capsys, "handles", "sync")
     assert problems(machine, capsys, "--live") == [
-        f"handle deep: it promises 900,000 tokens, and {machine.where(DEEP)} takes {spec.engine.context if spec else 0:,}"
+        f"handle deep: it promises 900,000 tokens, and {machine.where(DEEP)} takes {takes:,}"
     ]
 
 
@@ -222,3 +223,170 @@ def test_a_slot_that_runs_another_model_or_none_is_found(machine: Machine, capsy
     machine.llmctl(capsys, "handles", "sync")
     machine.settled()
     assert problems(machine, capsys, code=0) == []
+
+
+# ── import ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def line(handle: str, port: int, **fields: object) -> jsonl.Line:
+    """As the system that llmctl replaces has it."""
+    usual = jsonl.Line(handle, "model", "openai-chat", "launchd", f"ep_mlx_slot_{port}", {"model": handle})
+    return replace(usual, **fields)  # type: ignore[arg-type]
+
+
+def written(folder: Path, *lines: jsonl.Line, more: str = "") -> Path:
+    path = folder / "old.jsonl"
+    path.write_text("".join(f"{one.text()}\n" for one in lines) + more)
+    return path
+
+
+def test_handles_of_the_old_system_become_those_of_slots(
+    machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+) -> None:
+    tool = line("calendar", 0, kind="callable", invoke="mcp-tool", managed_by="docker", endpoint_ref="ep_calendar")
+    far = line("far", 9999)
+    file = written(
+        tmp_path, line("quick", machine.ports[FAST], notes="from 2024"), line(FAST, machine.ports[FAST]), tool,
+        line("alpha", machine.ports[FAST]), line("vectors", machine.ports[DEEP], invoke="openai-embeddings"), far,
+    )  # fmt: skip
+    profile = files / "profiles" / "all.toml"
+    before = profile.read_text()
+    dry = machine.llmctl(capsys, "handles", "import", file, "--dry-run", code=3)["data"]
+    assert profile.read_text() == before and dry["written"] == [] and 'name = "quick"' in dry["texts"][str(profile)]
+
+    data = machine.llmctl(capsys, "handles", "import", file, code=3)["data"]
+    assert [(one["handle"], one["where"]) for one in data["added"]] == [
+        ("quick", machine.where(FAST)), ("vectors", machine.where(DEEP))
+    ]  # fmt: skip
+    assert {one["handle"]: one["why"] for one in data["apart"]} == {
+        "calendar": "it is called by mcp-tool", "far": "no profile has a slot ep_mlx_slot_9999"
+    }  # fmt: skip
+    assert Path(data["copy"]).read_bytes() == file.read_bytes()
+    assert profile.read_text() == dry["texts"][str(profile)] and before.splitlines()[3] in profile.read_text()
+
+    found = {one["name"]: one for one in machine.llmctl(capsys, "handles", "list")["data"]["handles"]}
+    assert found["quick"]["notes"] == "from 2024" and found["vectors"]["invoke"] == "openai-embeddings"
+    machine.llmctl(capsys, "handles", "export")
+    lines = {one.handle: one for one in jsonl.parse((files / jsonl.FILE).read_bytes())[0]}
+    assert (lines["calendar"], lines["far"], lines["quick"].notes) == (tool, far, "from 2024")
+    again = machine.llmctl(capsys, "handles", "import", file)["data"]
+    assert (again["added"], again["apart"], again["written"]) == ([], [], [])
+    assert machine.shown(capsys, "handles", "import", file) == (0, "nothing to do\n", "")
+
+
+def test_export_import_export_is_the_same_to_the_byte(
+    machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+) -> None:
+    profile = files / "profiles" / "all.toml"
+    text = profile.read_text()
+    rich = 'technique = "bon"\ntier = "deep"\nfallbacks = ["fast"]\ntags = ["x"]\nkeep_alive = 90.0\nnotes = "n"\n'
+    rich += "price = { prompt = 0.5, completion = 2.0 }\n"
+    profile.write_text(text.replace('name = "deep"\ncontext = 512\n', f'name = "opt-deep-bon"\ncontext = 512\n{rich}'))
+    kept = line(
+        "calendar", 0, kind="callable", invoke="http-get", endpoint_ref="ep_calendar", selector={"b": 1, "a": 2}
+    )
+    (files / jsonl.OTHERS).write_text(kept.text() + "\n")
+    machine.llmctl(capsys, "handles", "export", tmp_path)
+    first = [(tmp_path / name).read_bytes() for name in GENERATED]
+    assert machine.llmctl(capsys, "handles", "import", tmp_path / jsonl.FILE)["data"]["written"] == []
+
+    bare = text.replace('handle = "fast"\n', "").replace('handle = "late"\n', "")
+    profile.write_text(bare.replace('[[slots.handles]]\nname = "deep"\ncontext = 512\n', "# mine\n"))
+    (files / jsonl.OTHERS).unlink()
+    done = machine.llmctl(capsys, "handles", "import", tmp_path / jsonl.FILE)["data"]
+    assert [one["handle"] for one in done["added"]] == [
+        "fast",
+        "late",
+        "opt-deep-bon",
+    ] and "# mine" in profile.read_text()
+    assert [one["handle"] for one in done["apart"]] == ["calendar"]
+    machine.llmctl(capsys, "--yes", "handles", "export", tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in GENERATED] == first
+
+
+def test_bad_lines_are_named_by_number_and_nothing_is_written(
+    machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+) -> None:
+    before = (files / "profiles" / "all.toml").read_text()
+    file = written(tmp_path, line("quick", machine.ports[FAST]), line("quick", machine.ports[DEEP]), more="{}\n[\n")
+    found = machine.llmctl(capsys, "handles", "import", file, code=1)
+    whats = [(one["where"], one["what"]) for one in found["data"]["problems"]]
+    assert (
+        whats[0] == ("line 2", "the handle quick is on line 1 already")
+        and len([w for w, _ in whats if w == "line 3"]) == 6
+    )
+    assert whats[-1][0] == "line 4" and found["errors"][0]["code"] == "refused"
+    assert (files / "profiles" / "all.toml").read_text() == before and not (files / jsonl.OTHERS).exists()
+    assert "line 2: the handle quick" in machine.shown(capsys, "handles", "import", file)[1]
+
+
+@pytest.mark.parametrize("which", ["missing", "folder", "hosts", "profiles"])
+def test_what_cannot_be_meant_is_a_usage_error(
+    which: str, machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+) -> None:
+    file = written(tmp_path, line("quick", machine.ports[FAST]))
+    words = {
+        "missing": [tmp_path / "none"], "folder": [tmp_path], "hosts": [file, "--host", "hre"],
+        "profiles": [file, "--profile", "al"],
+    }[which]  # fmt: skip
+    (error,) = machine.llmctl(capsys, "handles", "import", *words, code=2)["errors"]
+    assert error["hint"]
+
+
+def test_a_handle_of_another_slot_is_not_taken_away(
+    machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+) -> None:
+    file = written(tmp_path, line(FAST, machine.ports[DEEP]))
+    (problem,) = machine.llmctl(capsys, "handles", "import", file, code=1)["data"]["problems"]
+    assert problem["what"].startswith(f"it stands for {machine.where(FAST)} here, and in the file for ep_mlx_slot_")
+
+
+def test_a_sidecar_that_makes_no_sense_is_named(machine: Machine, capsys: Capture, files: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, line("quick", machine.ports[FAST]))
+    extra = tmp_path / jsonl.SIDECAR
+    extra.write_text("{")
+    (error,) = machine.llmctl(capsys, "handles", "import", file, code=2)["errors"]
+    assert str(extra) in error["message"]
+    for wrong, says in (({"context": "x"}, "context = 'x'"), ({"tags": 5}, "tags = 5"), ({"context": 0}, "1 or more")):
+        extra.write_text(json.dumps({"handles": {"quick": wrong}}))
+        (problem,) = machine.llmctl(capsys, "handles", "import", file, code=1)["data"]["problems"]
+        assert says in problem["what"], problem
+
+
+def test_a_profile_that_is_not_written_as_tables_is_left_alone(
+    machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+) -> None:
+    profile = files / "profiles" / "all.toml"
+    profile.write_text(f'slots = [{{ port = {machine.ports[FAST]}, model = "alpha" }}]\n')
+    file = written(tmp_path, line("quick", machine.ports[FAST]))
+    (problem,) = machine.llmctl(capsys, "handles", "import", file, code=1)["data"]["problems"]
+    assert "not written as [[slots]] tables" in problem["what"] and problem["hint"] == "change it by hand"
+    profile.write_text(f'[[slots]]\nport = {machine.ports[FAST]}\nmodel = "alpha"\nhandles = [{{ name = "a" }}]\n')
+    (problem,) = machine.llmctl(capsys, "handles", "import", file, code=1)["data"]["problems"]
+    assert f"{profile}:4: " in problem["what"] and "[[slots.handles]]" in problem["what"]
+
+
+# ── what people see of the gateway ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_people_see_how_the_gateway_is(machine: Machine, capsys: Capture) -> None:
+    port = machine.ports["gateway"]
+    code, out, _ = machine.shown(capsys, "gateway", "up", "--port", port)
+    assert (
+        code == 0 and out == f"http://127.0.0.1:{port}  gateway  runs already, and takes the handles up · 5 handles\n"
+    )
+    code, out, _ = machine.shown(capsys, "gateway", "status", "--port", port)
+    head, columns, first, *_ = out.splitlines()
+    assert code == 0 and f"port {port} · gateway · ready" in head and "5 handles" in head
+    assert columns.split() == ["SLOT", "MODEL", "STANDS", "ACTIVE", "TOKENS", "WHY"]
+    assert first.split()[:3] == [machine.where(FAST), "alpha", "warm"] and "on demand" in out
+
+
+def test_people_see_the_keys_of_clients(machine: Machine, capsys: Capture) -> None:
+    assert machine.shown(capsys, "gateway", "keys", "list")[1].startswith("no keys; ")
+    words = ("--handle", "fa*", "--requests", 60, "--quota", 1000, "--per", "day")
+    _, out, _ = machine.shown(capsys, "gateway", "keys", "add", "ann", *words)
+    assert out.startswith("ann: llmctl-") and "handles fa*, 60 requests a minute, 1000 tokens a day" in out
+    _, listed, _ = machine.shown(capsys, "gateway", "keys", "list")
+    assert listed.splitlines()[1].split()[0] == "ann" and out.split()[1] not in listed
+    assert machine.shown(capsys, "gateway", "keys", "revoke", "ann")[1] == "ann: revoked\n"
