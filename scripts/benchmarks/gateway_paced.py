@@ -9,6 +9,7 @@ figures say (no coordinated omission).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -52,11 +53,14 @@ def whole(answer: bytes) -> bool:
 
 def paced(port: int, sent: bytes, rate: float, seconds: float, connections: int) -> list[float]:
     """Latencies in ms."""
-    free = deque(connect(port) for _ in range(connections))
-    asked: dict[socket.socket, tuple[float, bytes]] = {}
+    with contextlib.ExitStack() as stack:
+        return _paced([stack.enter_context(connect(port)) for _ in range(connections)], sent, rate, int(rate * seconds))
+
+
+def _paced(socks: list[socket.socket], sent: bytes, rate: float, count: int) -> list[float]:
+    free, asked = deque(socks), dict[socket.socket, tuple[float, bytes]]()
     found: list[float] = []
-    count, begin = int(rate * seconds), time.perf_counter() + 0.05
-    at = 0
+    begin, at = time.perf_counter() + 0.05, 0
     while len(found) < count:
         now = time.perf_counter()
         while at < count and free and begin + at / rate <= now:
@@ -64,16 +68,17 @@ def paced(port: int, sent: bytes, rate: float, seconds: float, connections: int)
             asked[sock] = begin + at / rate, b""
             sock.sendall(sent)
             at += 1
-        wait = begin + at / rate - time.perf_counter() if at < count and free else PATIENCE
-        ready, _, _ = select.select(list(asked), (), (), max(0.0, wait))  # epoll would round up to whole ms
+        wait = max(0.0, begin + at / rate - time.perf_counter()) if at < count and free else PATIENCE
+        ready, _, _ = select.select(list(asked), (), (), wait)  # epoll would round up to whole ms
         if not ready and wait == PATIENCE:
             raise TimeoutError(f"no answer within {PATIENCE:g} s")
         for sock in ready:
-            due, answer = asked[sock]
-            answer += sock.recv(65536)
+            due, answer = asked.pop(sock)
+            answer += (data := sock.recv(65536))
+            if not data:
+                raise ConnectionError("the connection ended in the middle of an answer")
             if whole(answer):
                 found.append((time.perf_counter() - due) * 1000)
-                del asked[sock]
                 free.append(sock)
             else:
                 asked[sock] = due, answer

@@ -3,6 +3,7 @@ python -m scripts.benchmarks.gateway_streams serve PORT PACE | count PORT MODEL 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import selectors
 import socket
@@ -95,24 +96,25 @@ def _end(
 def count(port: int, model: str, streams: int, seconds: float) -> tuple[float, int]:
     """Events a second of so many streams at once, and how many of these had any."""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "go"}]}).encode()
-    selector = selectors.DefaultSelector()
-    for _ in range(streams):
-        made = connect(port)
-        selector.register(made, selectors.EVENT_READ)
-        made.sendall(request(body))
-    seen, begin = set(), time.perf_counter() + WARM
-    events, warm = 0, True
-    while (now := time.perf_counter()) < begin + seconds:
-        if warm and now >= begin:
-            warm, events = False, 0
-        for key, _ in selector.select(1.0):
-            sock = key.fileobj
-            assert isinstance(sock, socket.socket)
-            data = sock.recv(2**18)
-            if not data:
-                raise ConnectionError("a stream ended")
-            seen.add(sock)
-            events += data.count(MARK)
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for _ in range(streams):
+            made = stack.enter_context(connect(port))
+            selector.register(made, selectors.EVENT_READ)
+            made.sendall(request(body))
+        seen, begin = set(), time.perf_counter() + WARM
+        events, warm = 0, True
+        while (now := time.perf_counter()) < begin + seconds:
+            if warm and now >= begin:
+                warm, events = False, 0
+            for key, _ in selector.select(1.0):
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                data = sock.recv(2**18)
+                if not data:
+                    raise ConnectionError("a stream ended")
+                seen.add(sock)
+                events += data.count(MARK)
     return events / (now - begin), len(seen)
 
 
