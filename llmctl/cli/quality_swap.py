@@ -80,7 +80,8 @@ def _measured(
 
         found = quality_work.measure(quality_work.of_slot(reach, target), meant, PATIENCE, tell)
         run, unkept = quality_work.judge(session, found, besides=besides)
-        tell(quality_matrix.told(run)[0])
+        if run["good"]:
+            tell(quality_matrix.told(run)[0])
     return run, unkept
 
 

@@ -134,7 +134,7 @@ def judge(
         with History.open(session.home / NAME) as history:
             before = history.baseline(found["target"])
             known = [before, *(history.baseline(name) for name in besides)]
-            expected = {name: print for one in reversed(known) if one for name, print in _expected(one).items()}
+            expected = {name: of for one in reversed(known) if one for name, of in _expected(one).items()}
             verdict = compare.judged(rows, expected)
             data = _data(found, verdict, next(filter(None, known), None), accept)
             if verdict.good or accept:

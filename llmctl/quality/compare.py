@@ -46,5 +46,6 @@ def judged(rows: Sequence[Row], expected: Expected) -> Verdict:
 
 def expected_now(rows: Sequence[Row], before: Expected, *, accept: bool) -> dict[str, str]:
     """What has to pass next time: what passes now besides, or with `accept` only what passes of these prompts."""
-    kept = {name: print for name, print in before.items() if not accept or name not in {row.prompt for row in rows}}
+    asked = {row.prompt for row in rows}
+    kept = {name: fingerprint for name, fingerprint in before.items() if not accept or name not in asked}
     return {**kept, **{row.prompt: row.fingerprint for row in rows if row.passed}}

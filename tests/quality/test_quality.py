@@ -168,7 +168,7 @@ def test_a_call_of_a_tool_is_checked(ask: Ask, own: Own, slot: Slot) -> None:
 # ── what is kept and shown ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_history_has_the_run_and_nothing_that_was_said(ask: Ask, own: Own, slot: Slot, home: Path) -> None:
+def test_s10_history_has_the_run_and_nothing_that_was_said(ask: Ask, own: Own, slot: Slot, home: Path) -> None:
     port, prompts = str(slot(RIGHT).port), own(SUMS)
     ask(port, prompts)
     slot(WRONG, "beta")
