@@ -13,11 +13,14 @@ def to_ask(replicas: Replicas) -> list[str]:
     return [name for name, rows in _by_handle(replicas).items() if _awake(rows)]
 
 
-def without(replicas: Replicas) -> Iterator[tuple[str, str]]:
-    """The handles that no slot answers for, each with why; one that is loaded on demand has always one."""
+def without(replicas: Replicas) -> Iterator[tuple[list[str], str]]:
+    """The handles that no slot answers for, together with those for which it is the same slots, and why; one that is
+    loaded on demand has always one."""
+    by_why: dict[str, list[str]] = {}
     for name, rows in _by_handle(replicas).items():
         if all(row["resting"] and not row["on_demand"] for row in rows):
-            yield name, "; ".join(f"{row['where']}: {row['why']}" for row in rows)
+            by_why.setdefault("; ".join(f"{row['where']}: {row['why']}" for row in rows), []).append(name)
+    yield from ((names, why) for why, names in by_why.items())
 
 
 def _awake(rows: Replicas) -> bool:

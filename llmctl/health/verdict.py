@@ -156,8 +156,9 @@ def _gateway(where: str, seen: SlotSeen) -> list[Finding]:
         found.append(_odd(f"{said.model} does not answer through it: {said.why}", "llmctl health", "handle"))
     if seen.why:
         found.append(_odd(f"it goes on as before: {seen.why}", "llmctl handles check", "registry"))
-    for handle, why in fronting.without(seen.replicas):
-        found.append(_odd(f"no slot answers for {handle} ({why})", "llmctl gateway status", "no_replica"))
+    for handles, why in fronting.without(seen.replicas):
+        told = f"no slot answers for {', '.join(handles)} ({why})"
+        found.append(_odd(told, "llmctl gateway status", "no_replica"))
     return found
 
 

@@ -103,7 +103,7 @@ def test_a_handle_without_a_slot_degrades_it_and_nobody_restarts_it(machine: Mac
     try:
         eventually(lambda: any(one["resting"] and DEEP in one["handles"] for one in machine.gateway.status().replicas))
         found = health(machine, capsys, "--heal", code=3)
-        assert found["verdict"] == "degraded" and f"no slot answers for {DEEP} (" in found["why"]
+        assert found["verdict"] == "degraded" and f"no slot answers for {DEEP}, beta (" in found["why"]
         assert machine.gateway.server_pid() == pid
     finally:
         verbs.enable(machine.home, machine.ports[DEEP])

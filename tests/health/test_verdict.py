@@ -100,6 +100,13 @@ def test_only_a_handle_whose_slots_are_all_awake_is_asked() -> None:
     assert fronting.to_ask(rows) == ["awake", "new"]
 
 
+def test_handles_of_the_same_slots_are_told_together() -> None:
+    rows = [replica("a:1", "deep", "beta", **RESTS), replica("b:1", "deep", "beta", "more", **RESTS)]
+    assert list(fronting.without(rows)) == [
+        (["deep", "beta"], "a:1: no answer; b:1: no answer"), (["more"], "b:1: no answer")
+    ]  # fmt: skip
+
+
 def test_figures_are_of_a_handle_and_not_of_the_gateway() -> None:
     assert (GATE.measured, replace(GATE, generation=Generation()).measured) == ("gateway/fast", "gateway")
     assert GOOD.measured == "m"
