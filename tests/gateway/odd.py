@@ -68,6 +68,14 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def reading_nothing(port: int) -> socket.socket:
+    """A client whose own buffer is small, so that the gate's is what fills."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
 Play = Callable[["Odd", socket.socket, int], None]
 
 

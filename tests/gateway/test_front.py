@@ -13,7 +13,7 @@ from llmctl.domain import Limits
 from llmctl.gateway import front
 from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
-from tests.gateway.odd import CHAT, Odd, chunked, gate_over, handle, says, whole
+from tests.gateway.odd import CHAT, Odd, chunked, gate_over, handle, reading_nothing, says, whole
 from tests.runner import test_edge as edges
 from tests.runner.fake_slot import FakeService, connect, read_response
 from tests.runner.test_edge import QUICK
@@ -74,14 +74,6 @@ def test_many_requests_in_one_write_are_no_large_head() -> None:
                 said += sock.recv(65536)
         assert said.count(b"HTTP/1.1 200 ") == 7
     odd.close()
-
-
-def reading_nothing(port: int) -> socket.socket:
-    """A client whose own buffer is small, so that the gate's is what fills."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect(("127.0.0.1", port))
-    return sock
 
 
 def test_l4_who_asks_much_and_reads_nothing_waits() -> None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from websockets.sync.client import connect
 
-from llmctl.domain import SlotSpec
+from llmctl.domain import Limits, SlotSpec
 from llmctl.gateway import life, registry
 from llmctl.gateway.registry import Registry
+from llmctl.slots import verbs
+from llmctl.slots.state import Launch
 from tests.conftest import RunningSlot, eventually
 from tests.gateway.conftest import Start, handle
+from tests.gateway.odd import Odd, chunked, reading_nothing, whole
+from tests.runner.fake_slot import post
 
 Slots = Callable[..., RunningSlot]
 Script = Callable[..., SlotSpec]
@@ -68,15 +77,74 @@ def test_the_bytes_of_an_answer_are_those_of_the_slot(
     assert texts[0] == texts[1] and here.headers["content-type"] == there.headers["content-type"]
 
 
-def test_a_dead_replica_costs_no_request_and_rests(slots: Slots, script: Script, gateway: Start) -> None:
+def rows(gate: RunningSlot) -> dict[int, dict[str, Any]]:
+    """What the gateway says of each replica, by port."""
+    found = life.status(gate.home, gate.port)["replicas"]
+    return {int(row["where"].rpartition(":")[2]): row for row in found}
+
+
+def asked(gate: RunningSlot) -> list[int]:
+    """The ports of those that answered, request by request."""
+    log = (gate.folder.path / "requests.log").read_text()
+    said = [json.loads(line.split("request: ")[1]) for line in log.splitlines()]
+    return [int(row["replica"].rpartition(":")[2]) for row in said]
+
+
+def test_a_dead_replica_costs_no_request_rests_and_comes_back_by_a_probe(
+    slots: Slots, script: Script, gateway: Start
+) -> None:
     one, two = slots(script("alpha")), slots(script("alpha"))
     gate = gateway(handle("alpha", one, two))
     assert chat(gate.port, max_tokens=2).status_code == 200
     one.kill()
     assert [chat(gate.port, max_tokens=2).status_code for _ in range(8)] == [200] * 8
-    rows = {row["where"]: row for row in life.status(gate.home, gate.port)["replicas"]}
-    assert rows[f"here:{one.port}"]["why"] and not rows[f"here:{two.port}"]["why"]
-    assert all(row["requests"] == row["tokens"] == 0 for row in rows.values())
+    found = rows(gate)
+    assert found[one.port]["why"] and not found[two.port]["why"]
+    assert all(row["requests"] == row["tokens"] == 0 for row in found.values())
+    eventually(lambda: rows(gate)[one.port]["resting"])
+    verbs.ensure_server(one.home, one.port, one.launch)
+    eventually(lambda: rows(gate)[one.port]["warm"] and not rows(gate)[one.port]["resting"])
+    before = len(asked(gate))
+    both = [threading.Thread(target=chat, args=(gate.port,), kwargs={"max_tokens": 20}) for _ in range(16)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    eventually(lambda: set(asked(gate)[before:]) == {one.port, two.port})
+
+
+def test_requests_with_one_beginning_go_to_who_has_read_it(slots: Slots, script: Script, gateway: Start) -> None:
+    slow = script("alpha", step=0.02, length=400)
+    gate = gateway(handle("alpha", slots(slow), slots(slow)))
+    bodies = {name: {"messages": [{"role": "user", "content": name * 1500}]} for name in "ab"}
+
+    def talk(name: str) -> int:
+        before = len(asked(gate))
+        assert chat(gate.port, **bodies[name], max_tokens=1).status_code == 200
+        return eventually(lambda: asked(gate)[before:])[0]
+
+    url = f"http://127.0.0.1:{gate.port}{CHAT}"
+    body = {**bodies["a"], "stream": True, "max_tokens": 400}
+    with httpx.stream("POST", url, json=body, timeout=60, trust_env=False) as busy:
+        assert busy.status_code == 200, busy.read()
+        events = busy.iter_lines()  # kept: its end would be the stream's
+        next(events)
+        (of_a,) = (port for port, row in rows(gate).items() if row["requests"])
+        (of_b,) = (port for port in rows(gate) if port != of_a)
+        assert talk("b") == of_b, "which has less to do"
+    eventually(lambda: not any(row["requests"] for row in rows(gate).values()))
+    assert [talk(name) for name in "abbaab"] == [of_a, of_b, of_b, of_a, of_a, of_b]
+
+
+def test_a_replica_without_its_model_is_asked_last(slots: Slots, script: Script, gateway: Start) -> None:
+    one, two = slots(script("alpha")), slots(script("alpha"))
+    gate = gateway(handle("alpha", one, two))
+    verbs.unload(one.home, one.port)
+    eventually(lambda: not rows(gate)[one.port]["warm"] and rows(gate)[two.port]["warm"])
+    assert [chat(gate.port, max_tokens=2).status_code for _ in range(6)] == [200] * 6
+    assert eventually(lambda: asked(gate) == [two.port] * 6)
+    two.kill()
+    assert chat(gate.port, max_tokens=2).status_code == 503, "an empty slot's own word"
 
 
 def test_fallbacks_answer_when_no_replica_can(slots: Slots, script: Script, gateway: Start) -> None:
@@ -112,7 +180,7 @@ def test_a_replica_that_dies_in_a_stream_ends_it_with_an_error_event(
 
 
 def test_a_replica_that_dies_before_the_first_byte_costs_nothing(slots: Slots, script: Script, gateway: Start) -> None:
-    slow = script("alpha", prefill=1.0)
+    slow = script("alpha", prefill=0.6)
     both = [slots(slow), slots(slow)]
     gate = gateway(handle("alpha", *both))
     found: list[httpx.Response] = []
@@ -132,12 +200,11 @@ def test_a_replica_that_hangs_loses_its_requests_to_another(slots: Slots, script
     assert pid
     os.kill(pid, signal.SIGSTOP)
     try:
-        found = [chat(gate.port, max_tokens=2).status_code for _ in range(3)]
-        rows = {row["where"]: row for row in life.status(gate.home, gate.port)["replicas"]}
+        assert chat(gate.port, max_tokens=2).status_code == 200
+        assert rows(gate)[both[0].port]["resting"]
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert found == [200] * 3 and rows[f"here:{both[0].port}"]["resting"]
-    eventually(lambda: not any(row["resting"] for row in life.status(gate.home, gate.port)["replicas"]))
+    eventually(lambda: not any(row["resting"] for row in rows(gate).values()))
 
 
 def test_a_registry_edited_to_nonsense_changes_nothing_and_is_told(
@@ -162,3 +229,71 @@ def test_a_websocket_is_a_pipe_to_the_handle_of_its_address(slots: Slots, script
             socket.send("{}")
             assert json.loads(socket.recv(10))["model"] == model
     eventually(lambda: not any(row["requests"] for row in life.status(alpha.home, port)["replicas"]))
+
+
+# ── much at once ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def burst(port: int, count: int, model: str) -> list[tuple[int, bool]]:
+    """So many requests on as many connections at once: status, and whether it says when to come back."""
+    body = json.dumps({"model": model, "messages": HI, "max_tokens": 4}).encode()
+    request = post(CHAT, body, "Connection: close")
+
+    async def one() -> tuple[int, bool]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        said = await asyncio.wait_for(reader.read(), 120)
+        writer.close()
+        head = said.partition(b"\r\n\r\n")[0].lower()
+        return int(head.split()[1]), b"retry-after" in head
+
+    return await asyncio.gather(*(one() for _ in range(count)))
+
+
+def test_l2_a_burst_of_512_loses_nothing(slots: Slots, script: Script, gateway: Start) -> None:
+    deep, flat = Launch(limits=Limits(queue=512)), Launch(limits=Limits(queue=8))
+    roomy = [slots(script("alpha"), deep), slots(script("alpha"), deep)]
+    gate = gateway(handle("alpha", *roomy), handle("beta", slots(script("beta"), flat), model="beta"))
+    found = asyncio.run(burst(gate.port, 512, "alpha"))
+    assert found == [(200, False)] * 512
+    assert all(asked(gate).count(slot.port) > 100 for slot in roomy), "both had their part"
+    found = asyncio.run(burst(gate.port, 512, "beta"))
+    assert len(found) == 512 and set(found) == {(200, False), (429, True)}, "who finds no room is told when to come"
+    eventually(lambda: not any(row["requests"] or row["tokens"] for row in rows(gate).values()))
+    assert all(not row["why"] for row in rows(gate).values()), "to be busy is no failure"
+
+
+def resident(pid: int) -> int:
+    """Bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_l4_fifty_clients_that_do_not_read_take_little_and_slow_down_nobody(gateway: Start) -> None:
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        while True:
+            if odd.request(sock).startswith(b"GET"):
+                sock.sendall(whole(b'{"state":"ready"}'))
+            elif b"short" in odd.asked[-1]:
+                sock.sendall(whole())
+            else:
+                sock.sendall(chunked(end=False))
+                for _ in range(64):
+                    sock.sendall(b"100000\r\n" + b"data: x\n\n" * (2**20 // 9) + b"\n" * (2**20 % 9) + b"\r\n")
+
+    odd = Odd(play)
+    gate = gateway(handle("alpha", odd))
+    pid = gate.server_pid()
+    assert pid and chat(gate.port, user="short").status_code == 200
+    before = resident(pid)
+    request = post(CHAT, b'{"messages": [], "stream": true}')
+    with contextlib.ExitStack() as clients:
+        socks = [clients.enter_context(reading_nothing(gate.port)) for _ in range(50)]
+        for sock in socks:
+            sock.sendall(request)
+        eventually(lambda: len(odd.asked) > 50)
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            assert chat(gate.port, user="short").status_code == 200
+            assert resident(pid) - before < 50 * 2**20, "of 3 GB that they asked for"
+    eventually(lambda: not any(row["requests"] for row in rows(gate).values()))
+    odd.close()
