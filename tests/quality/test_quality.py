@@ -128,9 +128,9 @@ def test_a_prompt_passes_when_enough_of_its_tries_do(ask: Ask, own: Own, slot: S
 
 def test_an_answer_that_never_ends_is_cut_and_counts_as_none(ask: Ask, own: Own, slot: Slot) -> None:
     started = slot(RIGHT, slow={"What is 2 plus 2?": 30.0})
-    code, found = ask(str(started.port), own(SUMS), "--patience=2s")
+    code, found = ask(str(started.port), own(SUMS), "--patience=3s")
     assert (code, statuses(found)) == (0, {"sum": "fail", "city": "pass"})
-    assert run_of(found)["rows"][0]["failed"] == {"answer": "there was no whole answer within 2 s"}
+    assert run_of(found)["rows"][0]["failed"] == {"answer": "there was no whole answer within 3 s"}
 
 
 def test_what_the_server_refuses_is_a_failure_and_says_why(ask: Ask, own: Own, slot: Slot) -> None:
