@@ -54,8 +54,7 @@ def up(session: Session, port: int, bind: str, redis: str | None, python: Path |
     where = Redis.of(redis) if redis else None
     if python is None:
         with session.progress(plain=True) as on_event:
-            on_event({"event": "note", "message": "LiteLLM's environment: made once, 0.6 GB"})
-            python = litellm_env.made(session.home, lambda line: on_event({"event": "note", "message": line}))
+            python = litellm_env.made(session.home, lambda text: on_event({"event": "note", "message": text}))
     litellm_env.check(python)
     if where and (password := os.environ.get(PASSWORD)):
         litellm_plan.keep_password(session.home, password)

@@ -22,7 +22,7 @@ PROOFS = {
     "torch": ("torch", "transformers"),
     "mlx": ("mlx_lm",),
     "openvino": ("openvino_genai", "xllamacpp"),
-    "litellm": ("litellm", "fastapi", "redis"),
+    "litellm": ("fastapi", "redis", "orjson"),
 }
 """What must import before an environment counts as made: wheels may need libraries of the system that are not there."""
 

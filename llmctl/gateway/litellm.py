@@ -19,6 +19,9 @@ from llmctl.gateway.registry import EMBEDDINGS, Handle, Registry, Replica
 BEGIN, END = "# BEGIN LLMCTL AUTO", "# END LLMCTL AUTO"
 TIMEOUT, SLOW = 600, 3600
 """Seconds for an answer; of handles whose technique computes many."""
+FAILS = 0
+"""What a slot may fail without being rested: its retries are drawn among the same slots, the one that failed included.
+Said of each deployment, not of the router, for then one that is alone is never rested."""
 MASTER, PASSWORD = "LITELLM_MASTER_KEY", "REDIS_PASSWORD"
 """The variables with the key that its clients send, and with that of the Redis that instances share."""
 
@@ -73,7 +76,7 @@ def rendered(registry: Registry, redis: Redis | None = None) -> Rendered:
             "drop_params": False, "num_retries": 2, "request_timeout": TIMEOUT, "turn_off_message_logging": True,
         },
         "router_settings": {
-            "routing_strategy": "least-busy", "allowed_fails": 2, "cooldown_time": 30, "fallbacks": fallbacks,
+            "routing_strategy": "simple-shuffle", "cooldown_time": 30, "fallbacks": fallbacks,
             **({"redis_host": redis.host, "redis_port": redis.port} if redis else {}),
             **({"redis_password": f"os.environ/{PASSWORD}"} if redis else {}),
         },
@@ -93,7 +96,7 @@ def _entry(handle: Handle, replica: Replica, key: str) -> dict[str, Any]:
         "id": f"{handle.name}@{replica.where}", "mode": "embedding" if handle.invoke == EMBEDDINGS else "chat",
         "max_input_tokens": handle.context, "max_output_tokens": handle.max_output,
         "input_cost_per_token": handle.price[0] / 1e6 or None, "output_cost_per_token": handle.price[1] / 1e6 or None,
-        "disable_background_health_check": True if slow or replica.on_demand else None,
+        "allowed_fails": FAILS, "disable_background_health_check": True if slow or replica.on_demand else None,
     }  # fmt: skip
     return {
         "model_name": handle.name,

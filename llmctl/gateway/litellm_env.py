@@ -16,14 +16,16 @@ BAD = ("1.82.7", "1.82.8")
 """Releases that were published with code that steals credentials: never run, whatever asks for them."""
 
 
-def made(home: Path, on_line: Callable[[str], None]) -> Path:
-    """The Python of the environment, made if it is not there yet; `on_line` gets what the installer says. DeployFailed
-    or NoSpace where it cannot be made."""
-    wanted = Wanted(LITELLM, locks.shipped(LITELLM))
+def made(home: Path, note: Callable[[str], None]) -> Path:
+    """The Python of the environment, made if it is not there yet, which is noted. DeployFailed or NoSpace where it
+    cannot be made."""
+    wanted, envs = Wanted(LITELLM, locks.shipped(LITELLM)), home / "gateway" / "envs"
+    if not build.is_complete(envs / wanted.folder):
+        note(f"making LiteLLM's environment in {envs / wanted.folder}: once, 0.6 GB")
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin") or shutil.which("uv")
     python = build.build(
-        wanted, "uv" if uv else "venv", Path(sys.executable), home / "gateway" / "envs",
-        wheelhouse=None, tool=Path(uv) if uv else None, on_line=on_line,
+        wanted, "uv" if uv else "venv", Path(sys.executable), envs,
+        wheelhouse=None, tool=Path(uv) if uv else None,
     )  # fmt: skip
     check(python)
     return python

@@ -44,10 +44,8 @@ class Process:
         while not await asyncio.to_thread(_answers, self.port):
             if self.done.done():
                 self._said.drain()
-                raise LoadFailed(
-                    f"LiteLLM ended with exit status {self.done.result()} before it was ready",
-                    details={"log": list(self._said.tail)},
-                )
+                last = f": {self._said.tail[-1][:300]}" if self._said.tail else ""
+                raise LoadFailed(f"LiteLLM ended with exit status {self.done.result()} before it was ready{last}")
             if loop.time() > end:
                 raise LoadFailed(f"LiteLLM is not ready after {STARTS_WITHIN:.0f} s")
             await asyncio.sleep(EVERY)

@@ -124,7 +124,7 @@ class LiteLlmServer(PortServer):
     async def _bring(self, plan: Plan) -> None:
         """Have a proxy with this plan take the new connections; the old one goes on until then."""
         self._again = False
-        config = self.folder.home / "gateway" / f"{LITELLM}.yaml"
+        config = self.folder.path / f"{LITELLM}.yaml"
         write_text(config, plan.text, private)
         self.note(f"LiteLLM {plan.version} starts with {len(plan.known.handles)} handles ({plan.known.hash})")
         try:

@@ -114,8 +114,8 @@ def test_s9_it_sees_the_keys_that_it_needs_and_nobody_else_does(
     finally:
         one.kill()
     assert {"LITELLM_MASTER_KEY", "LLMCTL_GPU_1_KEY", "REDIS_PASSWORD"} <= set(seen["names"])
-    assert "HF_TOKEN" not in seen["names"] and seen["home"] == seen["folder"] == str(home / "gateway")
-    config = home / "gateway" / "litellm.yaml"
+    assert "HF_TOKEN" not in seen["names"] and seen["home"] == seen["folder"] == str(one.folder.path)
+    config = one.folder.path / "litellm.yaml"
     everywhere = one.log() + config.read_text() + argv.decode() + (one.folder.path / "desired.json").read_text()
     for secret in (keys.show(home)["client"], "key-of-the-slots", "password-of-redis", "a-secret-of-the-operator"):
         assert secret not in everywhere
@@ -172,11 +172,11 @@ def test_a_registry_or_a_configuration_that_makes_no_sense_leaves_the_proxy_that
     eventually(lambda: "cannot be read" in (told(fronted)["why"] or ""))
     judged = verdict.slot("h", here.slot(fronted.home, fronted.status(), 5.0), verdict.Baseline())
     assert judged.verdict == verdict.DEGRADED and ask(fronted).json()["pid"] == before
-    (fronted.home / "gateway" / "dies").touch()
+    (fronted.folder.path / "dies").touch()
     know(fronted.home, "beta")
     eventually(lambda: "exit status 3 before it was ready" in (told(fronted)["why"] or ""))
     assert ask(fronted).json()["pid"] == before and listed(fronted) == ["alpha"] and fronted.state() == "ready"
-    (fronted.home / "gateway" / "dies").unlink()
+    (fronted.folder.path / "dies").unlink()
     eventually(lambda: listed(fronted) == ["beta"])
     assert told(fronted)["why"] is None
 
@@ -201,8 +201,9 @@ def test_it_is_restarted_and_re_executed_and_its_port_never_closes(fronted: Runn
 
 def test_without_a_proxy_a_client_is_told(home: Path, python: Path) -> None:
     know(home, "alpha")
-    (home / "gateway" / "dies").touch()
     one = RunningSlot(home, free_port(), Launch(limits=Limits(queue_timeout=1.0)))
+    one.folder.make()
+    (one.folder.path / "dies").touch()
     life.up(home, one.port, one.launch, litellm_plan.spec(python, None))
     try:
         answer = ask(one)
