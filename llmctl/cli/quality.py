@@ -37,11 +37,12 @@ def quality(
     list_: Annotated[bool, typer.Option("--list", help="Show the prompts, and ask nobody.")] = False,
 ) -> Answer:
     """Ask each handle the prompts of the quality matrix. 1: one got worse, or a server lets something through."""
-    from llmctl.cli import quality_work
+    from llmctl.cli import quality_kept, quality_places
     from llmctl.cli.reach import Reach
+    from llmctl.quality import prompts as files
 
     session: Session = ctx.obj
-    meant = quality_work.chosen(session, prompts, only or ())
+    meant = files.select(files.load(prompts or files.of_operator(session.config.dir)), only or ())
     if list_:
         return Answer({"prompts": [asdict(prompt) for prompt in meant]})
     if not targets:
@@ -52,14 +53,14 @@ def quality(
     with Reach(session) as reach, session.progress(plain=True) as on_event:
         for text in dict.fromkeys(targets):
             try:
-                run = quality_work.measure(
-                    quality_work.find(reach, text), meant, seconds,
+                run = quality_kept.measure(
+                    quality_places.find(reach, text), meant, seconds,
                     lambda message: on_event({"event": "note", "message": message}),
                 )  # fmt: skip
             except LlmctlError as error:
                 errors.append(error)
                 continue
-            data, unkept = quality_work.judge(session, run, accept=accept)
+            data, unkept = quality_kept.judge(session, run, accept=accept)
             found.append(data)
             errors += [unkept] if unkept else []
     return Answer({"runs": found} if found else {}, _code(found, errors), tuple(errors))

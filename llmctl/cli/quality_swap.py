@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from llmctl.cli import quality_work
+from llmctl.cli import quality_kept, quality_places
 from llmctl.cli import reach as reaching
 from llmctl.cli.host_heal import healed
 from llmctl.cli.quality import PATIENCE
@@ -18,6 +18,7 @@ from llmctl.errors import LlmctlError, QualityFailed, Refused, UnknownName
 from llmctl.health.heal import LAST_GOOD
 from llmctl.history import NAME
 from llmctl.history.store import History
+from llmctl.quality import prompts
 from llmctl.quality.prompts import Prompt
 from llmctl.render import quality_matrix
 from llmctl.slots import verbs
@@ -29,7 +30,7 @@ def swapped(
     """What `do`, which swaps, answered, with the quality run as `quality`. QualityFailed: it was taken back."""
     hosts, number = reaching.slots_of(session, port, patterns)
     target = Target(reaching.one(hosts, "swap --require-quality"), int(number))
-    meant = quality_work.chosen(session, None, ())
+    meant = prompts.select(prompts.load(prompts.of_operator(session.config.dir)), ())
     with History.open(session.home / NAME), Reach(session) as reach:  # one that cannot be used is told before the swap
         before = _row(reach, target)
         _must_differ(session, target, before, model)
@@ -78,8 +79,8 @@ def _measured(
         def tell(message: str) -> None:
             on_event({"event": "note", "message": message})
 
-        found = quality_work.measure(quality_work.of_slot(reach, target), meant, PATIENCE, tell)
-        run, unkept = quality_work.judge(session, found, besides=besides)
+        found = quality_kept.measure(quality_places.of_slot(reach, target), meant, PATIENCE, tell)
+        run, unkept = quality_kept.judge(session, found, besides=besides)
         if run["good"]:
             tell(quality_matrix.told(run)[0])
     return run, unkept

@@ -28,6 +28,11 @@ class Verdict:
     def good(self) -> bool:
         return not self.regressed and not self.faults
 
+    def status(self, prompt: str) -> str:
+        """What it is in a word: pass, fail, regressed or fault."""
+        words = {"pass": self.passed, "fail": self.failed, "regressed": self.regressed, "fault": self.faults}
+        return next(word for word, names in words.items() if prompt in names)
+
 
 def judged(rows: Sequence[Row], expected: Expected) -> Verdict:
     """A prompt that was changed since is a new one."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llmctl import paths, tables
-from llmctl.errors import LlmctlError, nearest
+from llmctl.errors import LlmctlError, UnknownName, nearest
 from llmctl.quality import schema as schemas
 from llmctl.quality.language import LANGUAGES
 from llmctl.tables import Table
@@ -65,6 +66,11 @@ class Prompt:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
 
 
+def of_operator(folder: Path | None) -> Path | None:
+    """The operator's own file in the folder of hosts.toml, where there is one."""
+    return folder / NAME if folder and (folder / NAME).exists() else None
+
+
 def load(own: Path | None) -> dict[str, Prompt]:
     """The prompts by name. ConfigError names file, line and key of a mistake."""
     found = _read(tables.read(SHIPPED), {})
@@ -72,6 +78,19 @@ def load(own: Path | None) -> dict[str, Prompt]:
         return found
     root = tables.read(own)
     return _read(root, found if root.flag("shipped", True) else {})
+
+
+def select(known: Mapping[str, Prompt], globs: Sequence[str]) -> list[Prompt]:
+    """Those that `globs` mean, all without any; UnknownName for one that means none."""
+    found: dict[str, Prompt] = {}
+    for glob in globs:
+        names = fnmatch.filter(known, glob)
+        if not names:
+            close = nearest(glob, known)
+            hint = f"did you mean {close!r}?" if close else "llmctl quality --list"
+            raise UnknownName(f"no prompt is {glob[:140]!r}", hint=hint)
+        found |= {name: known[name] for name in names}
+    return list((found if globs else known).values())
 
 
 def _read(root: Table, before: Mapping[str, Prompt]) -> dict[str, Prompt]:

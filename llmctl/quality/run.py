@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,10 +72,12 @@ def _row(asked: Asked, prompt: Prompt) -> tuple[Row, str | None]:
     fault = any(check in failed for check in ALWAYS) or (prompt.must and hits < prompt.need)
     row = Row(
         prompt.name, prompt.fingerprint, prompt.tries, prompt.need, hits, failed,
-        _median([reply.first for reply in replies]), _median([reply.seconds for reply in replies]), fault,
+        median(reply.first for reply in replies), median(reply.seconds for reply in replies), fault,
     )  # fmt: skip
     return row, replies[-1].model if replies else None
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return round(statistics.median(values), 3) if values else None
+def median(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), 3) if known else None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmctl.__main__ import main
-from llmctl.cli import quality_work
+from llmctl.cli import quality_kept
 from llmctl.history import NAME
 from tests.conftest import RunningSlot
 from tests.quality.conftest import Ask
@@ -118,13 +118,13 @@ def test_what_could_not_be_taken_back_is_refused_before_anything_is_done(
 def test_a_slot_that_somebody_else_changes_meanwhile_is_left_alone(
     llmctl: Llmctl, slots: Callable[..., RunningSlot], script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slot, judge = slots(), quality_work.judge
+    slot, judge = slots(), quality_kept.judge
 
     def meanwhile(*given: Any, **more: Any) -> Any:
         slot.change("swap", script("gamma"))
         return judge(*given, **more)
 
-    monkeypatch.setattr(quality_work, "judge", meanwhile)
+    monkeypatch.setattr(quality_kept, "judge", meanwhile)
     code, found = llmctl("swap", str(slot.port), "tiny-leak", "--require-quality")
     assert (code, slot.status().model) == (1, "gamma")
     assert "somebody changed the slot meanwhile" in found["errors"][0]["message"]
