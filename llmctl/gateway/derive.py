@@ -31,8 +31,8 @@ class Problem:
 def derived(
     config: Config, known: Iterable[Profile], told: Rows, before: Registry = NOTHING
 ) -> tuple[Registry, list[Problem]]:  # fmt: skip
-    """All handles. What a profile declares comes first; each model that runs has its own id besides. Of a host that
-    nobody could ask, its slots are taken to be as the registry had them `before`."""
+    """All handles. What a profile declares comes first; each model that runs, or would on demand where none does, has
+    its own id besides. Of a host that nobody could ask, its slots are taken to be as the registry had them `before`."""
     rows = {name: told.get(name, _remembered(before, name)) for name in config.hosts}
     handles: dict[str, Handle] = {}
     found: list[Problem] = []
@@ -53,7 +53,13 @@ def derived(
                 running = _running(config.hosts[name], port, row)
                 as_declared = declared.get(running.where)
                 same = as_declared and as_declared.model == running.model
-                _own(handles, as_declared if as_declared and same else running)
+                found_there = as_declared if as_declared and same else running
+                if not found_there.on_demand:
+                    _own(handles, found_there)
+    for late in declared.values():
+        own = handles.get(handle_of(late.model))
+        if late.on_demand and (own is None or own.on_demand):
+            _own(handles, late)
     registry = Registry(handles, next(iter(handles), None))
     return registry, [*found, *_fallbacks(registry)]
 
@@ -77,7 +83,7 @@ def _declared(
         port = next((at for at, row in sorted(rows.items()) if row["model"] == slot.model), None)
     if port is None:
         return None
-    row = rows.get(port)
+    row = None if slot.on_demand else rows.get(port)  # the same whether it is loaded now or not
     names = tuple(row["handles"]) if row and row["model"] == slot.model else ()
     return Replica(
         host.name, port, slot.model, (row["engine"] if row else None) or slot.engine, address(host, port), names,

@@ -40,7 +40,8 @@ def _status(data: Mapping[str, Any]) -> str:
 def _replica(one: Mapping[str, Any]) -> tuple[str, ...]:
     warm = one["warm"] and not one["resting"]
     stands = "warm" if warm else "on demand" if one["on_demand"] else "rests" if one["resting"] else "comes"
-    return one["where"], one["model"], stands, str(one["requests"]), str(one["tokens"]), escaped(one["why"] or "")
+    why = escaped(one["why"]) if one["why"] and stands == "rests" else ""
+    return one["where"], one["model"], stands, str(one["requests"]), str(one["tokens"]), why
 
 
 def _keys(data: Mapping[str, Any]) -> str | Table:

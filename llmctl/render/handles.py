@@ -55,7 +55,7 @@ def _show(data: Mapping[str, Any]) -> str:
     facts = {key: one[key] for key in FACTS if one[key] not in (None, [], ())}
     if any(one["price"]):
         prompt, completion = one["price"]
-        facts["price"] = f"{prompt:g} + {completion:g} of a million tokens"
+        facts["price"] = f"{prompt:g} for a million tokens of prompts, {completion:g} of answers"
     lines += [f"  {key}: {_said(value)}" for key, value in facts.items()]
     if len(data["chain"]) > 1:
         lines.append(f"  then: {' → '.join(data['chain'][1:])}")

@@ -49,6 +49,18 @@ def test_slots_with_one_model_are_replicas_of_its_own_name() -> None:
     assert list(registry.handles) == ["m"]
 
 
+def test_a_model_on_demand_is_the_same_whether_it_is_loaded_or_not() -> None:
+    late = slot(8101, "m", handle="late", on_demand=True)
+    registry, _ = made(late, rows={"a": {8101: row(None)}})
+    assert list(registry.handles) == ["late", "m"] and registry.handles["m"].on_demand
+    assert made(late, rows={"a": {8101: row("m", "torch", "late")}})[0] == registry
+    assert list(made(late, rows={"a": {8101: row("phi-3")}})[0].handles) == ["late", "phi-3", "m"]
+    runs = made(late, rows={"a": {8101: row("m"), 8102: row("m")}})[0].handles["m"]
+    assert [one.where for one in runs.replicas] == ["a:8102"] and not runs.on_demand
+    both = made(late, slot(8102, "m", handle="later", on_demand=True))[0].handles["m"]
+    assert [one.where for one in both.replicas] == ["a:8101", "a:8102"]
+
+
 def test_one_name_in_two_slots_needs_a_group() -> None:
     both = slot(8101, handle="fast"), slot(8101, host="b", handle="fast")
     registry, (problem,) = made(*both)
@@ -238,6 +250,12 @@ def test_of_a_silent_host_what_the_profile_has_no_more_goes_and_a_host_that_is_n
     assert [one.where for one in without_b(before).handles["phi-3"].replicas] == ["b:8105"]
     gone = Config(None, {"a": A}, "a")
     assert list(derived(gone, [], {"a": BOTH["a"]}, before)[0].handles) == ["m"]
+
+
+def test_a_model_that_was_only_declared_does_not_run_because_its_host_is_silent() -> None:
+    never = slot(8101, "late", "b", handle="late")
+    before, _ = made(never, rows={"a": BOTH["a"], "b": {}, "c": {}})
+    assert list(without_b(before, never).handles) == list(before.handles) == ["late", "m"]
 
 
 def test_a_host_that_answers_is_believed() -> None:

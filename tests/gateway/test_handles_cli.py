@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmctl.gateway import jsonl, registry
-from tests.conftest import eventually
+from llmctl import keys
+from llmctl.domain import SlotSpec
+from llmctl.gateway import hosts, jsonl, registry
+from llmctl.slots.state import Launch
+from tests.conftest import RunningSlot, eventually
 from tests.gateway.around import DEEP, FAST, LATE, Machine, machine
 
 __all__ = ["machine"]
 Capture = pytest.CaptureFixture[str]
+Slots = Callable[..., RunningSlot]
+Script = Callable[..., SlotSpec]
 GENERATED = (jsonl.FILE, jsonl.SIDECAR)
 
 
@@ -98,7 +103,7 @@ def test_what_differs_is_told_line_by_line_and_fixed(machine: Machine, capsys: C
     lines.write_text(lines.read_text().replace('"managed_by":"manual"', '"managed_by":"launchd"', 1) + "{\n")
     extra.write_text(extra.read_text().replace('"context": 512', '"context": 4096'))
     path = registry.path(machine.home)
-    path.write_text(path.read_text().replace("512", "256"))
+    path.write_text(path.read_text().replace('"context": 512', '"context": 256'))
     assert problems(machine, capsys) == [
         "handles.jsonl:6: it is not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
         'handles.jsonl: alpha: managed_by is "launchd", now "manual"',
@@ -211,6 +216,23 @@ def test_live_finds_a_slot_that_does_not_answer(machine: Machine, capsys: Captur
     machine.llmctl(capsys, "restart", deep)
     machine.settled()
     assert problems(machine, capsys, "--live", code=0) == []
+
+
+def test_live_brings_the_key_that_a_host_asks_for(
+    slots: Slots, script: Script, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("LLMCTL_CONFIG", str(tmp_path))
+    (tmp_path / "hosts.toml").write_text('[hosts.here]\ntransport = "local"\nbind = "0.0.0.0"\n')
+    key = str(keys.show(home)["client"])
+    slots(script("alpha"), Launch(bind="0.0.0.0"))
+    open_one = Machine(home, tmp_path, {})
+    assert open_one.llmctl(capsys, "handles", "check", "--live")["data"]["handles"] == ["alpha"]
+    open_one.llmctl(capsys, "handles", "sync")
+    file = home / "gateway" / hosts.NAME
+    assert hosts.read(home)["keys"] == {"here": key} and file.stat().st_mode & 0o077 == 0
+    (tmp_path / "hosts.toml").write_text('[hosts.here]\ntransport = "local"\n')
+    (what,) = problems(open_one, capsys, "--live")
+    assert what.endswith("does not answer: GET /v1/models is answered with 401")
 
 
 def test_a_slot_that_runs_another_model_or_none_is_found(machine: Machine, capsys: Capture) -> None:

@@ -37,6 +37,7 @@ handle = "deep"
 def test_f9_handles_of_a_host_that_says_nothing_stay(fleet: Fleet, home: Path) -> None:
     one, two = fleet.at("gpu1"), fleet.at("gpu2")
     fleet.profile("both", PROFILE.format(fleet.ports["gpu1"][0], fleet.ports["gpu2"][0]))
+    fleet.configure(gpu2={"bind": '"0.0.0.0"'})
     for where, model in ((one, "alpha"), (two, "alpha"), (fleet.at("gpu2", 1), "beta")):
         assert fleet("load", where, model).code == 0
 
@@ -46,8 +47,13 @@ def test_f9_handles_of_a_host_that_says_nothing_stay(fleet: Fleet, home: Path) -
     assert [(name, [r.where for r in found.replicas]) for name, found in before.handles.items()] == [
         ("twins", [one, two]), ("deep", [fleet.at("gpu2", 1)]), ("alpha", [one, two]), ("beta", [fleet.at("gpu2", 1)]),
     ]  # fmt: skip
-    assert {r.address for found in before.handles.values() for r in found.replicas} == {None}
-    assert hosts.read(home) == {"config": str(fleet.config), "keys": {}}
+    reached = {r.where: r.address for found in before.handles.values() for r in found.replicas}
+    assert (reached[one], reached[two]) == (None, f"127.0.0.1:{fleet.ports['gpu2'][0]}")
+    told = hosts.read(home)
+    assert told == {
+        "config": str(fleet.config),
+        "keys": {"gpu2": fleet("keys", "show", "--host", "gpu2").data["client"]},
+    }
 
     live = fleet("handles", "check", "--live")
     assert (live.code, live.data["problems"], live.data["not_asked"]) == (3, [], ["the gateway, which is not up"])
@@ -60,7 +66,7 @@ def test_f9_handles_of_a_host_that_says_nothing_stay(fleet: Fleet, home: Path) -
     try:
         done = fleet("handles", "sync")
         assert (done.code, done.data["kept"]) == (3, sorted([two, fleet.at("gpu2", 1)]))
-        assert registry.read(home) == before and done.data["problems"] == []
+        assert registry.read(home) == before and done.data["problems"] == [] and hosts.read(home) == told
         code, out, err = fleet.text("handles", "list")
         assert code == 3 and "as it was before, for their hosts say nothing: " in out and "gpu2" in err
         live = fleet("handles", "check", "--live")

@@ -84,8 +84,8 @@ def test_what_is_missing_no_json_or_there_twice() -> None:
     _, mistakes = jsonl.parse(b'{"handle":"a"}\n{\n[]\n')
     assert [m.line for m in mistakes] == [1] * 5 + [2, 3]
     other = json.dumps({**json.loads(EXAMPLE), "handle": "other"})
-    _, mistakes = jsonl.parse(f"{EXAMPLE}\n{EXAMPLE}\n{other}\n".encode())
-    assert mistakes[0].what.endswith("is on line 1 already")
+    lines, mistakes = jsonl.parse(f"{EXAMPLE}\n{EXAMPLE}\n{other}\n".encode())
+    assert mistakes[0].what.endswith("is on line 1 already") and [line.handle for line in lines] == [GPT.name]
     assert [m.line for m in mistakes] == [2, 2, 3]
 
 
