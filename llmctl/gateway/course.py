@@ -46,12 +46,12 @@ class Course:
             load = self._demand.missing(self._chain[0])
         except RequestError as error:
             return self._after(error, begun)
+        if load and not self._left:
+            return self._after(RequestError("its model comes and goes", status=503, code="unavailable"), begun)
         return self._wait(load, begun) if load else self._send(self._chain, begun, self._again, self._ended)
 
     def _wait(self, load: Load, begun: bool) -> Work | None:
         self._left -= 1
-        if self._left < 0:
-            return self._after(RequestError("its model comes and goes", status=503, code="unavailable"), begun)
         times, done = self._demand.times, lambda status: self._done(None, status)
         return Waiting(self._front, load, self._shape, self._progress, times, self._after, done, begun)
 
@@ -68,7 +68,7 @@ class Course:
 
     def _again(self, begun: bool) -> Work | None:
         """None of the replicas could answer: wait for one whose model has gone in the meantime."""
-        for at, handle in enumerate(self._chain):
+        for at, handle in enumerate(self._chain if self._left else ()):
             try:
                 load = self._demand.missing(handle)
             except RequestError:

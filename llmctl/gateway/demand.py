@@ -82,7 +82,7 @@ class Demand:
     def ended(self, where: str | None, keep: float | None) -> None:
         """A request to that slot has ended; `keep` is its keep_alive."""
         live = self._replicas.live.get(where or "")
-        if live and live.replica.on_demand and not live.replica.pinned:
+        if live and live.replica.on_demand:
             self.stays.said(live.replica.where, keep)
 
     # ── slots ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from llmctl.domain import OnDemand
-from llmctl.errors import RequestError
-from llmctl.gateway import loading
+from llmctl.errors import Busy, RequestError
+from llmctl.gateway import course, loading, waiting
 from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
 from tests.runner.fake_slot import FakeService
@@ -145,6 +145,66 @@ def test_who_does_not_stream_is_sent_away_with_how_far_it_is() -> None:
         slow.go.set()
         eventually(lambda: ask(slot).status_code == 200)
         assert slow.calls == 1, "the load went on"
+
+
+class Full(Slow):
+    """A load that finds no room until `go` is set."""
+
+    async def __call__(self, replica: Any, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self.calls += 1
+        if not self.go.is_set():
+            raise Busy("another one answers", details={"where": None})
+
+
+def test_a_load_without_room_tries_again_while_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "FIRST_PAUSE", 0.1)
+    full, found = Full(), list[int]()
+    with serve(FakeService(), start=full) as slot:
+        asking = threading.Thread(target=lambda: found.append(ask(slot).status_code))
+        asking.start()
+        eventually(lambda: full.calls >= 3)
+        assert [row["stage"] for row in slot.gate.demand.loads.rows()] == [loading.TURN] and not found
+        full.go.set()
+        asking.join()
+    assert found == [200]
+
+
+def test_a_load_without_room_is_given_up_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "ABANDONED", 0.2)
+    with serve(FakeService(), start=Full()) as slot:
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(f"{slot.base_url}/v1/chat/completions", json=HI, timeout=0.3, trust_env=False)
+        eventually(lambda: not slot.gate.demand.loads.rows())
+
+
+def test_a_load_has_an_end() -> None:
+    with serve(FakeService(), start=Slow(), times=OnDemand(longest=0.3)) as slot:
+        error = ask(slot).json()["error"]
+        assert error["code"] == "load_failed" and "alpha was not loaded within 0 s" in error["message"]
+        assert "llmctl status" in error["hint"] and not slot.gate.demand.loads.rows()
+
+
+def test_a_model_that_comes_and_goes_is_not_waited_for_without_end() -> None:
+    slow = Slow()
+    slow.go.set()
+    refusal = RequestError("no model is loaded on this port", status=503, code="unavailable")
+    with serve(FakeService(refusal=refusal), start=slow) as slot:
+        answer = ask(slot)
+        assert answer.status_code == 503 and "no model is loaded" in answer.json()["error"]["message"]
+        assert slow.calls == course.TRIES
+
+
+def test_who_waits_when_the_gateway_ends_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "ENDING", 0.2)
+    with serve(FakeService(), start=Slow()) as slot:
+        found: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: found.append(ask(slot)))
+        asking.start()
+        eventually(lambda: slot.gate.demand.loads.rows())
+        for front in list(slot.gate.connections):
+            front.loop.call_soon_threadsafe(front.shutdown)
+        asking.join()
+        assert found[0].status_code == 503 and found[0].headers["retry-after"] == "12"
 
 
 def test_a_client_that_goes_away_while_it_waits_leaves_nothing() -> None:

@@ -157,18 +157,24 @@ def test_the_first_request_loads_and_the_idle_one_makes_room(fleet: Fleet) -> No
 
 
 def test_two_models_that_do_not_lie_together_take_turns(fleet: Fleet) -> None:
-    before, said, over = len(fleet.loads()), dict[str, list[str]](a=[], b=[]), 24
+    """Without turns those who never stop asking for one would keep the other away; by each request in turn, each would
+    cost a load."""
+    before, over, said = len(fleet.loads()), threading.Event(), dict[str, list[str]](a=[], b=[])
 
-    def ask(handle: str) -> None:
-        while len(said[handle]) < over:
-            said[handle].append(fleet.answer(handle))
+    def ask() -> None:
+        while not over.is_set():
+            said["a"].append(fleet.answer("a"))
 
-    threads = [thread for handle in said for thread in many(lambda handle=handle: ask(handle), 2)]  # type: ignore[misc]
-    for thread in threads:
+    asking = many(ask, 2)
+    eventually(lambda: len(said["a"]) > 4)
+    while fleet.loads()[before:][-2:] != ["beta", "alpha"]:  # each had to make way for the other
+        said["b"].append(fleet.answer("b"))
+    over.set()
+    for thread in asking:
         thread.join()
     assert set(said["a"]) == {"I am alpha."} and set(said["b"]) == {"I am beta."}
-    loads = fleet.loads()[before:]
-    assert 1 <= len(loads) <= 8, f"{sum(map(len, said.values()))} requests took {loads}"
+    loads, requests = fleet.loads()[before:], sum(map(len, said.values()))
+    assert len(loads) <= 4 and requests > 2 * TIMES.requests, f"{requests} requests took {loads}"
     assert fleet.status()["loads"] == []
 
 
@@ -179,6 +185,16 @@ def test_a_load_that_fails_goes_to_the_fallbacks_or_says_why(fleet: Fleet) -> No
     assert "the script says that loading fails" in error.json()["error"]["message"]
     large = fleet.ask("large").json()["error"]
     assert "needs 0.90 GB" in large["message"] and "llmctl status" in large["hint"]
+
+
+def test_a_slot_that_is_disabled_is_not_loaded(fleet: Fleet) -> None:
+    port = fleet.slots["alpha"].port
+    verbs.disable(fleet.home, port, "for the test")
+    try:
+        error = fleet.ask("a").json()["error"]
+    finally:
+        verbs.enable(fleet.home, port)
+    assert error["code"] == "load_failed" and "alpha is disabled" in error["message"]
 
 
 def test_a_load_that_hangs_ends_at_its_time(fleet: Fleet) -> None:
