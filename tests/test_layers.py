@@ -96,6 +96,7 @@ MAY_IMPORT = {
     "top": {"top", "watch", "render", "progress", *CORE},
     "doctor": {
         "doctor",
+        "gateway",
         "fleet.facts",
         "fleet.ssh",
         "host",
