@@ -161,14 +161,18 @@ def test_two_models_that_do_not_lie_together_take_turns(fleet: Fleet) -> None:
     cost a load."""
     before, over, said = len(fleet.loads()), threading.Event(), dict[str, list[str]](a=[], b=[])
 
-    def ask() -> None:
+    def ask(handle: str) -> None:
         while not over.is_set():
-            said["a"].append(fleet.answer("a"))
+            said[handle].append(fleet.answer(handle))
 
-    asking = many(ask, 2)
+    def each_made_way() -> bool:
+        loads = fleet.loads()[before:]
+        return "beta" in loads and "alpha" in loads[loads.index("beta") :]
+
+    asking = many(lambda: ask("a"), 2)
     eventually(lambda: len(said["a"]) > 4)
-    while fleet.loads()[before:][-2:] != ["beta", "alpha"]:  # each had to make way for the other
-        said["b"].append(fleet.answer("b"))
+    asking += many(lambda: ask("b"), 1)
+    eventually(each_made_way)
     over.set()
     for thread in asking:
         thread.join()
