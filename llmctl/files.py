@@ -141,7 +141,7 @@ def read_json(path: Path, *, restore: bool = True) -> Any | None:
 def _parse(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     good = isinstance(found, dict) and isinstance(found.get("version"), int) and "data" in found
     return found if good else None

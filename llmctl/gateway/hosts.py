@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from llmctl.errors import StateError
+from llmctl.files import read_json
 
 NAME = "hosts.json"
 
@@ -16,8 +18,10 @@ def path(home: Path) -> Path:
 
 
 def read(home: Path) -> Mapping[str, Any]:
-    """{"config": folder or None, "keys": {host: key}}, as `handles sync` wrote it; empty where it did not yet."""
-    with contextlib.suppress(OSError, ValueError):
-        found: Mapping[str, Any] = json.loads(path(home).read_text(encoding="utf-8"))["data"]
-        return found
+    """{"config": folder or None, "keys": {host: key}}, as `handles sync` wrote it; empty where it did not yet, or where
+    somebody else made it nonsense."""
+    with contextlib.suppress(StateError):
+        found = read_json(path(home), restore=False)
+        if isinstance(found, dict) and isinstance(found.get("keys"), dict):
+            return found
     return {}

@@ -233,6 +233,8 @@ class Pool:
             raise Unreachable(f"no connection within {CONNECT:g} s") from None
         except OSError as error:
             raise Unreachable(f"no connection: {error.strerror or error}") from None
+        except (ValueError, OverflowError) as error:
+            raise Unreachable(f"no connection: its address is none ({error})") from None
         except LlmctlError:
             raise
         return made

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from llmctl import keys
 from llmctl.domain import GATEWAY, SlotSpec
 from llmctl.errors import Refused, Unreachable
-from llmctl.gateway import life, registry
+from llmctl.gateway import hosts, life, registry
+from llmctl.gateway.registry import Registry
 from llmctl.health import here
 from llmctl.slots import verbs
 from llmctl.slots.state import Launch
@@ -101,6 +103,34 @@ def test_health_sees_it_and_a_registry_that_makes_no_sense(slots: Slots, script:
     eventually(lambda: life.status(gate.home, gate.port)["why"])
     judged = verdict.slot("h", here.slot(gate.home, gate.status(), 5.0), verdict.Baseline())
     assert judged.verdict == verdict.DEGRADED and judged.findings[0].fix == "llmctl handles check"
+
+
+BAD = ["[" * 100_000, "", "7", '{"version": 1, "data": 7}', '{"version": 1, "data": {"keys": 7, "handles": 7}}']
+
+
+def test_files_that_somebody_spoilt_end_nothing(slots: Slots, script: Script, gateway: Start) -> None:
+    good = handle("alpha", slots(script("alpha")))
+    gate = gateway(good)
+    for bad in BAD:
+        hosts.path(gate.home).write_text(bad)
+        registry.path(gate.home).write_text(bad)
+        eventually(lambda: life.status(gate.home, gate.port)["why"])
+        assert chat(gate.port, "alpha", max_tokens=2).status_code == 200
+        registry.write(gate.home, Registry({"alpha": good}, "alpha"))
+        eventually(lambda: not life.status(gate.home, gate.port)["why"])
+
+
+def test_an_address_that_is_none_is_a_replica_that_is_away(slots: Slots, script: Script, gateway: Start) -> None:
+    right = handle("alpha", slots(script("alpha")))
+    wrong = [
+        replace(right, name=f"wrong{n}", replicas=(replace(right.replicas[0], host=f"h{n}", address=address),))
+        for n, address in enumerate(["nonsense", "127.0.0.1:99999999", f"{'x' * 70}.y:1"])
+    ]
+    gate = gateway(right, *wrong)
+    for one in wrong:
+        refused = chat(gate.port, one.name, max_tokens=2)
+        assert refused.status_code == 503 and "no connection" in refused.json()["error"]["message"]
+    assert chat(gate.port, "alpha", max_tokens=2).status_code == 200
 
 
 def test_beyond_loopback_it_wants_a_key_and_takes_those_of_its_clients(
