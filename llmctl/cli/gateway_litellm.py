@@ -55,6 +55,7 @@ def up(session: Session, port: int, bind: str, redis: str | None, python: Path |
     if python is None:
         with session.progress(plain=True) as on_event:
             python = litellm_env.made(session.home, lambda text: on_event({"event": "note", "message": text}))
+    python = python.absolute()  # not resolved: that of an environment is a link to one that is in none
     litellm_env.check(python)
     if where and (password := os.environ.get(PASSWORD)):
         litellm_plan.keep_password(session.home, password)

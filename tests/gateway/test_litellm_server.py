@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -210,5 +212,22 @@ def test_without_a_proxy_a_client_is_told(home: Path, python: Path) -> None:
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "unavailable"
         assert answer.headers["retry-after"]
         eventually(lambda: one.state() == "backoff")
+    finally:
+        one.kill()
+
+
+def test_connections_are_bounded(home: Path, python: Path) -> None:
+    know(home, "alpha")
+    one = RunningSlot(home, free_port(), Launch(limits=Limits(connections=2)))
+    life.up(home, one.port, one.launch, litellm_plan.spec(python, None))
+    try:
+        with contextlib.ExitStack() as stack:
+            for count in (1, 2):
+                stack.enter_context(socket.create_connection(("127.0.0.1", one.port)))
+                eventually(lambda count=count: told(one)["active"] == count)
+            with socket.create_connection(("127.0.0.1", one.port), timeout=60) as third:
+                assert third.recv(1) == b""
+        eventually(lambda: told(one)["active"] == 0)
+        assert ask(one).status_code == 200
     finally:
         one.kill()
