@@ -27,6 +27,7 @@ from llmctl.cli import (
     host_events,
     host_heal,
     host_health,
+    host_undo,
     hosts,
     hosts_edit,
     init,
@@ -104,7 +105,7 @@ for verbs in (verify, search):
     models.app.add_typer(verbs.app)
 for verbs in (hosts_edit, trust, token):
     hosts.app.add_typer(verbs.app)
-for verbs in (copy_ends, host_doctor, host_events, host_heal, host_health):
+for verbs in (copy_ends, host_doctor, host_events, host_heal, host_health, host_undo):
     host.app.add_typer(verbs.app)
 for name, noun in NOUNS.items():
     app.add_typer(noun.app, name=name)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from llmctl.cli import quality_kept, quality_places
 from llmctl.cli import reach as reaching
-from llmctl.cli.host_heal import healed
+from llmctl.cli.host_undo import undone
 from llmctl.cli.quality import PATIENCE
 from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session, Target
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError, QualityFailed, Refused, UnknownName
-from llmctl.health.heal import LAST_GOOD
+from llmctl.errors import LlmctlError, QualityFailed, UnknownName
 from llmctl.history import NAME
 from llmctl.history.store import History
 from llmctl.quality import prompts
@@ -24,16 +22,13 @@ from llmctl.render import quality_matrix
 from llmctl.slots import verbs
 
 
-def swapped(
-    session: Session, port: str, patterns: Sequence[str] | None, model: str, do: Callable[[], Answer]
-) -> Answer:  # fmt: skip
+def swapped(session: Session, port: str, patterns: Sequence[str] | None, do: Callable[[], Answer]) -> Answer:
     """What `do`, which swaps, answered, with the quality run as `quality`. QualityFailed: it was taken back."""
     hosts, number = reaching.slots_of(session, port, patterns)
     target = Target(reaching.one(hosts, "swap --require-quality"), int(number))
     meant = prompts.select(prompts.load(prompts.of_operator(session.config.dir)), ())
     with History.open(session.home / NAME), Reach(session) as reach:  # one that cannot be used is told before the swap
         before = _row(reach, target)
-        _must_differ(session, target, before, model)
         answer = do()
         if answer.exit_code:
             return answer
@@ -56,17 +51,6 @@ def _row(reach: Reach, target: Target) -> Mapping[str, Any]:
         return reaching.rows(reach, target.host, [str(target.port)])[0][0]
     except UnknownName:
         return {}
-
-
-def _must_differ(session: Session, target: Target, before: Mapping[str, Any], model: str) -> None:
-    """Refused for the model that is there: what a slot goes back to is the last other one."""
-    with contextlib.suppress(LlmctlError):  # the host may know more models than this machine
-        model = session.catalog.resolve(model).id
-    if before.get("model") == model:
-        raise Refused(
-            f"port {target.port} has {model} already, and what it was loaded with could not be brought back",
-            hint=f"load it beside: llmctl load auto {model}, and llmctl quality on that port", port=target.port,
-        )  # fmt: skip
 
 
 def _measured(
@@ -92,12 +76,12 @@ def _taken_back(reach: Reach, target: Target, new: str, previous: str | None) ->
 
     def here(session: Session) -> Answer:
         if previous:
-            return healed(session, port, LAST_GOOD, False)
+            return undone(session, port)
         return Answer(asdict(verbs.unload(session.home, port)))
 
     if _row(reach, target).get("model") != new:
         return "somebody changed the slot meanwhile, and nothing was taken back", look
-    words = ["host", "heal", f"--action={LAST_GOOD}", str(port)] if previous else ["unload", "--", str(port)]
+    words = ["host", "undo", str(port)] if previous else ["unload", "--", str(port)]
     try:
         reach.call(target.host, words, here, check=look).value()
     except LlmctlError as error:

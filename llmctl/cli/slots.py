@@ -106,7 +106,7 @@ def swap(
     if require_quality and not dry_run:
         from llmctl.cli.quality_swap import swapped
 
-        answer = swapped(session, port, host, model, do)
+        answer = swapped(session, port, host, do)
     else:
         answer = do()
     if dry_run or answer.errors or not way.single:

@@ -108,7 +108,9 @@ class Slot:
                 return self._result(before, "none", 0.0, 0)
             if stuck:
                 await self._end_stuck(on_event)
-            return await self._replace(spec, order, on_event)
+            result = await self._replace(spec, order, on_event)
+            self.record.note(replace(self.record.actual, replaced=before))
+            return result
 
     async def restart(
         self, *, owner: str, stuck: bool = False, lock_wait: float = 0.0, on_event: OnEvent

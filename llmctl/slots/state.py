@@ -72,7 +72,8 @@ class Desired:
 @dataclass(frozen=True)
 class Actual:
     """What runs, as last written by the slot server. `served` maps names to (model, until when they stay valid);
-    `before` is what served before the model that is desired now: to go back to when that one fails for good."""
+    `before` is what served before the model that is desired now: to go back to when that one fails for good. `replaced`
+    is what the last change put out, whatever it was: to undo that change."""
 
     state: str = EMPTY
     since: float = 0.0
@@ -80,6 +81,7 @@ class Actual:
     engine: Mapping[str, Any] | None = None
     last_known_good: SlotSpec | None = None
     before: SlotSpec | None = None
+    replaced: SlotSpec | None = None
     served: Mapping[str, float] = field(default_factory=dict)
     last_load: float = 0.0
     why: str | None = None
@@ -122,7 +124,8 @@ class SlotFolder:
         data = read_json(self.path / "actual.json")
         if data is None:
             return Actual()
-        specs = {key: SlotSpec.from_dict(data[key]) for key in ("last_known_good", "before") if data.get(key)}
+        kept = ("last_known_good", "before", "replaced")
+        specs = {key: SlotSpec.from_dict(data[key]) for key in kept if data.get(key)}
         return build(Actual, {**data, **specs})
 
     def write_actual(self, actual: Actual) -> None:

@@ -69,9 +69,21 @@ def back(home: Path, port: int, *, stuck: bool = False, on_event: OnEvent | None
     before = SlotFolder(home, port).read_actual().before
     if before is None:
         raise Refused(f"port {port} had no other model before", hint=f"llmctl swap {port} MODEL", port=port)
+    return _swap_to(home, port, before, stuck, on_event)
+
+
+def undo(home: Path, port: int, *, on_event: OnEvent | None = None) -> ChangeResult:
+    """Swap to what the last change put out, with all that it was loaded with; Refused when there was nothing."""
+    replaced = SlotFolder(home, port).read_actual().replaced
+    if replaced is None:
+        raise Refused(f"port {port} had nothing before", hint=f"llmctl swap {port} MODEL", port=port)
+    return _swap_to(home, port, replaced, False, on_event)
+
+
+def _swap_to(home: Path, port: int, spec: SlotSpec, stuck: bool, on_event: OnEvent | None) -> ChangeResult:
     end_hung(home, port)
     ensure_server(home, port)
-    args = {"verb": "swap", "spec": before.to_dict(), "order": "auto", "stuck": stuck}
+    args = {"verb": "swap", "spec": spec.to_dict(), "order": "auto", "stuck": stuck}
     return _call(home, port, "change", args, on_event)
 
 
