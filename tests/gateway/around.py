@@ -82,7 +82,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     home, config = (Path(tempfile.mkdtemp(prefix=f"llm-{what}-")) for what in "hc")
-    ports = {name: free_port() for name in (FAST, DEEP, LATE, "gateway")}
+    ports = {name: free_port() for name in ("gateway", FAST, DEEP, LATE)}  # as 8090 is before 8101
     low, high = min(ports.values()), max(ports.values())
     (config / "hosts.toml").write_text(
         f'[hosts.here]\ntransport = "local"\nservice = "none"\nports = [{low}, {high}]\n'
