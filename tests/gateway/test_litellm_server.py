@@ -34,14 +34,18 @@ from tests.gateway.test_litellm_env import environment
 STAND_IN = Path(__file__).with_name("stand_in_litellm.py")
 
 
-@pytest.fixture
-def python(home: Path) -> Path:
-    """Of an environment whose LiteLLM is the stand-in."""
-    found = environment(home / "env", "1.106.2")
+def stand_in(folder: Path) -> Path:
+    """The Python of an environment whose LiteLLM is the stand-in."""
+    found = environment(folder, "1.106.2")
     program = found.with_name("litellm")
     program.write_text(f"#!{sys.executable}\n{STAND_IN.read_text()}")
     program.chmod(0o755)
     return found
+
+
+@pytest.fixture
+def python(home: Path) -> Path:
+    return stand_in(home / "env")
 
 
 @pytest.fixture
