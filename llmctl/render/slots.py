@@ -85,13 +85,15 @@ def room(data: Mapping[str, Any]) -> list[str]:
         return [f"it would fail: {data['problem']}"]
     gone = data.get("evicts") or ()
     lines = [f"with --evict {unloads(one)}" for one in gone]
-    total = sum(one["bytes"] for one in gone)
-    return [*lines, f"that gives {size(total)}, beside {size(data['free_bytes'])} that are free"] if gone else []
+    measured, reserved = (size(sum(one[key] for one in gone)) for key in ("bytes", "reserved"))
+    gives = f"that gives {measured} beside the {size(data['free_bytes'])} that are free, and {reserved} of the budget"
+    return [*lines, f"{gives} beside {size(data['budget_bytes'])}"] if gone else []
 
 
 def unloads(one: Mapping[str, Any]) -> str:
     """A slot that goes to make room."""
-    return f"unloads {one['port']} {one['model']} ({size(one['bytes'])}, unused for {duration(one['unused'])})"
+    held = f"has {size(one['bytes'])}, reserved {size(one['reserved'])}"
+    return f"unloads {one['port']} {one['model']} ({held}, unused for {duration(one['unused'])})"
 
 
 VIEWS: dict[str, View] = {

@@ -142,7 +142,7 @@ def test_a_dry_run_shows_who_would_go_and_what_that_gives(
 
     assert main(["load", str(three.port), "three", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert f"with --evict unloads {one.port} one (" in shown and "unused for" in shown and "that gives" in shown
+    assert f"with --evict unloads {one.port} one (has" in shown and "unused for" in shown and "that gives" in shown
     assert main(["--json", "load", str(three.port), "three", "--dry-run"]) == 0
     data = json.loads(capsys.readouterr().out)["data"]
     assert [row["port"] for row in data["evicts"]] == [one.port] and data["evicts"][0]["bytes"] > MB
