@@ -37,7 +37,7 @@ class Counts:
         self._tokens = counter("tokens", "Tokens by who asked.", "handle", "key", "kind")
         self._cost = counter("cost", "What they cost, by the prices of the handles.", "handle", "key")
         self._retries = counter("retries", "Requests asked again elsewhere.", "handle")
-        self._refused = counter("refused", "Requests that were none, by status.", "status")
+        self._refused = counter("refused", "Requests that no handle was asked for, by status.", "status")
         self._limited = counter("limited", "Requests over a key's limits.", "key", "code")
         self._up = gauge("replica_up", "1 when it is asked, 0 when it rests.", "replica")
         self._load = gauge("replica_tokens", "Tokens that it has to do.", "replica")

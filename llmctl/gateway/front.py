@@ -6,17 +6,26 @@ No task and no timer of its own: everything is a callback, and `Front.tick` is c
 from __future__ import annotations
 
 import asyncio
-import http
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import httptools
 
 from llmctl.domain import Limits
 from llmctl.errors import RequestError
+from llmctl.gateway.request import (
+    Request,
+    body_too_large,
+    check_head,
+    head_too_large,
+    invalid,
+    phrase,
+    timed_out,
+    unreadable,
+    whole,
+)
 from llmctl.runner import edge
 from llmctl.runner.edge import LINGER, SPARE, Drain
 from llmctl.runner.exchange import error_headers, error_object
@@ -26,37 +35,7 @@ from llmctl.runner.listener import IDLE_GRACE
 Headers = Sequence[tuple[bytes, bytes]]
 PIPELINED = 8
 """Requests of a connection that wait for the answer to another; more are left to the kernel."""
-VERSIONS = ("1.1", "1.0")
 BODILESS = (204, 304)
-
-
-@dataclass
-class Request:
-    """One request, whole. `target` is as it was sent; names of headers are in lower case."""
-
-    method: str = ""
-    target: bytes = b""
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
-    version: str = "1.1"
-    keep: bool = True
-    upgrade: bool = False
-
-    def header(self, name: bytes) -> bytes | None:
-        return next((value for key, value in self.headers if key == name), None)
-
-    @property
-    def websocket(self) -> bool:
-        """Whether it asks to become a WebSocket."""
-        return self.upgrade and (self.header(b"upgrade") or b"").lower() == b"websocket"
-
-    @property
-    def path(self) -> str:
-        return self.target.partition(b"?")[0].decode("latin-1")
-
-    def scope(self) -> dict[str, Any]:
-        """What `Auth` looks at."""
-        return {"headers": self.headers}
 
 
 class Work(Protocol):
@@ -149,9 +128,9 @@ class Front(asyncio.Protocol):
         elif self._splice or self.transport.is_closing():
             return
         elif self._in_head and now - self._begun > limits.header_timeout:
-            self.refuse(_timed_out(f"no whole request head within {limits.header_timeout:g} s"))
+            self.refuse(timed_out(f"no whole request head within {limits.header_timeout:g} s"))
         elif self._request and not self._in_head and now - self._last > limits.body_timeout:
-            self.refuse(_timed_out(f"the request body stopped for {limits.body_timeout:g} s before its end"))
+            self.refuse(timed_out(f"the request body stopped for {limits.body_timeout:g} s before its end"))
         elif not self._asked and not self._request and now - self._last > idle:
             self.transport.close()
 
@@ -178,13 +157,13 @@ class Front(asyncio.Protocol):
             self._upgraded(data[met.args[0] :])
         except httptools.HttpParserCallbackError as met:
             error = met.__context__
-            self.refuse(error if isinstance(error, RequestError) else _invalid("it cannot be read"))
+            self.refuse(error if isinstance(error, RequestError) else invalid("it cannot be read"))
         except httptools.HttpParserError as met:
-            self.refuse(self._explained(met))
+            self.refuse(unreadable(met))
         if self._request and not self._until and not self._begins:  # else some of it is of the request before
             self._head += len(data) - (self._size - held)  # names of trailers and of chunks have no end either
             if self._head > self.limits.header_bytes + self._size:
-                self.refuse(self._head_too_large())
+                self.refuse(head_too_large(self.limits))
 
     def on_message_begin(self) -> None:
         self._request, self._in_head, self._begins = Request(), True, True
@@ -206,7 +185,9 @@ class Front(asyncio.Protocol):
         self._in_head = False
         request.method = self._parser.get_method().decode("latin-1")
         request.version = self._parser.get_http_version()
-        self._check_head(request)
+        check_head(request, self.limits, full=self._full)
+        if (request.header(b"expect") or b"").lower() == b"100-continue":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         limits = self.limits
@@ -216,14 +197,14 @@ class Front(asyncio.Protocol):
         self._held += len(body)
         self.gate.bodies.bytes += len(body)
         if self._size > limits.body_bytes:
-            raise self._body_too_large()
+            raise body_too_large(limits)
         if self.gate.bodies.bytes > limits.bodies_bytes:
             raise RequestError(
                 f"requests of more than {limits.bodies_bytes >> 20} MiB together wait for their answers",
                 status=503, code="too_many_bodies", details={"retry_after": 1},
             )  # fmt: skip
         if self._count > PIECES and self._size < self._count * SMALLEST_PIECE:
-            raise _invalid(f"a body in chunks of less than {SMALLEST_PIECE} bytes")
+            raise invalid(f"a body in chunks of less than {SMALLEST_PIECE} bytes")
 
     def on_message_complete(self) -> None:
         request = self._request
@@ -242,48 +223,6 @@ class Front(asyncio.Protocol):
         if len(self._waiting) > PIPELINED:
             self.transport.pause_reading()
         self._go_on()
-
-    def _check_head(self, request: Request) -> None:
-        limits = self.limits
-        if (
-            sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
-            > limits.header_bytes
-        ):
-            raise self._head_too_large()
-        if request.version not in VERSIONS:
-            raise _invalid("only HTTP/1.1 and HTTP/1.0 are spoken")
-        hosts = 0
-        for name, value in request.headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise RequestError("only Transfer-Encoding: chunked is taken", status=501, code="unsupported_encoding")
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise RequestError("compressed request bodies are not taken", status=415, code="unsupported_encoding")
-            elif name == b"content-length" and int(value) > limits.body_bytes:
-                raise self._body_too_large()
-        if hosts > 1 or (not hosts and request.version == "1.1"):
-            raise _invalid("it has no Host header, or several")
-        if self._full and request.target != b"/health":
-            raise RequestError(
-                f"{limits.connections} connections are open already",
-                status=503, code="too_many_connections", details={"retry_after": 1},
-            )  # fmt: skip
-        if (request.header(b"expect") or b"").lower() == b"100-continue":
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _explained(self, error: Exception) -> RequestError:
-        if isinstance(error, httptools.HttpParserInvalidMethodError | httptools.HttpParserInvalidURLError):
-            return _invalid("its first line is none")
-        return _invalid(str(error).partition(":")[0])
-
-    def _head_too_large(self) -> RequestError:
-        message = f"the request's head is larger than {self.limits.header_bytes} bytes"
-        return RequestError(message, status=431, code="headers_too_large")
-
-    def _body_too_large(self) -> RequestError:
-        message = f"the request body is larger than {self.limits.body_bytes} bytes"
-        return RequestError(message, status=413, code="body_too_large")
 
     @property
     def work(self) -> Work | None:
@@ -342,7 +281,7 @@ class Front(asyncio.Protocol):
         asked = self._asked
         assert asked and not self._status
         self._status = status
-        lines = [b"HTTP/1.1 %d %s" % (status, _phrase(status))]
+        lines = [b"HTTP/1.1 %d %s" % (status, phrase(status))]
         lines += [name + b": " + value for name, value in headers]
         self._chunked = False
         if length is not None:
@@ -422,7 +361,7 @@ class Front(asyncio.Protocol):
             return
         if not begun:
             self.gate.refused(error.status)
-            self.transport.write(_whole(error))
+            self.transport.write(whole(error))
         self.transport.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -476,31 +415,3 @@ class Front(asyncio.Protocol):
         if self._work:
             self._work.resume()
         self._go_on()
-
-
-def _phrase(status: int) -> bytes:
-    try:
-        return http.HTTPStatus(status).phrase.encode()
-    except ValueError:
-        return b"Unknown"
-
-
-def _whole(error: RequestError) -> bytes:
-    """A whole response that ends the connection."""
-    body = json.dumps(error_object(error)).encode()
-    lines = [
-        b"HTTP/1.1 %d %s" % (error.status, _phrase(error.status)),
-        b"content-type: application/json",
-        b"content-length: %d" % len(body),
-        b"connection: close",
-        *(name + b": " + value for name, value in error_headers(error)),
-    ]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
-
-
-def _invalid(what: str) -> RequestError:
-    return RequestError(f"the request is not valid HTTP: {what}", code="invalid_http")
-
-
-def _timed_out(message: str) -> RequestError:
-    return RequestError(message, status=408, code="request_timeout")

@@ -18,11 +18,12 @@ from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.course import Again, Course
 from llmctl.gateway.demand import Demand
-from llmctl.gateway.front import Front, Request, Work
+from llmctl.gateway.front import Front, Work
 from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
 from llmctl.gateway.replicas import Replicas
+from llmctl.gateway.request import Request
 from llmctl.gateway.spent import Meters
 from llmctl.gateway.usage import Usage
 from llmctl.runner.auth import Auth
@@ -78,8 +79,10 @@ class Gate:
                 raise RequestError("there is no such route", status=404, code="not_found")
             return self._pass(front, request, caller, shape)
         except RequestError as error:
+            self.counts.refused(error.status)
             front.error(error, shape.error)
         except UnknownName as error:
+            self.counts.refused(404)
             unknown = RequestError(error.message, status=404, code="model_not_found", param="model")
             unknown.hint = error.hint
             front.error(unknown, shape.error)

@@ -10,9 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from llmctl import __version__
 from llmctl.errors import RequestError
 from llmctl.gateway.callers import Caller
-from llmctl.gateway.front import Front, Request
+from llmctl.gateway.front import Front
 from llmctl.gateway.gate import Gate, Own
 from llmctl.gateway.registry import Handle
+from llmctl.gateway.request import Request
 
 
 def routes(gate: Gate, health: Callable[[], Mapping[str, Any]]) -> dict[str, Own]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from llmctl.errors import Busy, LlmctlError, RequestError
 from llmctl.gateway.balance import BYTES
 from llmctl.gateway.frames import Frames, close
-from llmctl.gateway.front import Front, Request
+from llmctl.gateway.front import Front
 from llmctl.gateway.relay import OURS, SILENT, Way
+from llmctl.gateway.request import Request
 from llmctl.gateway.shapes import OPENAI
 from llmctl.gateway.upstream import Upstream
 from llmctl.gateway.usage import Usage

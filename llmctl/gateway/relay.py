@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from llmctl.errors import Busy, LlmctlError, RequestError
 from llmctl.gateway import usage
-from llmctl.gateway.front import Front, Request, Work
+from llmctl.gateway.front import Front, Work
+from llmctl.gateway.request import Request
 from llmctl.gateway.shapes import DIED, Shape
 from llmctl.gateway.upstream import Headers, Pool, Upstream
 from llmctl.gateway.usage import Usage

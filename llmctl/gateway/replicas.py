@@ -10,8 +10,8 @@ from llmctl.domain import SLEEPING, STARTING, SWAPPING
 from llmctl.gateway import balance
 from llmctl.gateway.asked import Asked
 from llmctl.gateway.balance import Load
-from llmctl.gateway.front import Request
 from llmctl.gateway.registry import Handle, Registry, Replica
+from llmctl.gateway.request import Request
 from llmctl.gateway.standing import Standing
 from llmctl.gateway.upstream import Pool
 

@@ -94,6 +94,22 @@ def test_l4_who_asks_much_and_reads_nothing_waits() -> None:
     odd.close()
 
 
+def test_l4_answers_of_our_own_wait_too() -> None:
+    """No replica is asked, and nothing of it is paused: the next request is."""
+    odd, count = Odd(says(whole())), 3000
+    with gate_over(handle("alpha", odd)) as odds, reading_nothing(odds.port) as sock:
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
+        (client,) = eventually(lambda: list(odds.gate.connections))
+        eventually(lambda: client._stuck)
+        assert client.transport.get_write_buffer_size() < 2**18
+        sock.settimeout(30)
+        answers, end = 0, b""
+        while answers < count:
+            data = end + sock.recv(2**20)
+            answers, end = answers + data.count(b"HTTP/1.1 200 OK"), data[-14:]
+    odd.close()
+
+
 def test_l4_a_slot_writes_no_faster_than_its_client_reads() -> None:
     """Back-pressure reaches the replica: what the client does not read is not taken from there."""
     sent = 0

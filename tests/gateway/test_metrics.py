@@ -76,6 +76,8 @@ def test_tokens_and_cost_are_counted_by_key_whatever_the_protocol(page: tuple[st
     each = (prompt * PRICE[0] + 7 * PRICE[1]) / 1e6
     assert cost == pytest.approx({'handle="alpha",key="ann"': 4 * each, 'handle="alpha",key="bob"': 3 * each})
     assert series(text, "requests_total") == {'handle="alpha",status="200"': 7}
+    refused = series(text, "refused_total")
+    assert refused['status="404"'] >= 4 and refused['status="429"'] == 1 and len(refused) <= 3
     assert series(text, "limited_total") == {'code="rate_limit_exceeded",key="bob"': 1}
     assert CANARY not in text and "x" * 20 not in text and "\x1b" not in text, "names that are none are no series"
     assert callers.PREFIX not in text and not re.search(r"[0-9a-f]{32}", text), "nor keys, nor their hashes"
