@@ -314,6 +314,15 @@ def _slot(table: Table, config: Config, catalog: Catalog) -> ProfileSlot:
         raise tables.blame(table, "host", error) from None
     if handle:
         _named(table, "handle", handle, "handle")
+    if table.flag("on_demand"):
+        if table.data["port"] == "auto":
+            raise table.mistake("port", "a slot that is loaded on demand needs a port of its own", "port = 8101")
+        if "idle_unload" in table.data:
+            raise table.mistake(
+                "idle_unload",
+                "a slot on demand has keep_alive in its place",
+                '[[slots.handles]] with keep_alive = "30m"',
+            )
     return ProfileSlot(
         port=_port(table),
         model=model,

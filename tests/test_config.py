@@ -198,6 +198,13 @@ def test_a_mistake_in_hosts_names_line_key_and_spelling(
         ),
         ('[[slots]]\nport = 8101\nmodel = "gpt-oss-20b"\nspread = ["studo"]\n', 4, "spread: no host 'studo'", "studio"),
         ('[[slot]]\nport = 8101\nmodel = "gpt-oss-20b"\n', 1, "unknown key", "'slots'"),
+        ('[[slots]]\nport = "auto"\nmodel = "gpt-oss-20b"\non_demand = true\n', 2, "a port of its own", "8101"),
+        (
+            '[[slots]]\nport = 8101\nmodel = "gpt-oss-20b"\non_demand = true\nidle_unload = "5m"\n',
+            5,
+            "has keep_alive in its place",
+            "keep_alive",
+        ),
     ],
 )
 def test_a_mistake_in_a_profile_names_line_key_and_spelling(
