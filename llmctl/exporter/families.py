@@ -29,7 +29,9 @@ DISK_FREE = Family("llmctl_host_disk_free_bytes", GAUGE, "Free room where llmctl
 DISK_TOTAL = Family("llmctl_host_disk_bytes", GAUGE, "Size of that disk.", HOST)
 LOAD = Family("llmctl_host_load1", GAUGE, "Load average of a minute.", HOST)
 SLOT_UP = Family("llmctl_slot_up", GAUGE, "1 when the slot's own metrics are on this page.", SLOT)
-GATEWAY_UP = Family("llmctl_gateway_up", GAUGE, "1 when the gateway's own metrics are on this page.", SLOT)
+GATEWAY_UP = Family(
+    "llmctl_gateway_up", GAUGE, "1 when the gateway's own metrics are on this page; of a LiteLLM when it serves.", SLOT
+)
 SLOT_STATE = Family("llmctl_slot_state", GAUGE, "1 for the state that the slot is in.", (*SLOT, "state"))
 VERDICT = Family(
     "llmctl_health_verdict", GAUGE, "1 for the last verdict of `llmctl health`; a host's own has no port.",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmctl.domain import GATEWAY, STATES
+from llmctl.domain import GATEWAY, READY, STATES
 from llmctl.exporter import families as f
 from llmctl.exporter.asking import BROKEN, Told
 from llmctl.exporter.text import Page
@@ -77,7 +77,8 @@ def _slot(page: Page, host: str, port: int, slot: Mapping[str, Any]) -> None:
     text = slot.get("metrics")
     up = isinstance(text, str) and page.take(text, host=host, port=str(port)) > 0
     if slot.get("engine") == GATEWAY:
-        page.add(f.GATEWAY_UP, up, host, port)
+        another = slot.get("model") != GATEWAY  # a LiteLLM counts in its own way
+        page.add(f.GATEWAY_UP, up or (another and slot.get("state") == READY), host, port)
         return
     page.add(f.SLOT_UP, up, host, port)
     for state in STATES:  # of a slot that told its state itself, these are there already

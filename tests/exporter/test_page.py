@@ -33,6 +33,21 @@ def slot_page(**slot: Any) -> dict[str, float]:
     return page_of(Told("gpu1", {**DATA, "slots": [{"port": 8101, **slot}]}))
 
 
+@pytest.mark.parametrize(
+    ("slot", "up"),
+    [
+        ({"model": "gateway", "state": "ready", "metrics": "# TYPE llmctl_gateway_x gauge\nllmctl_gateway_x 1\n"}, 1),
+        ({"model": "gateway", "state": "ready", "metrics": None}, 0),
+        ({"model": "litellm", "state": "ready", "metrics": None}, 1),
+        ({"model": "litellm", "state": "backoff", "metrics": None}, 0),
+    ],
+)
+def test_a_gateway_is_no_slot(slot: dict[str, Any], up: int) -> None:
+    found = slot_page(engine="gateway", **slot)
+    assert found['llmctl_gateway_up{host="gpu1",port="8101"}'] == up
+    assert not [series for series in found if series.startswith("llmctl_slot_")]
+
+
 # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
