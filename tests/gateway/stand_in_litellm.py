@@ -1,6 +1,7 @@
 """In LiteLLM's place for the tests of what supervises it: its arguments, its routes, and uvicorn below as it has it.
 
-The real one is run by scripts/nightly-gateway. A file `dies` beside the configuration ends it at its start, with 3.
+The real one is run by scripts/nightly-gateway. Beside the configuration a file `dies` ends it at its start,
+with 3, and `enough` ends answers at /slow.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         body = {"names": sorted(os.environ), "home": os.environ["HOME"], "folder": os.getcwd()}
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
     if scope["path"] == "/slow":
-        for _ in range(20):
+        while not Path(told.config).with_name("enough").exists():
             await send({"type": "http.response.body", "body": b" ", "more_body": True})
             await asyncio.sleep(0.1)
     await send({"type": "http.response.body", "body": json.dumps(body).encode()})

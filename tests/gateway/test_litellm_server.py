@@ -20,6 +20,7 @@ import pytest
 
 from llmctl import keys
 from llmctl.domain import Limits
+from llmctl.engines.upstream_keeper import GRACE
 from llmctl.errors import Refused
 from llmctl.files import write_json
 from llmctl.gateway import hosts, life, litellm_plan, registry
@@ -145,6 +146,8 @@ def test_what_handles_sync_wrote_is_taken_up_by_a_new_proxy_without_losing_a_req
     know(fronted.home, "alpha", "beta")
     eventually(lambda: listed(fronted) == ["alpha", "beta"])
     over.set()
+    time.sleep(GRACE + 1)  # longer than one that must end now is given
+    (fronted.folder.path / "enough").touch()
     for thread in asking:
         thread.join()
     assert set(codes) == {200}

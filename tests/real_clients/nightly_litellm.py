@@ -160,7 +160,8 @@ def test_two_of_them_share_through_redis_which_slot_has_failed(
         replicas = tuple(
             Replica("here", port, "alpha", "scripted", f"127.0.0.1:{port}") for port in (good.port, broken.port)
         )
-        registry.write(home, Registry({"alpha": Handle("alpha", replicas)}, "alpha"))
+        frail = Handle("frail", replicas[1:], fallbacks=("alpha",))
+        registry.write(home, Registry({"alpha": Handle("alpha", replicas), "frail": frail}, "alpha"))
         pair = [RunningSlot(home, free_port(), Launch()) for _ in range(2)]
         try:
             for one in pair:
@@ -174,6 +175,7 @@ def test_two_of_them_share_through_redis_which_slot_has_failed(
             codes = {chat(home, port, "alpha", max_tokens=2).status_code for port in (b, a) for _ in range(15)}
             print(f"asked {before} times, {learnt - before} times until it rests, {len(broken.asked) - learnt} after")
             assert codes == {200} and before < learnt == len(broken.asked)
+            assert chat(home, a, "frail", max_tokens=2).status_code == 200
             assert all(CANARY not in one.log() for one in pair)
         finally:
             for one in pair:
