@@ -13,7 +13,7 @@ from llmctl import files
 from llmctl.cli.session import Session
 from llmctl.errors import ConfigError
 from llmctl.gateway import checking, jsonl
-from llmctl.gateway.checking import FIX, IMPORT
+from llmctl.gateway.checking import FIX
 from llmctl.gateway.derive import Problem
 from llmctl.gateway.jsonl import FILE, OTHERS, SIDECAR, Line
 from llmctl.gateway.registry import Registry
@@ -57,7 +57,7 @@ class Folder:
         if kept is not None:
             yield from checking.others(kept, made)
         if lines is not None:
-            yield from checking.file(lines, self.text, self.ours())
+            yield from checking.file(lines, self.text, self.ours(), str(self.path / FILE))
         elif self.ours():
             yield Problem(FILE, "it is missing", FIX)
         if extra is not None:
@@ -70,7 +70,7 @@ class Folder:
         """Write anew what llmctl wrote; the paths, and why something was left."""
         if not self.ours():
             return [], []
-        lost = list(checking.lost(self.read(FILE) or b"", self.text))
+        lost = list(checking.lost(self.read(FILE) or b"", self.text, str(self.path / FILE)))
         return ([], lost) if lost else (self.write(), [])
 
 
@@ -87,7 +87,7 @@ def others(session: Session) -> list[Line]:
     data = path.read_bytes() if path and path.is_file() else b""
     lines, mistakes = jsonl.parse(data)
     if mistakes:
-        raise ConfigError(f"{path}:{mistakes[0].line}: {mistakes[0].what}", hint=f"mend it; {IMPORT} has written it")
+        raise ConfigError(f"{path}:{mistakes[0].line}: {mistakes[0].what}", hint="mend that line, or take it out")
     return lines
 
 

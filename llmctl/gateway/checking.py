@@ -12,7 +12,7 @@ from llmctl.gateway.derive import Problem, Rows
 from llmctl.gateway.jsonl import FILE, OTHERS, SIDECAR, Line
 from llmctl.gateway.registry import Handle, Registry, Replica
 
-SYNC, FIX, IMPORT = "llmctl handles sync", "llmctl handles check --fix", f"llmctl handles import {FILE}"
+SYNC, FIX = "llmctl handles sync", "llmctl handles check --fix"
 ELSEWHERE = ("docker", "external")
 """Managers that llmctl never writes of its own slots."""
 
@@ -58,24 +58,25 @@ def _unable(one: Handle, engine: str, capabilities: tuple[str, ...] | None = Non
 # ── the files ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def file(data: bytes, wanted: str, ours: bool) -> Iterator[Problem]:
-    """handles.jsonl as it lies there, against what would be written: by content, not by bytes. One that is not `ours`
-    is somebody's own: it is only read."""
+def file(data: bytes, wanted: str, ours: bool, path: str) -> Iterator[Problem]:
+    """handles.jsonl as it lies at `path`, against what would be written: by content, not by bytes. One that is not
+    `ours` is somebody's own: it is only read."""
     lines, mistakes = jsonl.parse(data)
     yield from (Problem(f"{FILE}:{one.line}", one.what, FIX if ours else "mend it there") for one in mistakes)
     if not ours:
-        yield Problem(FILE, "it was not written by llmctl, which leaves it alone", IMPORT)
+        hint = f"llmctl handles import {path}, then llmctl --yes handles export"
+        yield Problem(FILE, "it was not written by llmctl, which leaves it alone", hint)
         return
     would = _by_name(jsonl.parse(wanted.encode())[0])
     yield from (Problem(FILE, what, FIX) for what in differences(_by_name(lines), would))
 
 
-def lost(data: bytes, wanted: str) -> Iterator[Problem]:
+def lost(data: bytes, wanted: str, path: str) -> Iterator[Problem]:
     """The lines that somebody put into a generated file, of what is no slot of llmctl: writing it anew loses them."""
     known = {line.handle for line in jsonl.parse(wanted.encode())[0]}
     for line in jsonl.parse(data)[0]:
         if line.handle not in known and (line.kind != "model" or line.managed_by in ELSEWHERE):
-            yield Problem(FILE, f"{line.handle} stands only here, and would be lost", IMPORT)
+            yield Problem(FILE, f"{line.handle} stands only here, and would be lost", f"llmctl handles import {path}")
 
 
 def others(data: bytes, registry: Registry) -> Iterator[Problem]:

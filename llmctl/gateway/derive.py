@@ -61,7 +61,7 @@ def derived(
         if late.on_demand and (own is None or own.on_demand):
             _own(handles, late)
     registry = Registry(handles, next(iter(handles), None))
-    return registry, [*found, *_fallbacks(registry)]
+    return _sound(registry), [*found, *_fallbacks(registry)]
 
 
 def _remembered(before: Registry, host: str) -> Mapping[int, Row]:
@@ -139,3 +139,14 @@ def _fallbacks(registry: Registry) -> Iterator[Problem]:
                 yield Problem(f"handle {one.name}", f"it falls back to {name}, which is none", "llmctl handles list")
         if way := loop(registry, one.name):
             yield Problem(f"handle {one.name}", f"it falls back to itself: {' → '.join(way)}", "take one of them out")
+
+
+def _sound(registry: Registry) -> Registry:
+    """Without the fallbacks that are none, and without all of a handle that leads back to itself: a gateway would not
+    take it."""
+
+    def kept(one: Handle) -> tuple[str, ...]:
+        return () if loop(registry, one.name) else tuple(name for name in one.fallbacks if name in registry.handles)
+
+    handles = {name: replace(one, fallbacks=kept(one)) for name, one in registry.handles.items()}
+    return replace(registry, handles=handles)

@@ -18,7 +18,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
          "cepo", "mars"), (),
     ),
 }  # fmt: skip
-"""Technique → words of `Identity.capabilities`; none: a chat is enough."""
+"""Technique → words of `Identity.capabilities`; none: a chat is enough. A mask that allows one token forces it."""
 
 _STEPS = ("fork", "logprobs", "logit_bias", "mask", "seed")
 HAVE = {"torch": _STEPS, "mlx": _STEPS, "openvino": _STEPS, "llamacpp": _STEPS, "scripted": ("logprobs",)}

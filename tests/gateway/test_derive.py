@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from llmctl.config import Config, HandleEntry, Host, Profile, ProfileSlot
 from llmctl.gateway import checking, jsonl, needs
 from llmctl.gateway.checking import Live
 from llmctl.gateway.derive import address, derived
-from llmctl.gateway.registry import Registry
+from llmctl.gateway.registry import Registry, from_dict
 
 A = Host("a", "local")
 B = Host("b", "ssh", "10.0.0.2")
@@ -82,8 +83,10 @@ def test_what_a_handle_declares_is_kept() -> None:
 
 def test_fallbacks_that_are_none_and_loops_are_told() -> None:
     loops = [slot(8101 + n, handles=(HandleEntry(a, fallbacks=(b,)),)) for n, (a, b) in enumerate(["xy", "yx"])]
-    _, problems = made(*loops, slot(8109, handles=(HandleEntry("z", fallbacks=("gone",)),)))
+    registry, problems = made(*loops, slot(8109, handles=(HandleEntry("z", fallbacks=("gone", "x")),)))
     assert any("x → y → x" in what for what in problems) and any("gone, which is none" in what for what in problems)
+    assert {name: one.fallbacks for name, one in registry.handles.items()} == {"x": (), "y": (), "z": ("x",)}
+    assert from_dict(json.loads(json.dumps(registry.to_dict()))) == registry, "a gateway takes it all the same"
 
 
 def test_an_auto_port_is_where_its_model_runs() -> None:
@@ -142,22 +145,24 @@ def exported(registry: Registry, service: str = "systemd") -> str:
 def test_the_file_is_compared_by_content() -> None:
     text = exported(known())
     spaced = "\n".join(row.replace(",", ", ") for row in reversed(text.splitlines()))
-    assert not whats(checking.file(spaced.encode(), text, True))
-    assert whats(checking.file(text.encode(), exported(known(), "launchd"), True)) == [
+    assert not whats(checking.file(spaced.encode(), text, True, "F"))
+    assert whats(checking.file(text.encode(), exported(known(), "launchd"), True, "F")) == [
         'handles.jsonl: fast: managed_by is "systemd", now "launchd"',
         'handles.jsonl: qwen2-5-7b: managed_by is "systemd", now "launchd"',
     ]
     other = text.replace('"handle":"fast"', '"handle":"slow"')
-    assert whats(checking.file(other.encode(), text, True)) == [
+    assert whats(checking.file(other.encode(), text, True, "F")) == [
         "handles.jsonl: fast is missing", "handles.jsonl: slow is no handle any more"
     ]  # fmt: skip
-    assert whats(checking.file(f"{text}{{\n".encode(), text, True))[0].startswith("handles.jsonl:3: it is not JSON")
+    assert whats(checking.file(f"{text}{{\n".encode(), text, True, "F"))[0].startswith(
+        "handles.jsonl:3: it is not JSON"
+    )
 
 
 def test_a_file_of_somebody_is_read_and_not_compared() -> None:
-    (problem,) = checking.file(b"\n", exported(known()), False)
-    assert problem.hint == "llmctl handles import handles.jsonl"
-    assert next(checking.file(b"{", "", False)).hint == "mend it there"
+    (problem,) = checking.file(b"\n", exported(known()), False, "F")
+    assert problem.hint == "llmctl handles import F, then llmctl --yes handles export"
+    assert next(checking.file(b"{", "", False, "F")).hint == "mend it there"
 
 
 def test_lines_that_would_be_lost_are_named() -> None:
@@ -167,7 +172,7 @@ def test_lines_that_would_be_lost_are_named() -> None:
         (tool, True), (replace(tool, kind="model", managed_by="external"), True),
         (replace(tool, kind="model"), False), (replace(tool, handle="fast"), False),
     ):  # fmt: skip
-        assert bool(list(checking.lost(f"{text}{line.text()}\n".encode(), text))) == is_lost, line
+        assert bool(list(checking.lost(f"{text}{line.text()}\n".encode(), text, "F"))) == is_lost, line
 
 
 def test_the_sidecar_and_what_the_gateway_has() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmctl import keys
+from llmctl.cli import handles_import
 from llmctl.domain import SlotSpec
 from llmctl.gateway import hosts, jsonl, registry
 from llmctl.slots.state import Launch
@@ -93,6 +94,9 @@ def test_an_export_is_the_same_each_time_and_check_agrees(machine: Machine, caps
     machine.llmctl(capsys, "handles", "export")
     assert [(files / name).read_bytes() for name in GENERATED] == first
     assert problems(machine, capsys, code=0) == []
+    (files / jsonl.FILE).unlink()
+    assert problems(machine, capsys) == ["handles.jsonl: it is missing"]
+    assert problems(machine, capsys, "--fix", code=0) == [] and (files / jsonl.FILE).read_bytes() == first[0]
     assert "5 handles, nothing is wrong" in machine.shown(capsys, "handles", "check")[1]
 
 
@@ -227,6 +231,7 @@ def test_live_brings_the_key_that_a_host_asks_for(
     slots(script("alpha"), Launch(bind="0.0.0.0"))
     open_one = Machine(home, tmp_path, {})
     assert open_one.llmctl(capsys, "handles", "check", "--live")["data"]["handles"] == ["alpha"]
+    assert problems(open_one, capsys, "--fix", code=0) == [] and not registry.path(home).exists()
     open_one.llmctl(capsys, "handles", "sync")
     file = home / "gateway" / hosts.NAME
     assert hosts.read(home)["keys"] == {"here": key} and file.stat().st_mode & 0o077 == 0
@@ -257,6 +262,7 @@ def line(handle: str, port: int, **fields: object) -> jsonl.Line:
 
 
 def written(folder: Path, *lines: jsonl.Line, more: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "old.jsonl"
     path.write_text("".join(f"{one.text()}\n" for one in lines) + more)
     return path
@@ -291,6 +297,10 @@ def test_handles_of_the_old_system_become_those_of_slots(
     machine.llmctl(capsys, "handles", "export")
     lines = {one.handle: one for one in jsonl.parse((files / jsonl.FILE).read_bytes())[0]}
     assert (lines["calendar"], lines["far"], lines["quick"].notes) == (tool, far, "from 2024")
+    more = written(tmp_path / "more", replace(tool, handle="mail", endpoint_ref="ep_mail"))
+    machine.llmctl(capsys, "handles", "import", more)
+    kept = jsonl.parse((files / jsonl.OTHERS).read_bytes())[0]
+    assert [one.handle for one in kept] == ["calendar", "far", "mail"]
     again = machine.llmctl(capsys, "handles", "import", file)["data"]
     assert (again["added"], again["apart"], again["written"]) == ([], [], [])
     assert machine.shown(capsys, "handles", "import", file) == (0, "nothing to do\n", "")
@@ -311,6 +321,7 @@ def test_export_import_export_is_the_same_to_the_byte(
     machine.llmctl(capsys, "handles", "export", tmp_path)
     first = [(tmp_path / name).read_bytes() for name in GENERATED]
     assert machine.llmctl(capsys, "handles", "import", tmp_path / jsonl.FILE)["data"]["written"] == []
+    assert not (machine.home / "imported" / f"handles-{jsonl.digest(first[0])[:8]}.jsonl").exists()
 
     bare = text.replace('handle = "fast"\n', "").replace('handle = "late"\n', "")
     profile.write_text(bare.replace('[[slots.handles]]\nname = "deep"\ncontext = 512\n', "# mine\n"))
@@ -342,17 +353,19 @@ def test_bad_lines_are_named_by_number_and_nothing_is_written(
     assert "line 2: the handle quick" in machine.shown(capsys, "handles", "import", file)[1]
 
 
-@pytest.mark.parametrize("which", ["missing", "folder", "hosts", "profiles"])
+@pytest.mark.parametrize("which", ["missing", "folder", "hosts", "profiles", "large"])
 def test_what_cannot_be_meant_is_a_usage_error(
-    which: str, machine: Machine, capsys: Capture, files: Path, tmp_path: Path
+    which: str, machine: Machine, capsys: Capture, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = written(tmp_path, line("quick", machine.ports[FAST]))
-    words = {
-        "missing": [tmp_path / "none"], "folder": [tmp_path], "hosts": [file, "--host", "hre"],
-        "profiles": [file, "--profile", "al"],
+    monkeypatch.setattr(handles_import, "LIMIT", 2**10)
+    file = written(tmp_path, line("quick", machine.ports[FAST]), more=" " * 2**10 if which == "large" else "")
+    words, says = {
+        "missing": ([tmp_path / "none"], "cannot be read"), "folder": ([tmp_path], "cannot be read"),
+        "hosts": ([file, "--host", "hre"], "no host 'hre'"), "profiles": ([file, "--profile", "al"], "no profile 'al'"),
+        "large": ([file], "is larger than"),
     }[which]  # fmt: skip
     (error,) = machine.llmctl(capsys, "handles", "import", *words, code=2)["errors"]
-    assert error["hint"]
+    assert error["hint"] and says in error["message"]
 
 
 def test_a_handle_of_another_slot_is_not_taken_away(

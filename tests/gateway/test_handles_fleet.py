@@ -41,6 +41,8 @@ def test_f9_handles_of_a_host_that_says_nothing_stay(fleet: Fleet, home: Path) -
     for where, model in ((one, "alpha"), (two, "alpha"), (fleet.at("gpu2", 1), "beta")):
         assert fleet("load", where, model).code == 0
 
+    registry.path(home).parent.mkdir()
+    registry.path(home).write_text("{")
     done = fleet("handles", "sync")
     assert (done.code, [error["host"] for error in done.errors], done.data["kept"]) == (3, ["dead"], [])
     before = registry.read(home)
