@@ -27,7 +27,8 @@ def swapped(session: Session, port: str, patterns: Sequence[str] | None, do: Cal
     hosts, number = reaching.slots_of(session, port, patterns)
     target = Target(reaching.one(hosts, "swap --require-quality"), int(number))
     meant = prompts.select(prompts.load(prompts.of_operator(session.config.dir)), ())
-    with History.open(session.home / NAME), Reach(session) as reach:  # one that cannot be used is told before the swap
+    History.open(session.home / NAME).close()  # one that cannot be used is told before the swap
+    with Reach(session) as reach:
         before = _row(reach, target)
         answer = do()
         if answer.exit_code:

@@ -204,6 +204,25 @@ def test_people_see_a_matrix_and_why(
     assert "no    sum: number: it ends in 5, not 4" in shown
     assert "2 of 2 passed" in shown
     assert "1 of 2 passed" in shown
+    assert shown.count("the first run: the baseline") == 2
+    assert main(["quality", port, prompts]) == 0
+    assert "held against 20" in capsys.readouterr().out
+    slot(WRONG, "beta")
+    assert main(["quality", port, prompts]) == 1
+    shown = capsys.readouterr().out
+    assert "WORSE sum: number: it ends in 5, not 4" in shown
+    assert f"local:{port} (beta) at the slot local:{port}: 1 of 2 passed, 1 worse than before" in shown
+    assert main(["quality", port, prompts, "--accept"]) == 0
+    assert "this run is the baseline from now on" in capsys.readouterr().out
+
+
+def test_people_see_the_prompts(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quality", "--list", "--only", "tool-not-*", "--only", "json"]) == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "PROMPT",
+        "tool-not-needed",
+        "json",
+    ]
 
 
 # ── whom and what ───────────────────────────────────────────────────────────────────────────────────────────────────
