@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmctl.domain import SlotSpec
 from llmctl.gateway import life, registry
 from llmctl.gateway.registry import Handle, Registry, Replica
 from llmctl.slots.state import Launch
@@ -71,3 +72,16 @@ def fleet() -> Iterator[Fleet]:
             yield made
         finally:
             end(made)
+
+
+@pytest.fixture(params=["slot", "gateway"])
+def served(request: pytest.FixtureRequest, slots: Callable[..., RunningSlot]) -> Callable[..., Any]:
+    """served(spec, launch) → a running slot that was launched so; and one through a gateway that was."""
+
+    def start(spec: SlotSpec, launch: Launch | None = None) -> Any:
+        if request.param == "slot":
+            return slots(spec, launch)
+        slot, name = slots(spec), spec.engine.model
+        return Fronted(slot, request.getfixturevalue("gateway")(handle(name, slot, model=name), launch=launch))
+
+    return start

@@ -25,7 +25,9 @@ from llmctl.slots import verbs
 from llmctl.slots.state import Launch
 from tests.clients import chat, get, sse
 from tests.conftest import RunningSlot, eventually
+from tests.gateway.conftest import gateway, served
 
+__all__ = ["gateway", "served"]
 Script = Callable[..., SlotSpec]
 Slots = Callable[..., RunningSlot]
 
@@ -270,8 +272,8 @@ def test_l03_those_who_leave_free_their_place(slots: Slots, script: Script) -> N
     eventually(lambda: slot.status().active == 0)
 
 
-def test_l03_a_client_that_leaves_during_the_prefill_frees_its_place(slots: Slots, script: Script) -> None:
-    slot = slots(script("alpha", probe=Probe(expect="hi", prompt="hi"), answers={"hi": "hi"}, slow={"x": 600.0}))
+def test_l03_a_client_that_leaves_during_the_prefill_frees_its_place(served: Slots, script: Script) -> None:
+    slot = served(script("alpha", probe=Probe(expect="hi", prompt="hi"), answers={"hi": "hi"}, slow={"x": 600.0}))
     with socket.create_connection(("127.0.0.1", slot.port)) as sock:
         sock.sendall(chat_bytes({"messages": [{"role": "user", "content": "x"}], "stream": True}))
         eventually(lambda: slot.status().active == 1)

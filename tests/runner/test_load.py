@@ -13,7 +13,9 @@ from llmctl.processes import memory_bytes
 from llmctl.slots.state import Launch
 from tests.clients import chat, get, post, sse
 from tests.conftest import RunningSlot, eventually
+from tests.gateway.conftest import gateway, served
 
+__all__ = ["gateway", "served"]
 Script = Callable[..., SlotSpec]
 Slots = Callable[..., RunningSlot]
 
@@ -21,8 +23,8 @@ STREAMS, ROUNDS, TOKENS = 64, 2, 30
 STOPPED, LENGTH, BUFFER = 50, 900, 32 * 2**10
 
 
-def test_l01_64_streams_all_end_and_none_fails(slots: Slots, script: Script) -> None:
-    slot = slots(script("alpha", parallel=STREAMS, length=TOKENS, step=0.002))
+def test_l01_64_streams_all_end_and_none_fails(served: Slots, script: Script) -> None:
+    slot = served(script("alpha", parallel=STREAMS, length=TOKENS, step=0.002))
     seen: list[tuple[int, object, int]] = []
 
     def client() -> None:

@@ -20,7 +20,7 @@ from llmctl.runner.protocols.openapi_operations import OPERATIONS
 from llmctl.slots.state import Launch, SlotFolder
 from tests.conftest import RunningSlot, free_port
 from tests.gateway import fake_gate
-from tests.gateway.conftest import Fronted, gateway, handle
+from tests.gateway.conftest import gateway, served
 from tests.runner import fake_slot
 from tests.runner.fake_slot import Response, post, raw
 from tests.runner.sockets import request as handshake
@@ -28,7 +28,8 @@ from tests.runner.sockets import websocket
 
 Slots = Callable[..., RunningSlot]
 Script = Callable[..., SlotSpec]
-__all__ = ["gateway"]
+Served = Callable[..., Any]
+__all__ = ["gateway", "served"]
 
 ROUTES = [
     *((one.method, re.sub("{.*}", "alpha", one.path)) for one in OPERATIONS if one.key), ("GET", "/nothing"),
@@ -47,17 +48,10 @@ def ask(port: int, method: str, path: str, *headers: str, host: str = "localhost
     return raw(port, request.replace(b"Host: localhost", b"Host: " + host.encode(), 1))
 
 
-@pytest.fixture(params=["slot", "gateway"])
-def start(request: pytest.FixtureRequest, slots: Slots, script: Script) -> Callable[..., Any]:
-    """start(launch) → a running slot, and the same through a gateway that was launched so."""
-
-    def made(launch: Launch | None = None) -> Any:
-        if request.param == "slot":
-            return slots(script("alpha", names=("first",)), launch)
-        slot = slots(script("alpha", names=("first",)))
-        return Fronted(slot, request.getfixturevalue("gateway")(handle("alpha", slot), launch=launch))
-
-    return made
+@pytest.fixture
+def start(served: Served, script: Script) -> Callable[..., Any]:
+    """start(launch) → one that serves `alpha`."""
+    return lambda launch=None: served(script("alpha", names=("first",)), launch)
 
 
 @pytest.fixture(params=[fake_slot.serve, fake_gate.serve], ids=["slot", "gateway"])

@@ -23,6 +23,7 @@ from llmctl.slots import control
 from llmctl.slots.state import Launch
 from tests.clients import chat, get
 from tests.conftest import RunningSlot, eventually, free_port
+from tests.gateway.conftest import gateway, served
 from tests.runner.fake_slot import FakeService, FakeSlot, connect, raw, read_response, serve
 from tests.runner.sockets import (
     CHAT,
@@ -36,6 +37,7 @@ from tests.runner.sockets import (
     websocket,
 )
 
+__all__ = ["gateway", "served"]
 Script = Callable[..., SlotSpec]
 Slots = Callable[..., RunningSlot]
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
@@ -429,8 +431,8 @@ def test_a_connection_that_served_http_may_become_a_websocket(slot: FakeSlot) ->
 # ── many at once ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_l05_1000_idle_websockets_and_200_half_open_requests(slots: Slots, script: Script) -> None:
-    slot = slots(script("alpha"))
+def test_l05_1000_idle_websockets_and_200_half_open_requests(served: Slots, script: Script) -> None:
+    slot = served(script("alpha"))
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(connect(slot.port)) for _ in range(1000)]
         for sock in idle:
