@@ -71,7 +71,8 @@ def places(config: Config, known: Iterable[Profile], registry: Registry) -> Iter
 
 def _port(registry: Registry, host: str, profile: str, model: str) -> int | None:
     found = (one for handle in registry.handles.values() for one in handle.replicas)
-    return next((o.port for o in found if (o.host, o.profile, o.model) == (host, profile, model)), None)
+    of_it = (one for one in found if (one.host, one.model) == (host, model) and one.profile in (None, profile))
+    return next((one.port for one in of_it), None)
 
 
 def plan(
