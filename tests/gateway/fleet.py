@@ -117,8 +117,9 @@ class Fleet:
         rows = self.replicas()
         return all(rows[one]["warm"] and not rows[one]["resting"] for one in where)
 
-    def log(self) -> str:
-        return (self.home / "slots" / str(PORT) / "engine.log").read_text()
+    def requests(self) -> str:
+        """The log of its requests."""
+        return (self.home / "slots" / str(PORT) / "requests.log").read_text()
 
     # ── its clients ─────────────────────────────────────────────────────────────────────────────────────────────────
 
