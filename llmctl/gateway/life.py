@@ -58,4 +58,7 @@ def down(home: Path, port: int) -> None:
 
 def status(home: Path, port: int) -> dict[str, Any]:
     """What it says of itself; Unreachable where none runs."""
-    return dict(control.call(SlotFolder(home, port).control, "status", timeout=verbs.STATUS_TIMEOUT))
+    try:
+        return dict(control.call(SlotFolder(home, port).control, "status", timeout=verbs.STATUS_TIMEOUT))
+    except Unreachable:
+        raise Unreachable(f"no gateway answers on port {port}", hint="llmctl gateway up", port=port) from None

@@ -39,7 +39,7 @@ def test_up_is_once_down_is_for_good_and_a_slot_is_no_gateway(slots: Slots, scri
         life.down(slot.home, slot.port)
     life.down(gate.home, gate.port)
     assert gate.status().state == "empty"
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match="no gateway answers"):
         life.status(gate.home, gate.port)
     assert life.up(gate.home, gate.port, gate.launch) and chat(gate.port, max_tokens=2).status_code == 200
 
