@@ -35,6 +35,11 @@ class Place:
     def where(self) -> str:
         return f"{self.host}:{self.port}"
 
+    @property
+    def entry(self) -> tuple[str, int]:
+        """Where it is written: a slot without a host is one entry, and a place on each host of its profile."""
+        return self.profile, self.index
+
     def __str__(self) -> str:
         return f"profile {self.profile}, {self.where}"
 
@@ -102,6 +107,8 @@ class _Problem(Exception):
 
 def _there(line: Line, slots: Sequence[Place], registry: Registry) -> bool:
     """Whether the slot has that handle already."""
+    if line.kind != "model":
+        return False
     has = registry.handles.get(line.handle)
     held = any(line.endpoint_ref in endpoints(one.host, one.port) for one in has.replicas) if has else False
     return held or any(line.handle in place.names and line.endpoint_ref in place.endpoints() for place in slots)
@@ -109,15 +116,15 @@ def _there(line: Line, slots: Sequence[Place], registry: Registry) -> bool:
 
 def _place(line: Line, slots: Sequence[Place], registry: Registry) -> Place | str:
     """The slot that a line means; why it is no slot of llmctl."""
-    if line.kind != "model" or line.invoke not in (CHAT, EMBEDDINGS):
-        return f"it is called by {line.invoke}"
     has = registry.handles.get(line.handle)
     holders = [one.where for one in has.replicas] if has else []
     if holders := holders or [place.where for place in slots if line.handle in place.names]:
         what = f"it stands for {', '.join(holders)} here, and in the file for {line.endpoint_ref}"
         raise _Problem(line, what, "another name there")
+    if line.kind != "model" or line.invoke not in (CHAT, EMBEDDINGS):
+        return f"it is called by {line.invoke}"
     found = [place for place in slots if line.endpoint_ref in place.endpoints()]
-    if len(found) > 1:
+    if len({place.entry for place in found}) > 1:
         names = "; ".join(map(str, found))
         raise _Problem(line, f"{line.endpoint_ref} may be any of: {names}", "add --host HOST or --profile NAME")
     return found[0] if found else f"no profile has a slot {line.endpoint_ref}"
@@ -133,19 +140,21 @@ def _entries(
         max_output=found.max_output, fallbacks=found.fallbacks, group=found.group, tags=found.tags,
         keep_alive=found.keep_alive, price=found.price, invoke=line.invoke, notes=line.notes,
     )  # fmt: skip
-    yield place, entry
-    also = {one.where for one in found.replicas} - {place.where}
-    yield from ((other, entry) for other in slots if other.where in also and line.handle not in other.names)
+    where = {one.where for one in found.replicas}
+    also = [other for other in slots if other.where in where and line.handle not in other.names]
+    yield from ((one, entry) for one in {other.entry: other for other in (*also, place)}.values())
 
 
 def _handle(line: Line, extra: Any) -> Handle:
     """What the sidecar says of it, with the types that it must have."""
     if not isinstance(extra, dict):
         return Handle(line.handle)
-    fallbacks = extra.get("fallbacks") or ()
+    fallbacks = extra.get("fallbacks", [])
     row = {"replicas": [], **extra, "name": line.handle, "fallbacks": []}
     try:
+        if not isinstance(fallbacks, list) or not all(isinstance(name, str) for name in fallbacks):
+            raise TypeError(f"fallbacks = {fallbacks!r:.80}")
         found = registries.from_dict({"version": registries.VERSION, "handles": [row]}).handles[line.handle]
-        return replace(found, fallbacks=tuple(map(str, fallbacks)))
+        return replace(found, fallbacks=tuple(fallbacks))
     except (StateError, TypeError) as error:
         raise _Problem(line, f"{SIDECAR}: {error}", "mend it there") from None

@@ -55,6 +55,8 @@ def test_what_a_slot_has_already_is_there() -> None:
 def test_a_name_that_stands_for_another_slot_is_refused() -> None:
     says = "it stands for b:8102 here, and in the file for ep_mlx_slot_8101"
     assert whats(planned(line("deep"))) == [says]
+    tool = line("deep", "ep_mlx_slot_8102", kind="callable", invoke="mcp-tool")
+    assert whats(planned(tool)) == [says.replace("8101", "8102")]
     slot = ProfileSlot(port=8102, model="phi-3", host="b", handle="other")
     known, _ = derived(FLEET, [Profile("p", Path("p.toml"), slots=(slot,))], {})
     assert whats(planned(line("other"), registry=known)) == [says]
@@ -67,6 +69,13 @@ def test_where_two_may_be_meant_it_is_asked() -> None:
     night = replace(ONE, profile="night", index=3)
     (problem,) = planned(line(), slots=(ONE, night)).problems
     assert "profile day, gpu-1:8101; profile night, gpu-1:8101" in problem.what and "--profile NAME" in problem.hint
+
+
+def test_a_slot_of_several_hosts_is_one_entry() -> None:
+    there = replace(ONE, host="b")
+    assert added(planned(line(), slots=(ONE, there))) == [("fast", "gpu-1:8101")]
+    extra = {"replicas": [{"host": host, "port": 8101, "model": "m"} for host in ("gpu-1", "b")], "group": "g"}
+    assert len(planned(line(), slots=(ONE, there), extras={"fast": extra}).added) == 1
 
 
 def test_what_is_no_chat_and_no_embedding_is_kept_apart_once() -> None:
@@ -94,7 +103,8 @@ def test_the_sidecar_brings_what_the_line_has_no_place_for_and_the_other_replica
         "fast", group="g", context=512, fallbacks=("deep",), price=(0.5, 1.0), tags=("x",), notes="n"
     )
     assert "context = 'x'" in whats(planned(line(), extras={"fast": {"context": "x"}}))[0]
-    assert whats(planned(line(), extras={"fast": {"fallbacks": 5}})), "no list"
+    for wrong in (5, "deep", [5], None):
+        assert "fallbacks = " in whats(planned(line(), extras={"fast": {"fallbacks": wrong}}))[0]
     assert added(planned(line(), extras={"fast": 7})) == [("fast", "gpu-1:8101")]
 
 
