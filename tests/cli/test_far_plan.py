@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.cli.fleet import Fleet
+from tests.cli.fleet import Fleet, Result
+from tests.conftest import eventually
 from tests.testbed.sshd import needs_sshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("emptied")]
@@ -161,3 +163,29 @@ def test_a_request_that_is_none_is_refused(home: Path, verb: str, text: str, mon
 
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     assert main(["--json", "host", verb]) == 2
+
+
+def test_one_slot_there_makes_room_for_itself_and_names_who_is_in_its_way(fleet: Fleet) -> None:
+    one, two = fleet.ports["gpu1"]
+    text = '[[slots]]\nport = {}\nmodel = "{}"\nhost = "gpu1"\non_demand = true\nexclusive = "only"\n'
+    fleet.profile("demand", text.format(one, "chatty") + text.format(two, "beta"))
+    assert fleet("profile", "load", "demand").data["slots"] == [], "on demand, they are loaded one by one"
+
+    def load(port: int, *options: str) -> Result:
+        return fleet("profile", "load", "demand", "--slot", f"gpu1:{port}", *options)
+
+    assert load(one).data["slots"][0]["model"] == "chatty"
+    url, body = f"http://127.0.0.1:{one}/v1/completions", {"prompt": "x", "stream": True, "max_tokens": 400}
+    with httpx.stream("POST", url, json=body, trust_env=False, timeout=60) as answer:
+        rows = answer.iter_lines()  # kept, or its end would close the connection
+        next(rows)
+        busy = load(two)
+    assert (busy.code, busy.errors[0]["code"], busy.errors[0]["port"]) == (1, "busy", one)
+    eventually(lambda: load(two, "--dry-run").data["steps"][0]["evicts"])
+    done = load(two)
+    assert (done.code, done.data["slots"][0]["model"], fleet.model(f"gpu1:{one}")) == (0, "beta", None)
+    assert "unload chatty" in done.err
+
+    for slot in ("gpu1:x", "nowhere:8101", "gpu1:1", "gpu1"):
+        wrong = fleet("profile", "load", "demand", "--slot", slot)
+        assert wrong.code == 2 and wrong.errors[0]["hint"], slot
