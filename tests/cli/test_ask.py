@@ -17,8 +17,11 @@ from llmctl.cli import chat_partner
 from llmctl.cli.chat_options import Meant
 from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session
+from llmctl.gateway import life, registry
+from llmctl.gateway.registry import Handle, Registry, Replica
+from llmctl.slots.state import Launch
 from tests.cli.fleet import Fleet
-from tests.conftest import eventually
+from tests.conftest import eventually, free_port
 from tests.test_client import LAST, PIECE, Serve, models, serve
 
 __all__ = ["serve"]
@@ -169,6 +172,23 @@ def test_a_slot_on_the_loopback_of_another_host(fleet: Fleet, emptied: None) -> 
     found = fleet("ask", fleet.at("gpu1", 1), "Who?")
     assert (found.code, found.errors[0]["code"], found.errors[0]["host"]) == (4, "unreachable", "gpu1")
     assert fleet("ask", f"dead:{fleet.ports['dead'][0]}", "Who?").code == 4
+
+
+def test_a_gateway_on_the_loopback_of_another_host(fleet: Fleet, emptied: None) -> None:
+    fleet("load", fleet.at("gpu1"), "alpha")
+    there, port = fleet.hosts["gpu1"].home / ".llmctl", free_port()
+    replica = Replica("gpu1", fleet.ports["gpu1"][0], "alpha", "scripted", f"127.0.0.1:{fleet.ports['gpu1'][0]}")
+    registry.write(there, Registry({"deep": Handle("deep", (replica,))}, "deep"))
+    life.up(there, port, Launch())
+    try:
+        eventually(lambda: fleet("status", f"gpu1:{port}").data["slots"][0]["handles"] == ["deep"])
+        found = fleet("ask", "-m", "deep", "Who?")
+        assert (found.data["host"], found.data["port"], found.data["answer"]) == ("gpu1", port, "I am alpha.")
+        config = fleet("client-config", "openai", "deep").data
+        assert (config["model"], config["port"]) == ("deep", port) and f":127.0.0.1:{port}" in config["notes"][0]
+    finally:
+        life.down(there, port)
+    assert fleet("ask", "-m", "deep", "Who?").errors[0]["hint"].startswith("llmctl load auto")
 
 
 def test_its_answer_comes_as_it_is_made_and_ends_when_nobody_reads(fleet: Fleet, emptied: None) -> None:
