@@ -65,7 +65,7 @@ class Demand:
         if any(live.state in COMING for live in lives) or not able:
             return None
         best = min(able, key=lambda live: (live.load.warm, live.standing.resting, live.load.tokens))
-        return self.loads.wanted(best.replica)
+        return self.loads.begin(best.replica)
 
     def _lives(self, handle: Handle) -> list[Live]:
         return [self._replicas.live[one.where] for one in handle.replicas if one.where in self._replicas.live]

@@ -96,11 +96,9 @@ class Loads:
         load = self._loads.get(where)
         return load if load and not load.task.done() else None
 
-    def wanted(self, replica: Replica) -> Load:
-        """The load of this slot, begun if it does not go on; RequestError where it failed a moment ago."""
+    def begin(self, replica: Replica) -> Load:
+        """A load of this slot, which has none that goes on; RequestError where one failed a moment ago."""
         now, where = self._clock(), replica.where
-        if load := self.going(where):
-            return load
         if (failed := self._failed.get(where)) and now - failed[0] < AGAIN:
             raise failed[1]
         self._loads[where] = load = Load(replica, now, self._took.get(where, USUAL), self._clock, left=now)

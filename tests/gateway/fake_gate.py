@@ -35,7 +35,7 @@ USUAL = OnDemand()
 @contextlib.contextmanager
 def serve(
     service: FakeService | None = None, auth: Auth | None = None, start: Start | None = None,
-    times: OnDemand = USUAL,
+    times: OnDemand = USUAL, keep_alive: float | None = None,
 ) -> Iterator[Any]:  # fmt: skip
     """Like fake_slot.serve, with a gate in front; `limits` of the service are the gate's. With `start` the handle is
     on demand, and that loads it."""
@@ -43,14 +43,16 @@ def serve(
     limits, service.limits = service.limits, FakeService().limits
     with fake_slot.serve(service) as slot:
         ready: Future[Any] = Future()
-        thread = threading.Thread(target=lambda: asyncio.run(_run(slot.port, limits, auth, start, times, ready)))
+        thread = threading.Thread(
+            target=lambda: asyncio.run(_run(slot.port, limits, auth, start, times, keep_alive, ready))
+        )
         thread.start()
         gate, port, loop, over = ready.result(10)
         state = SimpleNamespace(connections=gate.connections, tasks=())
         try:
             yield SimpleNamespace(
                 service=service, port=port, drain=gate.drain, server=SimpleNamespace(server_state=state),
-                bodies=gate.bodies, behind=slot, gate=gate, base_url=f"http://127.0.0.1:{port}",
+                bodies=gate.bodies, behind=slot, gate=gate, loop=loop, base_url=f"http://127.0.0.1:{port}",
             )  # fmt: skip
         finally:
             loop.call_soon_threadsafe(over.set)
@@ -58,7 +60,8 @@ def serve(
 
 
 async def _run(
-    behind: int, limits: Any, auth: Auth | None, start: Start | None, times: OnDemand, ready: Future[Any]
+    behind: int, limits: Any, auth: Auth | None, start: Start | None, times: OnDemand, keep_alive: float | None,
+    ready: Future[Any],
 ) -> None:  # fmt: skip
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
@@ -97,9 +100,8 @@ async def _run(
         Meters(Path("/nonexistent")), lambda **said: None,
     )  # fmt: skip
     gate.own = own.routes(gate, lambda: {"verdict": "ok", "state": "ready", "ready": True, "status": "healthy"})
-    gate.registry = Registry(
-        {"alpha": Handle("alpha", (Replica("here", behind, "alpha", on_demand=start is not None),))}, "alpha"
-    )
+    replica = Replica("here", behind, "alpha", on_demand=start is not None)
+    gate.registry = Registry({"alpha": Handle("alpha", (replica,), keep_alive=keep_alive)}, "alpha")
     replicas.follow(gate.registry)
     server = await loop.create_server(lambda: Front(gate), "127.0.0.1", 0)
     looking = asyncio.ensure_future(ticking(gate, TICK))

@@ -207,6 +207,20 @@ def test_who_waits_when_the_gateway_ends_is_told_to_come_again(monkeypatch: pyte
         assert found[0].status_code == 503 and found[0].headers["retry-after"] == "12"
 
 
+def test_a_handles_own_time_holds_where_no_request_said_another() -> None:
+    slow = Slow()
+    slow.go.set()
+    with serve(FakeService(), start=slow, keep_alive=0.5) as slot:
+
+        def there() -> bool:
+            slot.loop.call_soon_threadsafe(slot.gate.demand.tick)
+            return bool(httpx.get(f"{slot.base_url}/api/ps", trust_env=False).json()["models"])
+
+        assert ask(slot).status_code == 200 and there()
+        eventually(lambda: not there())
+        assert ask(slot).status_code == 200 and slow.calls == 2
+
+
 def test_a_client_that_goes_away_while_it_waits_leaves_nothing() -> None:
     slow = Slow()
     with serve(FakeService(), start=slow) as slot:
