@@ -112,16 +112,29 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator
             yield f"{name} is missing"
         elif name not in wanted:
             yield f"{name} is no handle any more"
-        elif found[name] != wanted[name]:
+        else:
             old, new = (one if isinstance(one, dict) else {} for one in (found[name], wanted[name]))
-            for key in sorted({*old, *new}):
-                if old.get(key) != new.get(key):
-                    yield f"{name}: {key} is {_said(old.get(key))}, now {_said(new.get(key))}"
+            yield from (f"{name}: {what}" for what in _changed(old, new))
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Replicas by their slots, and those that stay by their own fields."""
+    before, after = _replicas(old), _replicas(new)
+    fields = [({**old, "replicas": [*before]}, {**new, "replicas": [*after]}, "")]
+    fields += [(before[where], after[where], f"{where}: ") for where in before if where in after]
+    for had, has, where in fields:
+        for key in sorted({*had, *has}):
+            if had.get(key) != has.get(key):
+                yield f"{where}{key} is {_said(had.get(key))}, now {_said(has.get(key))}"
+
+
+def _replicas(one: Mapping[str, Any]) -> dict[str, Any]:
+    found = one.get("replicas")
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return {f"{row.get('host')}:{row.get('port')}": row for row in rows}
 
 
 def _said(value: Any) -> str:
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "port" in one for one in value):
-        value = [f"{one.get('host')}:{one['port']} {one.get('model')}" for one in value]
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:120]}…"
 

@@ -193,10 +193,18 @@ def test_the_sidecar_and_what_the_gateway_has() -> None:
     assert whats(checking.written(Registry(), known()))[0] == "the gateway's registry: fast is no handle any more"
 
 
-def test_where_replicas_differ_their_slots_are_told() -> None:
+def test_where_replicas_differ_their_slots_are_told_and_what_changed_of_one() -> None:
     moved = made(slot(8102, handle="fast"))[0]
-    (one, *_) = whats(checking.written(moved, known()))
-    assert one == ('the gateway\'s registry: fast: replicas is ["a:8101 qwen2.5-7b"], now ["a:8102 qwen2.5-7b"]')
+    assert whats(checking.written(moved, known()))[0] == (
+        'the gateway\'s registry: fast: replicas is ["a:8101"], now ["a:8102"]'
+    )
+    renamed = made(slot(8101, handle="fast"), rows={"a": {8101: row("qwen2.5-7b", "torch")}})[0]
+    assert whats(checking.written(renamed, known())) == [
+        'the gateway\'s registry: fast: a:8101: names is ["fast"], now []',
+        'the gateway\'s registry: qwen2-5-7b: a:8101: names is ["fast"], now []',
+    ]
+    mangled = whats(checking.sidecar(b'{"handles": {"fast": 7}}', jsonl.sidecar(known(), "")))
+    assert 'handles.extra.json: fast: replicas is [], now ["a:8101"]' in mangled
 
 
 def test_what_slots_and_the_gateway_answer() -> None:
