@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+from llmctl.cli import chat_partner
+from llmctl.cli.chat_commands import Commands
+from llmctl.cli.chat_options import Meant
+from llmctl.cli.chat_turns import Chat
 from llmctl.cli.doctor import gateway
+from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session
+from llmctl.clients.conversation import Conversation
 from llmctl.doctor.rows import Row
 from tests.conftest import eventually
 from tests.gateway.around import DEEP, FAST, LATE, Machine, machine
@@ -187,6 +193,19 @@ def test_ask_and_chat_go_over_the_gateway_to_a_handle(machine: Machine, capsys: 
     by_name = asked(machine, capsys, "ask", DEEP, "Who?")
     assert (by_name["port"], "handle" in by_name) == (machine.ports[DEEP], False), "a slot that serves it is nearer"
     assert asked(machine, capsys, "ask", machine.where("gateway"), "Who?")["port"] == machine.ports["gateway"]
+
+
+def test_a_chat_over_the_gateway_goes_on_with_another_handle(machine: Machine) -> None:
+    with Reach(Session()) as reach:
+        chat = Chat(chat_partner.of(reach, Meant(model=FAST)), Conversation())
+        commands = Commands(chat, reach)
+        assert FAST in commands.run("/models").splitlines()[0] and machine.where("gateway") not in commands.run(
+            "/models"
+        )
+        assert DEEP in commands.run(f"/switch {DEEP}")
+        assert chat.partner.data == {"host": "here", "port": machine.ports["gateway"], "handle": DEEP}
+        commands.run(f"/switch {machine.where(FAST)}")
+        assert chat.partner.data == {"host": "here", "port": machine.ports[FAST]}
 
 
 def test_a_handle_that_the_gateway_does_not_know_is_looked_for_among_slots(machine: Machine, capsys: Capture) -> None:
