@@ -270,6 +270,12 @@ class Front(asyncio.Protocol):
     def _forget_bodies(self) -> None:
         self._release(self._held)
 
+    def forget_body(self) -> None:
+        """Nobody needs the body of the request under way any more."""
+        if self._asked:
+            self._release(len(self._asked.body))
+            self._asked.body = b""
+
     def _release(self, count: int) -> None:
         self._held -= count
         self.gate.bodies.bytes -= count

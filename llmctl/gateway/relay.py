@@ -176,9 +176,17 @@ class Relay:
         if self._begun:
             if status != 200 or not self._streams:
                 self._refused = bytearray()
+            self._settled()
             return
         self._held = length is not None and length <= WHOLE
+        if not self._held:
+            self._settled()
         self.front.head(status, [pair for pair in headers if pair[0] not in HOP], length)
+
+    def _settled(self) -> None:
+        """Nobody else is asked from now on: a long answer does not hold what it was asked."""
+        self._ways, self._next = iter(()), None
+        self.front.forget_body()
 
     def came(self, data: bytes) -> None:
         if not self._status:

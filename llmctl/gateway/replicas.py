@@ -84,6 +84,7 @@ class Way:
         self._moved = moved
 
     def began(self, status: int, seconds: float) -> None:
+        self.asked = None  # it is not asked once more
         if self._moved:
             self.live.waiting.pop(self._moved, None)
             self.live.answering.add(self._moved)

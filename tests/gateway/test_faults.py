@@ -111,6 +111,21 @@ def test_a_line_without_end_is_passed_on_in_bounded_pieces(stack: ExitStack, mon
         assert got + sum(map(len, pieces)) == 5000
 
 
+def test_an_answer_that_streams_does_not_hold_what_it_was_asked(stack: ExitStack) -> None:
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        odd.request(sock)
+        sock.sendall(chunked(b"data: x\n\n", end=False))
+        sock.recv(1)
+
+    odds, _ = over(stack, play)
+    body = {**HI, "user": "x" * 2**20}
+    with httpx.stream("POST", odds.url, json=body, timeout=30, trust_env=False) as answer:
+        rows = answer.iter_lines()
+        assert next(rows) and odds.gate.bodies.bytes == 0
+    eventually(lambda: not odds.gate.connections)
+    assert odds.gate.bodies.bytes == 0
+
+
 # ── it fails before ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
