@@ -72,7 +72,7 @@ def test_health_has_a_token_through_it_and_its_figures_are_of_that_handle(machin
     assert [one["warm"] for one in late if one["on_demand"]] == [False], "a health run has loaded it"
 
 
-def test_f9_a_gateway_that_was_killed_is_down_and_healed(machine: Machine, capsys: Capture) -> None:
+def test_f2_a_gateway_that_was_killed_is_down_and_healed(machine: Machine, capsys: Capture) -> None:
     machine.gateway.kill()
     found = health(machine, capsys, code=1)
     assert (found["verdict"], found["findings"][0]["code"]) == ("down", "no_server")
@@ -84,7 +84,7 @@ def test_f9_a_gateway_that_was_killed_is_down_and_healed(machine: Machine, capsy
     assert {"load", "restart", "incident", "heal", "recovered"} == set(kinds) and kinds[0] == "load", kinds
 
 
-def test_a_registry_without_sense_degrades_it_and_it_goes_on(machine: Machine, capsys: Capture) -> None:
+def test_f8_a_registry_without_sense_degrades_it_and_it_goes_on(machine: Machine, capsys: Capture) -> None:
     path = machine.home / "gateway" / "registry.json"
     whole = path.read_text()
     try:
