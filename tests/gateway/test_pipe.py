@@ -177,5 +177,5 @@ def test_bytes_before_the_handshake_is_answered_are_kept_and_bounded(stack: Exit
         sock.settimeout(30)
         sock.sendall(handshake("/ws"))
         with pytest.raises(ConnectionError):
-            for _ in range(1000):
+            for _ in range(200):
                 sock.sendall(b"x" * 2**16)
