@@ -17,7 +17,7 @@ from llmctl.cli import reach as reaching
 from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session
 from llmctl.config import Host, Profile
-from llmctl.domain import SlotSpec
+from llmctl.domain import GATEWAY, SlotSpec
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, UsageError
 from llmctl.fleet import fanout
@@ -120,10 +120,11 @@ def _only(session: Session, asked: fleet.Wish, slot: str) -> fleet.Wish:
 
 
 def running(session: Session) -> dict[int, SlotSpec | None]:
-    """What each slot of this machine should run by its own state."""
+    """What each slot of this machine should run by its own state; the gateway is none of them."""
     from llmctl.slots.state import SlotFolder
 
-    return {port: SlotFolder(session.home, port).read_desired().spec for port in paths.slot_ports(session.home)}
+    found = {port: SlotFolder(session.home, port).read_desired().spec for port in paths.slot_ports(session.home)}
+    return {port: spec for port, spec in found.items() if spec is None or spec.engine.engine != GATEWAY}
 
 
 def _slots(session: Session) -> Answer:

@@ -160,6 +160,15 @@ def test_models_are_removed_and_forgotten_beside_a_gateway(machine: Machine, cap
     assert machine.llmctl(capsys, "--yes", "models", "gc", "--dry-run")["data"]["leftovers"] == []
 
 
+def test_the_registry_of_models_and_a_saved_profile_have_no_gateway(machine: Machine, capsys: Capture) -> None:
+    lanes = machine.llmctl(capsys, "registry", "export")["data"]["registry"]["lanes"]
+    assert str(machine.ports[FAST]) in lanes and str(machine.ports["gateway"]) not in lanes
+    findings = machine.llmctl(capsys, "registry", "check", code=None)["data"]["findings"]
+    assert not [one for one in findings if "gateway" in str(one)], findings
+    text = machine.llmctl(capsys, "profile", "save", "copy", "--dry-run")["data"]["text"]
+    assert str(machine.ports[DEEP]) in text and "gateway" not in text
+
+
 def test_proofs_and_measurements_are_of_slots(machine: Machine, capsys: Capture) -> None:
     rows = machine.llmctl(capsys, "smoke", "here", "--no-proof")["data"]["rows"]
     assert {one["port"] for one in rows} == {machine.ports[FAST], machine.ports[DEEP]}
