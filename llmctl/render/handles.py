@@ -45,7 +45,7 @@ def _list(data: Mapping[str, Any]) -> str:
 
 def _show(data: Mapping[str, Any]) -> str:
     one = data["handle"]
-    lines = [one["name"] if one["name"] == data["chain"][0] else data["chain"][0]]
+    lines = [one["name"]]
     for replica in one["replicas"]:
         way = replica["address"] or f"over the ssh of {replica['host']}"
         words = [f"{replica['host']}:{replica['port']}", replica["model"], replica["engine"] or "auto", way]

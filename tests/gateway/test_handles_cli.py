@@ -423,5 +423,7 @@ def test_people_see_the_keys_of_clients(machine: Machine, capsys: Capture) -> No
     _, out, _ = machine.shown(capsys, "gateway", "keys", "add", "ann", *words)
     assert out.startswith("ann: llmctl-") and "handles fa*, 60 requests a minute, 1000 tokens a day" in out
     _, listed, _ = machine.shown(capsys, "gateway", "keys", "list")
-    assert listed.splitlines()[1].split()[0] == "ann" and out.split()[1] not in listed
+    head, ann = (line.split() for line in listed.splitlines())
+    assert head == ["KEY", "MADE", "REVOKED", "TOKENS", "MAY"] and out.split()[1] not in listed
+    assert (ann[0], ann[2:7]) == ("ann", ["-", "0", "a", "day", "handles"])
     assert machine.shown(capsys, "gateway", "keys", "revoke", "ann")[1] == "ann: revoked\n"
