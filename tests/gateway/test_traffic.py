@@ -143,6 +143,7 @@ def test_a_replica_without_its_model_is_asked_last(slots: Slots, script: Script,
     eventually(lambda: not rows(gate)[one.port]["warm"] and rows(gate)[two.port]["warm"])
     assert [chat(gate.port, max_tokens=2).status_code for _ in range(6)] == [200] * 6
     assert eventually(lambda: asked(gate) == [two.port] * 6)
+    assert '"retries": 1' not in (gate.folder.path / "requests.log").read_text(), "nor first"
     two.kill()
     assert chat(gate.port, max_tokens=2).status_code == 503, "an empty slot's own word"
 
