@@ -17,7 +17,9 @@ from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session
 from llmctl.clients.conversation import Conversation
 from llmctl.doctor.rows import Row
+from tests.clients import get
 from tests.conftest import eventually
+from tests.exporter.ops import samples
 from tests.gateway.around import DEEP, FAST, LATE, Machine, machine
 
 __all__ = ["machine"]
@@ -56,13 +58,20 @@ def health(machine: Machine, capsys: Capture, *words: str, code: int = 0) -> dic
     return row(machine.llmctl(capsys, "health", *words, code=code), machine.ports["gateway"])
 
 
+def tokens(machine: Machine, handle: str) -> float:
+    """Those that the gateway has seen made for a handle."""
+    page = get(machine.ports["gateway"], "/metrics")[2]
+    return samples(page).get(f'llmctl_gateway_tokens_total{{handle="{handle}",key="",kind="completion"}}', 0.0)
+
+
 def test_health_has_a_token_through_it_and_its_figures_are_of_that_handle(machine: Machine, capsys: Capture) -> None:
     from llmctl.history.store import History
 
-    before = machine.slot(FAST).status().since
+    asked = machine.gateway.status().handles[0]
+    before, came = machine.slot(FAST).status().since, tokens(machine, asked)
     found = health(machine, capsys)
     assert (found["verdict"], found["why"]) == ("ok", None) and found["first_token"] > 0
-    asked = next(iter(machine.gateway.status().handles))
+    assert tokens(machine, asked) == came + 1
     with History.open(machine.home / "history.db", write=False) as history:
         firsts, _ = history.figures("here", machine.ports["gateway"], f"gateway/{asked}")
         assert len(firsts) == 1
@@ -70,6 +79,22 @@ def test_health_has_a_token_through_it_and_its_figures_are_of_that_handle(machin
     assert machine.slot(FAST).status().since == before
     late = machine.llmctl(capsys, "status", machine.where("gateway"))["data"]["slots"][0]["replicas"]
     assert [one["warm"] for one in late if one["on_demand"]] == [False], "a health run has loaded it"
+
+
+def test_a_handle_that_does_not_answer_degrades_the_gateway_and_its_slot_is_down(
+    machine: Machine, capsys: Capture
+) -> None:
+    handle, engine = machine.gateway.status().handles[0], machine.slot(FAST).engine_pid() or 0
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        envelope = machine.llmctl(capsys, "health", "--timeout", "2s", code=1)
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    found = {one["port"]: one for one in envelope["data"]["slots"]}
+    assert found[machine.ports[FAST]]["verdict"] == "down"
+    gateway = found[machine.ports["gateway"]]
+    assert gateway["verdict"] == "degraded" and f"{handle} does not answer through it" in gateway["why"]
+    assert health(machine, capsys)["verdict"] == "ok"
 
 
 def test_f2_a_gateway_that_was_killed_is_down_and_healed(machine: Machine, capsys: Capture) -> None:
