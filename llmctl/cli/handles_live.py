@@ -11,7 +11,7 @@ from llmctl import keys
 from llmctl.cli import handles_work
 from llmctl.cli.reach import Reach
 from llmctl.config import Host
-from llmctl.domain import GATEWAY
+from llmctl.domain import DISABLED, GATEWAY
 from llmctl.errors import LlmctlError, Unreachable
 from llmctl.fleet import fanout
 from llmctl.gateway import checking
@@ -35,11 +35,11 @@ def said(reach: Reach, made: Registry, rows: Rows) -> Said:
     replicas = {replica.where: replica for handle in made.handles.values() for replica in handle.replicas}
     hosts = [reach.session.config.hosts[name] for name in dict.fromkeys(one.host for one in replicas.values())]
     given = handles_work.keys_of(reach, made)
-    not_asked = [f"{one.where}, loaded at its first request" for one in replicas.values() if _sleeps(one, rows)]
-    not_asked += [f"{one.where}, whose host says nothing" for one in replicas.values() if one.host not in rows]
+    why_not = {one.where: why for one in replicas.values() if (why := _why_not(one, rows))}
+    not_asked = [f"{where}, {why}" for where, why in why_not.items()]
 
     def on(host: Host) -> list[tuple[str, Live]]:
-        mine = [one for one in replicas.values() if one.host == host.name and not _sleeps(one, rows)]
+        mine = [one for one in replicas.values() if one.host == host.name and one.where not in why_not]
         return [(one.where, _slot(reach, one, given.get(host.name))) for one in mine]
 
     outcomes = fanout.over([host for host in hosts if host.name in rows], on)
@@ -50,9 +50,14 @@ def said(reach: Reach, made: Registry, rows: Rows) -> Said:
     return Said(found, [*not_asked, *(() if gateways else ("the gateway, which is not up",))])
 
 
-def _sleeps(replica: Replica, rows: Rows) -> bool:
-    row = rows.get(replica.host, {}).get(replica.port)
-    return replica.on_demand and replica.host in rows and not (row and row["model"])
+def _why_not(replica: Replica, rows: Rows) -> str | None:
+    """Why a slot is not asked."""
+    if replica.host not in rows:
+        return "whose host says nothing"
+    row = rows[replica.host].get(replica.port)
+    if replica.on_demand and not (row and row["model"]):
+        return "loaded at its first request"
+    return "which is disabled" if row and row["state"] == DISABLED else None
 
 
 def _slot(reach: Reach, replica: Replica, key: str | None) -> Live:

@@ -141,7 +141,7 @@ def _entries(
         keep_alive=found.keep_alive, price=found.price, invoke=line.invoke, notes=line.notes,
     )  # fmt: skip
     where = {one.where for one in found.replicas}
-    also = [other for other in slots if other.where in where and line.handle not in other.names]
+    also = [other for other in slots if other.where in where]
     yield from ((one, entry) for one in {other.entry: other for other in (*also, place)}.values())
 
 
