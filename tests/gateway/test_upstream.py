@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from llmctl.gateway import upstream
+from llmctl.gateway.probing import Got
 from tests.conftest import eventually
 from tests.gateway.odd import CHAT, HELLO, Odd, Odds, Play, chunked, dies_after, gate_over, handle, says, whole
 from tests.runner.fake_slot import connect, dechunk, post, raw, read_response
@@ -155,6 +157,27 @@ def test_a_second_answer_behind_the_first_reaches_nobody(odds: Start) -> None:
     with httpx.Client(trust_env=False, timeout=30) as client:  # its next answer is what follows on its connection
         assert [client.post(found.url, json=BODY).content for _ in range(3)] == [HELLO] * 3
     assert found.replicas[0].connections == 3, "such a connection is not used again"
+
+
+def test_a_listener_is_told_of_one_answer() -> None:
+    class Counting(Got):
+        began_times = 0
+
+        def began(self, status: int, headers: upstream.Headers, length: int | None) -> None:
+            super().began(status, headers, length)
+            self.began_times += 1
+
+    async def ask(port: int) -> tuple[tuple[int, bytes], int, upstream.Upstream]:
+        loop = asyncio.get_running_loop()
+        pool = upstream.Pool(lambda made: loop.create_connection(made, "127.0.0.1", port))
+        got, one = Counting(), await pool.fresh()
+        one.send(b"GET / HTTP/1.1\r\n\r\n", got)
+        return await asyncio.wait_for(got.done, 30), got.began_times, one
+
+    odd = Odd(says(whole() + whole(b'{"evil":1}')))
+    answer, times, one = asyncio.run(ask(odd.port))
+    assert (answer, times, one.closed) == ((200, HELLO), 1, True)
+    odd.close()
 
 
 def test_a_replica_that_speaks_unasked_loses_its_connection(odds: Start) -> None:
