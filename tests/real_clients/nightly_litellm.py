@@ -93,7 +93,7 @@ def test_it_routes_by_handle_to_slots_and_follows_them(home: Path, slots: Slots,
 
 @dataclass
 class Broken:
-    """A server that fails always, and counts how often it was asked."""
+    """A server that fails always, and counts how often a client's request came to it; health checks come as well."""
 
     port: int = 0
     asked: list[str] = field(default_factory=list)
@@ -104,8 +104,8 @@ class Broken:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                asked.append(self.path)
-                self.rfile.read(int(self.headers["content-length"]))
+                if CANARY.encode() in self.rfile.read(int(self.headers["content-length"])):
+                    asked.append(self.path)
                 self.send_response(500)
                 self.end_headers()
 
