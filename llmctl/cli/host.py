@@ -29,7 +29,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +38,10 @@ from llmctl.cli.session import Session
 from llmctl.config import ProfileSlot
 from llmctl.envelope import Answer
 from llmctl.errors import UsageError
+from llmctl.profiles import Step
+
+if TYPE_CHECKING:
+    from llmctl.slots.wanted import Place
 
 app = typer.Typer(help="Asked by llmctl on other hosts.", hidden=True)
 
@@ -117,14 +121,17 @@ def planned(session: Session, request: Asked) -> Answer:
 
     place = session.place()
     steps = wanted.plan(place, request.slots, request.prune, request.demand)
-    rows = []
-    for step in steps:
-        error, evicts = wanted.problem(place, step), []
-        if request.demand and not error:
-            evicts, error = wanted.evicts(place, step)
-        row = {**wanted.row(place.host.name, step), "problem": error.message if error else None}
-        rows.append({**row, "evicts": evicts} if request.demand else row)
-    return Answer({"steps": rows})
+    return Answer({"steps": [_planned(place, step, request.demand) for step in steps]})
+
+
+def _planned(place: Place, step: Step, demand: bool) -> dict[str, Any]:
+    from llmctl.slots import wanted
+
+    error = wanted.problem(place, step)
+    more: dict[str, Any] = {}
+    if demand and not error:
+        more["evicts"], error = wanted.evicts(place, step)
+    return {**wanted.row(place.host.name, step), "problem": error.message if error else None, **more}
 
 
 def applied(session: Session, request: Asked) -> Answer:

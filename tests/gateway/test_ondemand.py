@@ -34,6 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "slow": {"load": 3.0},
     "large": {"needed": 900_000_000},
     "steady": {"answers": {"hi": "I am steady."}, "needed": 1_000_000},
+    "gone": {},
 }
 PROFILE = """
 [[slots]]
@@ -77,6 +78,12 @@ model = "steady"
 on_demand = true
 pinned = true
 handle = "steady"
+[[slots]]
+port = {gone}
+model = "gone"
+[[slots.handles]]
+name = "gone"
+fallbacks = ["steady"]
 """
 
 
@@ -191,6 +198,11 @@ def test_a_load_that_fails_goes_to_the_fallbacks_or_says_why(fleet: Fleet) -> No
     assert "needs 0.90 GB" in large["message"] and "llmctl status" in large["hint"]
 
 
+def test_the_fallback_of_a_slot_that_is_down_is_loaded(fleet: Fleet) -> None:
+    verbs.unload(fleet.home, fleet.slots["steady"].port)
+    assert fleet.answer("gone") == "I am steady."
+
+
 def test_a_slot_that_is_disabled_is_not_loaded(fleet: Fleet) -> None:
     port = fleet.slots["alpha"].port
     verbs.disable(fleet.home, port, "for the test")
@@ -201,7 +213,7 @@ def test_a_slot_that_is_disabled_is_not_loaded(fleet: Fleet) -> None:
     assert error["code"] == "load_failed" and "alpha is disabled" in error["message"]
 
 
-def test_a_load_that_hangs_ends_at_its_time(fleet: Fleet) -> None:
+def test_f15_a_load_that_hangs_ends_at_its_time(fleet: Fleet) -> None:
     rows = fleet.ask("stuck", stream=True).text.split("\n\n")
     assert rows[0].startswith(": loading stuck: ") and rows[-2] == "data: [DONE]"
     assert "was not ready within 3 s" in json.loads(rows[-3].removeprefix("data: "))["error"]["message"]

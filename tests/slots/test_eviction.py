@@ -36,7 +36,7 @@ def test_both_the_memory_and_the_budget_must_have_room() -> None:
     thin, thick = one(1, 10, 500.0, measured=1), one(2, 10, 5.0)
     assert ports(thin, thick, free=5, budget=100) == [2], "what was reserved for the first is not what it has"
     assert ports(thin, thick, free=100, budget=5) == [1]
-    with pytest.raises(DoesNotFit, match="free 5.0 MB, left of the budget 90.0 MB"):
+    with pytest.raises(DoesNotFit, match=r"free 5.0 MB, left of the budget 90.0 MB"):
         victims(10**7, Space(5 * 10**6, 9 * 10**7), [one(1, 10**6)])
 
 
@@ -46,7 +46,7 @@ def test_busy_and_pinned_ones_stay(fields: dict[str, Any]) -> None:
 
 
 def test_who_is_at_work_is_waited_for_only_where_that_helps() -> None:
-    with pytest.raises(Busy, match="port 1 has m1, .* is answering 2") as caught:
+    with pytest.raises(Busy, match=r"port 1 has m1, .* is answering 2") as caught:
         ports(one(1, 50, busy="answering 2"), one(2, 5))
     assert caught.value.port == 1
     with pytest.raises(DoesNotFit, match=r"needs 0.1 MB, .*gives 0.0 MB \(stay: 3 m3\)") as refused:
@@ -55,13 +55,13 @@ def test_who_is_at_work_is_waited_for_only_where_that_helps() -> None:
 
 
 def test_of_an_exclusive_group_the_others_go_even_where_there_is_room() -> None:
-    group = {"exclusive": "big"}
+    group: dict[str, Any] = {"exclusive": "big"}
     assert ports(one(1, 5, **group), one(2, 5), free=100, exclusive="big") == [1]
     assert ports(one(1, 5, **group), one(2, 5), exclusive="big") == [1, 2]
     assert ports(one(1, 5, **group), free=100) == []
-    with pytest.raises(Busy, match="port 1 has m1, .* is answering"):
+    with pytest.raises(Busy, match=r"port 1 has m1, .* is answering"):
         ports(one(1, 5, busy="answering 1", **group), free=100, exclusive="big")
-    with pytest.raises(DoesNotFit, match="port 1 has m1, which is of the same group big, and may not be unloaded"):
+    with pytest.raises(DoesNotFit, match=r"port 1 has m1, which is of the same group big, and may not be unloaded"):
         ports(one(1, 5, evictable=False, **group), free=100, exclusive="big")
 
 

@@ -97,7 +97,7 @@ def test_of_a_group_only_one_is_there_and_what_a_slot_holds_itself_counts(
     assert (one.state(), two.state()) == ("empty", "ready")
     larger = replace(demand("larger"), needed_bytes=80 * MB)
     assert room.needed(home, two.port, larger, BUDGET) == [], "the old model of the port itself goes first"
-    with pytest.raises(DoesNotFit, match="left of the budget 60.0 MB"):
+    with pytest.raises(DoesNotFit, match=r"left of the budget 60.0 MB"):
         room.needed(home, two.port, larger, BUDGET, "new-first")
 
 
