@@ -82,6 +82,16 @@ def test_a_fallback_that_is_none_is_told_by_all_verbs(machine: Machine, capsys: 
     assert code == 3 and "it falls back to gone" in out and "    llmctl handles list" in out
 
 
+def test_what_a_profile_says_of_a_handle_is_checked_with_its_line(
+    machine: Machine, capsys: Capture, files: Path
+) -> None:
+    profile = files / "profiles" / "all.toml"
+    profile.write_text(profile.read_text().replace("context = 512", 'invoke = "openai-chart"'))
+    (error,) = machine.llmctl(capsys, "handles", "list", code=2)["errors"]
+    assert f"{profile}:12: slots[1].handles[0].invoke: 'openai-chart' is not one of" in error["message"]
+    assert error["hint"] == "did you mean 'openai-chat'?"
+
+
 # ── export, check, --fix ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -232,8 +242,12 @@ def test_live_brings_the_key_that_a_host_asks_for(
     monkeypatch.setenv("LLMCTL_CONFIG", str(tmp_path))
     (tmp_path / "hosts.toml").write_text('[hosts.here]\ntransport = "local"\nbind = "0.0.0.0"\n')
     key = str(keys.show(home)["client"])
-    slots(script("alpha"), Launch(bind="0.0.0.0"))
     open_one = Machine(home, tmp_path, {})
+    assert open_one.shown(capsys, "handles", "list")[:2] == (
+        0,
+        'no handles; a slot of a profile has one with: handle = "NAME"\n',
+    )
+    slots(script("alpha"), Launch(bind="0.0.0.0"))
     assert open_one.llmctl(capsys, "handles", "check", "--live")["data"]["handles"] == ["alpha"]
     assert problems(open_one, capsys, "--fix", code=0) == [] and not registry.path(home).exists()
     open_one.llmctl(capsys, "handles", "sync")
