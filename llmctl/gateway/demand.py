@@ -14,9 +14,8 @@ from llmctl.gateway.registry import Handle, Replica
 from llmctl.gateway.replicas import COMING, Live, Replicas
 from llmctl.gateway.stays import FOREVER, Stays
 from llmctl.gateway.turns import Turns
+from llmctl.slots.room import REST
 
-REST = 1.0
-"""Seconds without a request from which on a model may go: as slots themselves have it (slots.room.REST)."""
 AGAIN = 5.0
 """Seconds after which an unload that failed is tried again."""
 
