@@ -15,7 +15,7 @@ from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
 from tests.gateway.odd import CHAT, Odd, chunked, gate_over, handle, reading_nothing, says, whole
 from tests.runner import test_edge as edges
-from tests.runner.fake_slot import FakeService, connect, read_response
+from tests.runner.fake_slot import FakeService, connect, raw, read_response
 from tests.runner.test_edge import QUICK
 
 LIKE_A_SLOT = [
@@ -101,6 +101,8 @@ def test_l4_answers_of_our_own_wait_too() -> None:
         sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
         (client,) = eventually(lambda: list(odds.gate.connections))
         eventually(lambda: client._stuck)
+        for _ in range(100):  # turns of the loop, in each of which one more could be answered
+            assert raw(odds.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status == 200
         assert client.transport.get_write_buffer_size() < 2**18
         sock.settimeout(30)
         answers, end = 0, b""
