@@ -95,6 +95,7 @@ def machine() -> Iterator[Machine]:
         (config / f"{model}.json").write_text(json.dumps({"answers": {"Who?": f"I am {model}."}}))
     (config / "profiles").mkdir()
     (config / "profiles" / "all.toml").write_text(PROFILE.format(**ports))
+    (config / "health.toml").write_text('[rules]\nslower = 1000.0\nfloor = "60s"\n')  # a busy machine is no finding
     found = Machine(home, config, ports)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMCTL_HOME", str(home))

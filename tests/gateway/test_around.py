@@ -347,7 +347,7 @@ def test_doctor_finds_a_door_that_is_open_beyond_loopback(machine: Machine, caps
         (machine.home / "gateway" / "keys.json").write_text("[]")
         assert doctor().status == "fail"
     finally:
-        (machine.home / "gateway" / "keys.json").unlink()
+        (machine.home / "gateway" / "keys.json").unlink(missing_ok=True)
         machine.llmctl(capsys, "gateway", "down", "--port", machine.ports["gateway"])
         machine.llmctl(capsys, *up)
         machine.settled()
