@@ -17,12 +17,10 @@ DIED = "engine_died"
 @dataclass(frozen=True)
 class Shape:
     """One protocol. `error` is an error as a whole answer; `broken` what a stream that broke still says, from the same
-    object: an event of its own, and the terminator. `comment` is a line of a stream that no client shows, `gap` stands
-    between two events."""
+    object: an event of its own, and the terminator. `gap` stands between two events."""
 
     error: Callable[[LlmctlError], Mapping[str, Any]]
     event: Callable[[Mapping[str, Any]], bytes]
-    comment: Callable[[str], bytes] | None = None
     gap: bytes = b"\n\n"
 
     def broken(self, last: bytes, error: RequestError) -> bytes:
@@ -35,15 +33,11 @@ def _data(said: Mapping[str, Any]) -> bytes:
     return b"data: %b\n\n" % json.dumps(said).encode()
 
 
-def _comment(text: str) -> bytes:
-    return b": %b\n\n" % text.encode()
-
-
-OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\n\n", _comment)
-ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said), _comment)
+OPENAI = Shape(exchange.error_object, lambda said: _data(said) + b"data: [DONE]\n\n")
+ANTHROPIC = Shape(anthropic_answers.error_object, lambda said: b"event: error\n" + _data(said))
 RESPONSES = Shape(
     exchange.error_object,
-    lambda said: b"event: error\n" + _data({**said["error"], "type": "error", "sequence_number": 0, **said}), _comment,
+    lambda said: b"event: error\n" + _data({**said["error"], "type": "error", "sequence_number": 0, **said}),
 )  # fmt: skip
 OLLAMA = Shape(ollama_answers.error_object, lambda said: json.dumps(said).encode() + b"\n", gap=b"\n")
 EXECUTE = Shape(
