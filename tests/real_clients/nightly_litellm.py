@@ -161,20 +161,20 @@ def test_two_of_them_share_through_redis_which_slot_has_failed(
             Replica("here", port, "alpha", "scripted", f"127.0.0.1:{port}") for port in (good.port, broken.port)
         )
         frail = Handle("frail", replicas[1:], fallbacks=("alpha",))
-        registry.write(home, Registry({"alpha": Handle("alpha", replicas), "frail": frail}, "alpha"))
+        handles = (Handle("alpha", replicas), Handle("good", replicas[:1]), frail)
+        registry.write(home, Registry({one.name: one for one in handles}, "alpha"))
         pair = [RunningSlot(home, free_port(), Launch()) for _ in range(2)]
         try:
             for one in pair:
                 life.up(home, one.port, one.launch, litellm_plan.spec(python, Redis("127.0.0.1", where)))
             a, b = (one.port for one in pair)
-            assert chat(home, b, "alpha", max_tokens=2).status_code == 200  # before there is anything to learn
-            before = len(broken.asked)
+            assert chat(home, b, "good", max_tokens=2).status_code == 200  # it is up, and has not met the broken one
             eventually(lambda: chat(home, a, "alpha", max_tokens=2) and cooling(where))
             learnt = len(broken.asked)
             time.sleep(LOOKS_EVERY)
             codes = {chat(home, port, "alpha", max_tokens=2).status_code for port in (b, a) for _ in range(15)}
-            print(f"asked {before} times, {learnt - before} times until it rests, {len(broken.asked) - learnt} after")
-            assert codes == {200} and before < learnt == len(broken.asked)
+            print(f"asked {learnt} times until it rests, {len(broken.asked) - learnt} times after")
+            assert codes == {200} and 0 < learnt == len(broken.asked)
             assert chat(home, a, "frail", max_tokens=2).status_code == 200
             assert all(CANARY not in one.log() for one in pair)
         finally:
