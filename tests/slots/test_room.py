@@ -78,7 +78,8 @@ def test_who_answers_or_did_so_just_now_is_not_cut(
         evicting(home, three.port, demand("three"))
     assert caught.value.port == busy.port
     asking.join()
-    with pytest.raises(Busy, match="used just now"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Busy, match="used just now"):
+        patch.setattr(room, "REST", 60.0)
         evicting(home, three.port, demand("three"))
     with pytest.raises(Busy, match=f"port {busy.port} was used"):
         verbs.unload(home, busy.port, unused=60.0)
