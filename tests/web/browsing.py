@@ -13,9 +13,9 @@ from tests.browser import Browser
 
 WAIT = 60
 LOOKS = (
-    (360, 740, "light", ("/", "{slot}", "/history", "/sign-in")),
+    (360, 740, "light", ("/", "{slot}", "{gateway}", "/history", "/sign-in")),
     (768, 1024, "dark", ("/", "{slot}", "/history", "/sign-in")),
-    (1280, 900, "light", ("/", "{slot}")),
+    (1280, 900, "light", ("/", "{slot}", "{gateway}")),
 )
 AXE = "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(found => done(found.violations))"
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -28,7 +28,7 @@ class Person:
     def __init__(self, browser: Browser, told: dict[str, Any]) -> None:
         self.browser, self.told = browser, told
         self.axe = Path(told["axe"]).read_text()
-        self.slot = f"/slots/{told['host']}/{told['port']}"
+        self.slot, self.gateway = (f"/slots/{told['host']}/{told[port]}" for port in ("port", "gateway"))
         self.wrong: list[str] = []
         self.looked = 0
 
@@ -52,8 +52,8 @@ class Person:
             self.browser.size(width, height)
             self.browser.colours(scheme)
             for path in paths:
-                self.go(path.format(slot=self.slot))
-                if path in ("/", "{slot}"):
+                self.go(path.format(slot=self.slot, gateway=self.gateway))
+                if path in ("/", "{slot}", "{gateway}"):
                     self.browser.find("#live", "live")
                 self.look(f"{path} at {width}, {scheme}")
         self.browser.colours("light")
