@@ -50,6 +50,7 @@ def test_the_locks_agree(tree: Path) -> None:
         (f"{LOCKS}/llamacpp.txt", r"^jinja2==\S+", "jinja2==3.1.5", "llamacpp.txt: has jinja2 3.1.5"),
         (f"{LOCKS}/base.txt", r"^h11==.*\n(    .*\n)+", "", "base.txt: has no h11"),
         (f"{LOCKS}/base.txt", r"^(h11==\S+).*\n(    .*\n)+", r"\1\n", "base.txt: has a package without a hash"),
+        (f"{LOCKS}/litellm.txt", r"^litellm==\S+", "litellm==1.82.8", "litellm.txt: has no litellm[proxy]==1.106.2"),
     ],
 )
 def test_what_does_not_agree_is_named(file: str, old: str, new: str, said: str, tree: Path) -> None:
