@@ -31,7 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "beta": {"answers": {"hi": "I am beta."}},
     "broken": {"fail": "load"},
     "stuck": {"fail": "hang"},
-    "slow": {"load": 3.0},
+    "slow": {"load": 2.0},
     "large": {"needed": 900_000_000},
     "steady": {"answers": {"hi": "I am steady."}, "needed": 1_000_000},
     "gone": {},
@@ -235,7 +235,7 @@ def test_keep_alive_is_a_requests_word_and_outlives_the_gateways_process(fleet: 
     assert [one.status_code for one in wrong] == [400, 400] and "keep_alive must be" in wrong[1].json()["error"]
     assert fleet.ask("a", path="/api/chat", keep_alive=0, stream=False).status_code == 200
     eventually(lambda: "alpha" not in fleet.loaded())
-    fleet.answer("b", "6s")
+    fleet.answer("b", "4s")
     eventually(lambda: (fleet.home / "gateway" / stays.NAME).exists())
     pid = fleet.gateway.server_pid()
     verbs.restart(fleet.home, fleet.gateway.port, reexec=True)

@@ -64,7 +64,7 @@ def ask(tiny_models: dict[str, Path], home: Path, tmp_path: Path, monkeypatch: p
 
 def test_each_answers_with_the_other_one_gone(ask: Any) -> None:
     texts: dict[str, set[str]] = {name: set() for name in NAMES}
-    for name, stream in [*((name, False) for name in NAMES), *((name, True) for name in NAMES)]:
+    for name, stream in ((NAMES[0], False), (NAMES[1], False), (NAMES[0], True)):
         rows, there = ask(name, stream)
         assert there == {name} and {row["model"] for row in rows} == {name}
         texts[name].add("".join(choice["text"] for row in rows for choice in row["choices"]))

@@ -24,6 +24,12 @@ BUDGET = Launch(memory_budget=100 * MB)
 """Two of the models that these tests load fit into it, and not three."""
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot may go sooner than else."""
+    monkeypatch.setattr(room, "REST", 0.3)
+
+
 @pytest.fixture
 def demand(script: Callable[..., SlotSpec]) -> Callable[..., SlotSpec]:
     """demand("a", …) → the spec of a scripted model that may go for others, and takes 40 MB."""
