@@ -107,11 +107,8 @@ class Tunnel:
     def _current(self) -> tuple[Any, bool]:
         """The connection, and whether it is a new one."""
         with self._lock:
-            if self._link is not None and not self._link.lost:
-                return self._link, False
             if self._link is not None:
-                self._link.close()
-                self._link = None
+                return self._link, False
             if self._why and self._clock() < self._again:
                 raise Unreachable(self._why.message, hint=self._why.hint, host=self.host)
             try:
