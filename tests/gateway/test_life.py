@@ -7,13 +7,14 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
 import pytest
 
 from llmctl import keys
-from llmctl.domain import GATEWAY, SlotSpec
+from llmctl.domain import GATEWAY, Limits, SlotSpec
 from llmctl.errors import Refused, Unreachable
 from llmctl.gateway import hosts, life, registry
 from llmctl.gateway.registry import Registry
@@ -91,6 +92,22 @@ def test_a_client_that_was_told_to_keep_its_connection_may_ask_once_more(
         answer = connection.getresponse()
         assert answer.status == 200 and answer.read()
     upgrade.join()
+
+
+def test_a_client_that_keeps_its_connection_and_asks_no_more_holds_nothing_up(
+    slots: Slots, script: Script, gateway: Start
+) -> None:
+    launch = Launch(limits=Limits(drain=15.0))
+    gate = gateway(handle("alpha", slots(script("alpha", step=0.05, length=80))), launch=launch)
+    connection = http.client.HTTPConnection("127.0.0.1", gate.port, timeout=60)
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 80, "stream": True}
+    connection.request("POST", CHAT, json.dumps(body))
+    answer = connection.getresponse()
+    with ThreadPoolExecutor(1) as pool:
+        upgrade = pool.submit(lambda: verbs.restart(gate.home, gate.port, reexec=True))
+        assert answer.read().rstrip().endswith(b"[DONE]")
+        upgrade.result(60)  # Refused where it waits for the client
+    connection.close()
 
 
 def test_health_sees_it_and_a_registry_that_makes_no_sense(slots: Slots, script: Script, gateway: Start) -> None:
