@@ -87,16 +87,15 @@ class Tuning:
 CACHE_BITS = (8, 4)
 
 
-@dataclass(frozen=True)
-class HandleEntry:
-    """A public name of a slot, and what it promises. Slots with one name are replicas, and must name one `group`.
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What a public name promises. Slots with one name are replicas, and must name one `group`.
 
     `fallbacks` are handles that answer when this one cannot; `context` and `max_output` are tokens that clients may
     count on; `keep_alive` seconds that an on-demand model stays after its last request; `price` is of a million tokens
     (prompt, completion). `tier`, `intent`, `tags` and `notes` are words of the operator's.
     """
 
-    name: str
     technique: str | None = None
     tier: str | None = None
     intent: str | None = None
@@ -109,6 +108,13 @@ class HandleEntry:
     price: tuple[float, float] = (0.0, 0.0)
     invoke: str = CHAT
     notes: str | None = None
+
+
+@dataclass(frozen=True)
+class HandleEntry(Promise):
+    """A public name that a profile gives a slot."""
+
+    name: str
 
 
 @dataclass(frozen=True)

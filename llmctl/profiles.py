@@ -158,7 +158,7 @@ def handle_toml(entry: HandleEntry) -> str:
     prompt, completion = entry.price
     price = f"price = {{prompt = {prompt:g}, completion = {completion:g}}}\n" if entry.price != (0.0, 0.0) else ""
     invoke = entry.invoke if entry.invoke != CHAT else None
-    return _table("slots.handles", {**asdict(entry), "price": None, "invoke": invoke}) + price
+    return _table("slots.handles", {"name": entry.name, **asdict(entry), "price": None, "invoke": invoke}) + price
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:

@@ -46,7 +46,8 @@ def change(
 
     home, port, launch, wait = session.home, target.port, session.launch(target.host), tables.seconds(lock_wait)
     with session.progress() as on_event:
-        with room.made(home, port, spec, launch, on_event, order) if evict else nullcontext(on_event) as told:
+        making = room.made(home, port, spec, launch, on_event, order) if evict else nullcontext(on_event)
+        with making as told:
             result = verbs.change(home, port, action, spec, order=order, lock_wait=wait, launch=launch, on_event=told)
     return data_of(target, result)
 

@@ -107,11 +107,7 @@ def _join(handles: dict[str, Handle], entry: HandleEntry, replica: Replica, plac
     """Take a declaration up: a new handle, or one more replica of one."""
     before = handles.get(entry.name)
     if before is None:
-        handles[entry.name] = Handle(
-            entry.name, (replica,), technique=entry.technique, tier=entry.tier, intent=entry.intent,
-            context=entry.context, max_output=entry.max_output, fallbacks=entry.fallbacks, group=entry.group,
-            tags=entry.tags, keep_alive=entry.keep_alive, price=entry.price, invoke=entry.invoke, notes=entry.notes,
-        )  # fmt: skip
+        handles[entry.name] = Handle(replicas=(replica,), **vars(entry))
     elif entry.group is None or entry.group != before.group:
         others = ", ".join(one.where for one in before.replicas)
         yield Problem(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from llmctl import profiles
-from llmctl.config import CHAT, EMBEDDINGS, Config, HandleEntry, Profile
+from llmctl.config import CHAT, EMBEDDINGS, Config, HandleEntry, Profile, Promise
 from llmctl.domain import ENGINES
 from llmctl.errors import StateError
 from llmctl.gateway import registry as registries
@@ -135,11 +135,8 @@ def _entries(
 ) -> Iterator[tuple[Place, HandleEntry]]:  # fmt: skip
     """The handle in its slot, and in those of its other replicas by the sidecar."""
     found = _handle(line, extra)
-    entry = HandleEntry(
-        line.handle, technique=found.technique, tier=found.tier, intent=found.intent, context=found.context,
-        max_output=found.max_output, fallbacks=found.fallbacks, group=found.group, tags=found.tags,
-        keep_alive=found.keep_alive, price=found.price, invoke=line.invoke, notes=line.notes,
-    )  # fmt: skip
+    promise = {one.name: getattr(found, one.name) for one in fields(Promise)}
+    entry = HandleEntry(line.handle, **{**promise, "invoke": line.invoke, "notes": line.notes})
     where = {one.where for one in found.replicas}
     also = [other for other in slots if other.where in where]
     yield from ((one, entry) for one in {other.entry: other for other in (*also, place)}.values())

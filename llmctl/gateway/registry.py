@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from llmctl import paths
 from llmctl.config import CHAT as CHAT
 from llmctl.config import EMBEDDINGS as EMBEDDINGS
+from llmctl.config import Promise
 from llmctl.domain import build
 from llmctl.errors import LlmctlError, StateError, UnknownName, nearest
 from llmctl.files import read_json, write_json
@@ -47,24 +48,11 @@ class Replica:
 
 
 @dataclass(frozen=True)
-class Handle:
-    """A public name. `fallbacks` are handles that answer when none of its replicas can; `price` is of a million tokens
-    (prompt, completion). `group` names its replica group; several slots may have the same handle only in one."""
+class Handle(Promise):
+    """A public name, and the slots that can answer for it."""
 
     name: str
     replicas: tuple[Replica, ...] = ()
-    invoke: str = CHAT
-    technique: str | None = None
-    tier: str | None = None
-    intent: str | None = None
-    context: int | None = None
-    max_output: int | None = None
-    fallbacks: tuple[str, ...] = ()
-    group: str | None = None
-    tags: tuple[str, ...] = ()
-    keep_alive: float | None = None
-    price: tuple[float, float] = (0.0, 0.0)
-    notes: str | None = None
 
     @property
     def on_demand(self) -> bool:
