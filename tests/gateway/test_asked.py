@@ -62,7 +62,8 @@ def test_any_object_is_read_as_json_reads_it(fields: dict[str, object], model: s
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b" ", b"[]", b"1", b"null", b"{", b"{]", b'{"a":1,}', b'{"a" 1}', b'{"a":1}x', b"{1:2}", b'{"a":1 "b":2}', b"{}}", b"{,}",
+    [b"", b" ", b"[]", b"1", b"null", b"{", b"{]", b"{}}", b"{,}",
+     b'{"a":1,}', b'{"a" 1}', b'{"a":1}x', b"{1:2}", b'{"a":1 "b":2}',
      b'{"a":' * 100_000, b"\xff", b'{"a":"\xc3"}'],
 )  # fmt: skip
 def test_what_is_no_object_is_refused(body: bytes) -> None:
