@@ -19,6 +19,8 @@ FORMATS = ("safetensors", "gguf", "mlx", "server", "script")
 
 GATEWAY = "gateway"
 """As the engine of a slot: none, its port is the gateway."""
+GATEWAY_PORT = 8090
+"""Where it listens unless told otherwise."""
 
 NGRAM = "ngram"
 """As a draft: what the text itself said before, in place of a second model."""

@@ -11,7 +11,7 @@ import typer
 from llmctl import tables
 from llmctl.cli import gateway_litellm
 from llmctl.cli.session import Session
-from llmctl.domain import OnDemand
+from llmctl.domain import GATEWAY_PORT, OnDemand
 from llmctl.envelope import Answer
 from llmctl.errors import Refused, UsageError
 from llmctl.gateway.limits import MONTH, PERIODS, Allowed
@@ -23,13 +23,12 @@ app.add_typer(gateway_litellm.app, name="render")
 
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")]
-PORT = 8090
 
 
 @app.command()
 def up(
     ctx: typer.Context,
-    port: Port = PORT,
+    port: Port = GATEWAY_PORT,
     bind: Annotated[str, typer.Option(metavar="ADDRESS", help="All but loopback asks for a key.")] = "127.0.0.1",
     require_key: Annotated[bool, typer.Option("--require-key", help="Ask for a key on loopback too.")] = False,
     told: Annotated[
@@ -72,7 +71,7 @@ def up(
 
 
 @app.command()
-def down(ctx: typer.Context, port: Port = PORT) -> Answer:
+def down(ctx: typer.Context, port: Port = GATEWAY_PORT) -> Answer:
     """End the gateway, after its requests, over reboots too; its keys stay."""
     from llmctl.gateway import life
 
@@ -82,7 +81,7 @@ def down(ctx: typer.Context, port: Port = PORT) -> Answer:
 
 
 @app.command()
-def status(ctx: typer.Context, port: Port = PORT) -> Answer:
+def status(ctx: typer.Context, port: Port = GATEWAY_PORT) -> Answer:
     """How the gateway is: its handles, and each slot behind it as it sees it."""
     from llmctl.gateway import life
 

@@ -1,4 +1,4 @@
-"""Whom `quality` asks: a handle at the gateway of this machine where one runs and has it, else a slot."""
+"""Whom `quality` asks: a handle at a gateway that knows it, else a slot."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import functools
 import os
 from dataclasses import dataclass, replace
 
-from llmctl import keys
 from llmctl.cli import chat_partner
 from llmctl.cli.reach import Reach
-from llmctl.cli.session import Session, Target
-from llmctl.clients.openai import Place, at
-from llmctl.errors import LlmctlError, Refused, UnknownName, Unreachable, nearest
-from llmctl.gateway import life
-from llmctl.slots.state import SlotFolder
+from llmctl.cli.session import Target
+from llmctl.clients.openai import Place
+from llmctl.errors import LlmctlError, Refused, UnknownName, nearest
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,15 @@ class Asked:
 
 
 def find(reach: Reach, text: str) -> Asked:
-    """The handle that a word means: at the gateway of this machine where one runs and has it, else at its slot."""
+    """The handle that a word means: at a gateway that knows it, else at its slot."""
     if text.rpartition(":")[2].isdigit():
         return of_slot(reach, chat_partner.find(reach, text))
-    handles = _handles(reach.session)
-    for name in (text, text.lower().replace(".", "-")):
-        if name in handles:
-            return _at_the_gateway(reach.session, name)
+    if gateway := chat_partner.gateway(reach, text):
+        return _over(reach, gateway, text)
     try:
         found = of_slot(reach, chat_partner.find(reach, text))
     except Refused:
+        handles = [name for row in chat_partner.gateways(reach, None) for name in row["handles"]]
         if not handles:
             raise
         close = nearest(text, handles)
@@ -59,15 +55,10 @@ def of_slot(reach: Reach, target: Target) -> Asked:
     return Asked(name, f"the slot {name}", target.host.name, target.port, place, None)
 
 
-def _handles(session: Session) -> list[str]:
-    """Those of the gateway here; none where none runs."""
-    try:
-        return list(life.status(session.home, life.PORT).get("handles") or ())
-    except Unreachable:
-        return []
-
-
-def _at_the_gateway(session: Session, name: str) -> Asked:
-    bind = SlotFolder(session.home, life.PORT).read_desired().launch.bind
-    place = replace(at(bind, life.PORT, os.environ.get("LLMCTL_KEY") or None), find_key=keys.current)
-    return Asked(name, f"the gateway on port {life.PORT}", session.here().name, life.PORT, place, name)
+def _over(reach: Reach, gateway: Target, text: str) -> Asked:
+    """A handle at a gateway, which may want a key of its own."""
+    row = chat_partner.gateway_row(reach, gateway)
+    name = next((one for one in row["handles"] if one in chat_partner.spellings(text)), text) if row else text
+    place = replace(chat_partner.place_of(reach, gateway), key=os.environ.get("LLMCTL_KEY") or None)
+    where = f"{gateway.host.name}:{gateway.port}"
+    return Asked(name, f"the gateway {where}", gateway.host.name, gateway.port, place, name)

@@ -14,7 +14,6 @@ from llmctl.slots import control, verbs
 from llmctl.slots.launch import ensure_server
 from llmctl.slots.state import Launch, SlotFolder
 
-PORT = 8090
 SPEC = SlotSpec(EngineSpec(GATEWAY, GATEWAY, "", "server"))
 
 

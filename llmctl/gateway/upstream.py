@@ -235,8 +235,6 @@ class Pool:
             raise Unreachable(f"no connection: {error.strerror or error}") from None
         except (ValueError, OverflowError) as error:
             raise Unreachable(f"no connection: its address is none ({error})") from None
-        except LlmctlError:
-            raise
         return made
 
     def give_back(self, one: Upstream) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from llmctl import keys
 from llmctl.domain import SlotSpec
-from llmctl.gateway import callers, life
+from llmctl.gateway import callers
 from llmctl.gateway.limits import Allowed
 from llmctl.slots.state import Launch
 from tests.cli.fleet import Fleet, fleet, machines
@@ -24,15 +24,14 @@ Script = Callable[..., SlotSpec]
 
 
 def test_a_handle_is_asked_at_the_gateway_and_without_one_at_its_slot(
-    ask: Ask, own: Own, slots: Slots, script: Script, gateway: Start, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, own: Own, slots: Slots, script: Script, gateway: Start
 ) -> None:
     slot, prompts = slots(script(names=("fast",), answers=RIGHT)), own(SUMS)
     front = gateway(handle("fast", slot, names=("fast",)))
-    monkeypatch.setattr(life, "PORT", front.port)
     code, found = ask("fast", prompts)
     assert (code, run_of(found)["through"], run_of(found)["port"]) == (
         0,
-        f"the gateway on port {front.port}",
+        f"the gateway local:{front.port}",
         front.port,
     )
     assert len(run_of(found)["passed"]) == 2
@@ -49,7 +48,6 @@ def test_a_gateway_that_wants_a_key(
     slot, prompts = slots(script(answers=RIGHT)), own(SUMS)
     keys.show(slot.home)
     front = gateway(handle("fast", slot), launch=Launch(require_key=True))
-    monkeypatch.setattr(life, "PORT", front.port)
     assert ask("fast", prompts)[0] == 0  # this machine's own key
     monkeypatch.setenv("LLMCTL_KEY", callers.add(front.home, "tester", Allowed(handles=("fast",))))
     eventually(lambda: ask("fast", prompts)[0] == 0)  # the gateway takes a new key up within a second
@@ -59,11 +57,8 @@ def test_a_gateway_that_wants_a_key(
     assert "key" in found["errors"][0]["message"]
 
 
-def test_a_name_that_neither_has(
-    ask: Ask, slots: Slots, script: Script, gateway: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    front = gateway(handle("fast", slots(script())))
-    monkeypatch.setattr(life, "PORT", front.port)
+def test_a_name_that_neither_has(ask: Ask, slots: Slots, script: Script, gateway: Start) -> None:
+    gateway(handle("fast", slots(script())))
     code, found = ask("fest")
     assert (code, found["errors"][0]["hint"]) == (2, "did you mean 'fast'?")
 
