@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import httptools
 
-from llmctl.errors import Busy, LlmctlError, Unreachable
+from llmctl.errors import Busy, Unreachable
 from llmctl.runner.edge import read_in_pieces
 
 IDLE = 20.0
