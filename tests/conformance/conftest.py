@@ -75,7 +75,7 @@ def slot_of(tiny_models: dict[str, Path]) -> Iterator[SlotOf]:
         @cache
         def start(engine: str, endless: bool = False) -> RunningSlot:
             if engine == GATEWAY:
-                return front(start(BEHIND, endless))
+                return front(start(BEHIND, endless=True) if endless else start(BEHIND))
             path = tiny_models[MODELS[engine]]
             return load(spec_of(engine, without_end(path, home / f"endless-{engine}") if endless else path))
 

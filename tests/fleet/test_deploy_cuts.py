@@ -102,7 +102,7 @@ def test_f04_cut_at_every_step_something_serves_and_a_rerun_converges(
             assert current(host) == kit.shipment.release
             assert {slot.state for slot in slots(host).values()} == {"ready"}
     assert seen >= {"look", "put", "begin", "release", "activate", "slots", "finish"}
-    assert not [name for name in tree(host) if "staging" in name or "undo" in name]
+    assert not [name for name in tree(host) if "staging" in name or "deploy-undo" in name]
 
 
 def connect_to_cut(made: list[CutAt], real: Any, cut: Callable[[], None], number: int, *given: Any) -> CutAt:

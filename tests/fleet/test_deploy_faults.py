@@ -71,7 +71,7 @@ def test_f05_killed_at_any_step_the_next_run_takes_over_and_names_who_was_lost(o
         assert [entry["what"] for entry in audit(host)][-2:] == ["took over", "deploy"]
     assert current(host) == operator.release(code)
     assert {slot.state for slot in slots(host).values()} == {"ready"}
-    assert not [name for name in tree(host) if "staging" in name or "undo" in name]
+    assert not [name for name in tree(host) if "staging" in name or "deploy-undo" in name]
 
 
 def test_c05_a_deploy_that_was_paused_writes_nothing_once_another_took_over(operator: Operator) -> None:

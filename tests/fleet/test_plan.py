@@ -88,6 +88,6 @@ def test_a_host_without_a_wanted_slot_is_never_pruned() -> None:
     config = fleet(h1=("p",), h2=())
     found = assign(config, [profile("p", A)], every(config))
     assert found.request("h1", prune=True)["prune"] is True
-    assert found.request("h2", prune=True) == {"slots": [], "prune": False, "pull": False}
+    assert found.request("h2", prune=True) == {"slots": [], "prune": False, "pull": False, "demand": False}
     (slot,) = found.request("h1")["slots"]
     assert (slot["port"], slot["model"], slot["host"]) == (8101, "a", None)
