@@ -309,7 +309,7 @@ def test_who_leaves_before_the_engine_takes_it_is_forgotten(path: str) -> None:
 
 
 def test_a_reader_that_stops_is_dropped_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "_bound_kernel_buffers", lambda *args: None)  # by us, not by the kernel
+    monkeypatch.setattr(edge, "bound_kernel_buffers", lambda *args: None)  # by us, not by the kernel
     limits = Limits(read_stall=1.0, write_buffer=2**20)
     with serve(FakeService(limits, ["x" * 1000] * 20_000)) as slot, raw_websocket(slot.port) as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
