@@ -43,7 +43,7 @@ def show(ctx: typer.Context, name: Name) -> Answer:
 
 @app.command()
 def sync(ctx: typer.Context) -> Answer:
-    """Write what the gateway goes by: it takes that up within a second."""
+    """Write what the gateway goes by; one that runs here has taken it up then."""
     from llmctl.cli import handles_work
     from llmctl.cli.reach import Reach
 

@@ -12,14 +12,18 @@ from llmctl import files
 from llmctl.cli.reach import Reach, rows
 from llmctl.cli.session import Session
 from llmctl.config import Host, Profile
+from llmctl.domain import GATEWAY
 from llmctl.envelope import Answer
 from llmctl.errors import LlmctlError, StateError
 from llmctl.fleet import fanout
-from llmctl.gateway import checking, derive, hosts, registry
+from llmctl.gateway import checking, derive, hosts, life, registry
 from llmctl.gateway.derive import Problem
 from llmctl.gateway.registry import Registry
 from llmctl.keys import is_loopback
+from llmctl.slots import status
 
+TAKEN_UP = 5.0
+"""Seconds within which a gateway has a registry that was written; it looks every second."""
 Asked = tuple[derive.Rows, list[LlmctlError]]
 
 
@@ -66,11 +70,15 @@ def synced(reach: Reach) -> tuple[Registry, list[Problem], list[LlmctlError]]:
 
 
 def write(reach: Reach, made: Registry) -> None:
-    """What the gateway goes by: the registry, where the configuration lies, and the keys of hosts that ask for one."""
+    """What the gateway goes by: the registry, where the configuration lies, and the keys of hosts that ask for one. A
+    gateway that runs here has taken it up afterwards, or is left to it."""
     session = reach.session
     registry.write(session.home, made)
     folder = str(session.config.dir) if session.config.dir else None
     files.write_json(session.home / "gateway" / hosts.NAME, {"config": folder, "keys": keys_of(reach, made)})
+    for row in status.status(session.home):
+        if row.model == GATEWAY and row.runner_pid:
+            life.goes_by(session.home, row.port, made.hash, TAKEN_UP)
 
 
 def keys_of(reach: Reach, made: Registry) -> dict[str, str]:

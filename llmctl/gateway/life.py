@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,19 @@ def down(home: Path, port: int) -> None:
     verbs.stop(home, port)
     folder.write_desired(replace(desired, spec=None))
     events.note(home, "unload", port=port, model=GATEWAY, outcome=events.OK, who=control.who())
+
+
+def goes_by(home: Path, port: int, registry: str, seconds: float) -> bool:
+    """Wait until a gateway goes by the registry of that hash; False where it does not within `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if status(home, port).get("registry") == registry:
+                return True
+        except Unreachable:
+            return False
+        time.sleep(0.1)
+    return False
 
 
 def status(home: Path, port: int) -> dict[str, Any]:

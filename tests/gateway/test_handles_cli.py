@@ -68,10 +68,10 @@ def test_what_is_synced_the_gateway_takes_up(machine: Machine, capsys: Capture, 
     profile.write_text(profile.read_text().replace('handle = "fast"', 'handle = "quick"'))
     data = machine.llmctl(capsys, "handles", "sync")["data"]
     assert data["handles"][0]["name"] == "quick" and data["hash"] == registry.read(machine.home).hash
-    eventually(lambda: "quick" in machine.gateway.status().handles)
+    assert "quick" in machine.gateway.status().handles
     profile.write_text(profile.read_text().replace('handle = "quick"', 'handle = "fast"'))
     assert "5 handles" in machine.shown(capsys, "handles", "sync")[1]
-    eventually(lambda: FAST in machine.gateway.status().handles)
+    assert FAST in machine.gateway.status().handles
 
 
 def test_a_fallback_that_is_none_is_told_by_all_verbs(machine: Machine, capsys: Capture, files: Path) -> None:
