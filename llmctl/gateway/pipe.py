@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 
 from llmctl.errors import Busy, LlmctlError, RequestError
 from llmctl.gateway.balance import BYTES
 from llmctl.gateway.frames import Frames, close
 from llmctl.gateway.front import Front
-from llmctl.gateway.relay import OURS, SILENT, Way
+from llmctl.gateway.relay import BUSY, KEY_REFUSED, OURS, REFUSES_KEY, SILENT, Way
 from llmctl.gateway.request import Request
 from llmctl.gateway.shapes import OPENAI
-from llmctl.gateway.upstream import Upstream
+from llmctl.gateway.upstream import HEAD, Upstream
 from llmctl.gateway.usage import Usage
 
 SOCKETS = ("/", "/ws", "/v1/chat/completions")
@@ -23,6 +24,10 @@ QUIET = 1.0
 """Seconds after the slot's last word from which on nothing is taken to be under way."""
 POLICY, AWAY = 1008, 1012
 """Codes of a close (RFC 6455, section 7.4): it may not go on; the service restarts."""
+HTTP = b"HTTP/1."
+STATUS = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)[ \r]")
+TAKEN = 101
+"""The status of a handshake that the slot takes."""
 
 
 class Pipe:
@@ -31,6 +36,9 @@ class Pipe:
     def __init__(self, front: Front, request: Request, ways: Iterator[Way], done: Callable[[Pipe, int], None]) -> None:
         self.front, self.request, self._ways, self._done = front, request, ways, done
         self._way: Way | None = None
+        self._next: Way | None = None
+        self._head = b""  # of the slot's answer, as long as that is not whole
+        self._status = 0  # of the answer that the client has
         self._upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -48,7 +56,8 @@ class Pipe:
     def _try(self, why: str) -> None:
         """Ask the next replica; `why` there is no answer yet."""
         self.retries += self.replica is not None
-        self._way = way = next(self._ways, None)
+        self._way = way = self._next or next(self._ways, None)
+        self._next, self._head = None, b""
         if way is None:
             self._over = True
             self._done(self, 503)
@@ -83,12 +92,48 @@ class Pipe:
     def _said(self, data: bytes) -> None:
         """From the slot: the answer to the handshake, then frames."""
         self._heard = self._loop.time()
-        if not self.began_at and self._way:
-            self.began_at = self._heard
-            self._way.began(101, 0.0)
-            self.front.splice(self._sent)
-        self._frames.feed(data)
+        if not self.began_at:
+            self._head += data
+            if b"\r\n\r\n" in self._head:
+                self._answered()
+            elif len(self._head) > HEAD:
+                self._drop("the head of its answer has no end", failure=True)
+            elif self._head[: len(HTTP)] != HTTP[: len(self._head)]:
+                self._drop("its answer is not HTTP", failure=True)
+            return
+        if self._status == TAKEN:
+            self._frames.feed(data)
         self.front.pass_on(data)
+
+    def _answered(self) -> None:
+        """The head of the slot's answer is there: take it, or ask another one."""
+        assert self._way
+        found = STATUS.match(self._head)
+        status = int(found[1]) if found else 0
+        if not status:
+            self._drop("its answer is not HTTP", failure=True)
+            return
+        if status == KEY_REFUSED:
+            self._drop(REFUSES_KEY, failure=True)
+            return
+        self._way.began(status, 0.0)
+        if status in BUSY:
+            self._next = next(self._ways, None)
+            if self._next:
+                self._drop(f"it answers {status}", failure=False)
+                return
+        self._status, self.began_at = status, self._heard
+        said, self._head = self._head, b""
+        self.front.splice(self._sent)
+        self._said(said)
+
+    def _drop(self, why: str, *, failure: bool) -> None:
+        """Take no answer of this replica: ask the next."""
+        if self._upstream:
+            self._upstream.cut()
+            self._upstream = None
+        self._left(whole=not failure, why=why if failure else "")
+        self._try(f"the replica: {why}")
 
     def _sent(self, data: bytes) -> None:
         """From the client."""
@@ -101,7 +146,7 @@ class Pipe:
         """The slot has ended it."""
         self._upstream = None
         if self.began_at:
-            self._end(101)
+            self._end(self._status)
             self.front.close()
         else:
             self._failed("it closed the connection")
@@ -124,15 +169,16 @@ class Pipe:
 
     def usage(self, prompt: int) -> Usage:
         """Nobody tells what it cost: a message of the slot is taken for a token, and what it was sent by its bytes."""
+        if self._status != TAKEN:
+            return Usage()
         return Usage(self._asked // BYTES, self._frames.count, estimated=True)
 
     def hangs(self, why: str, now: float) -> None:
         """What is in a pipe cannot be sent twice: one that has been silent for long ends."""
         if self._upstream and not self.began_at:
-            self._upstream.cut()
-            self._failed(why)
+            self._drop(why, failure=True)
         elif self._upstream and now - self._heard > SILENT:
-            self._close(AWAY, "the model's server does not answer", 101)
+            self._close(AWAY, "the model's server does not answer", self._status)
 
     def stop(self, error: RequestError) -> None:
         """It may not go on: tell the client why."""
@@ -152,7 +198,7 @@ class Pipe:
     # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def gone(self) -> None:
-        self._end(101 if self.began_at else 499)
+        self._end(self._status or 499)
 
     def shutdown(self) -> None:
         """End it once the slot has said the last word for QUIET seconds: that has no end of its own."""
@@ -160,7 +206,7 @@ class Pipe:
         if self._over:
             return
         if self.began_at and left <= 0:
-            self._close(AWAY, "the gateway restarts", 101)
+            self._close(AWAY, "the gateway restarts", self._status)
         else:
             self._loop.call_later(max(0.1, left), self.shutdown)
 

@@ -35,6 +35,7 @@ SILENT = 30.0
 """Seconds after which an answer is given up whose replica does not answer to probes either."""
 KEY_REFUSED = 401
 """A slot is not told its client's key: it is ours that it refuses."""
+REFUSES_KEY = "it does not take the gateway's key: llmctl handles sync renews that"
 BUSY = (429, 502, 503, 504)
 """Answers after which another replica may do better; the last one's is passed on."""
 
@@ -161,7 +162,7 @@ class Relay:
     def began(self, status: int, headers: Headers, length: int | None) -> None:
         assert self._way
         if status == KEY_REFUSED:
-            self._drop("it does not take the gateway's key: llmctl handles sync renews that", failure=True)
+            self._drop(REFUSES_KEY, failure=True)
             return
         self._way.began(status, self._loop.time() - self._sent)
         if status in BUSY and self._next:

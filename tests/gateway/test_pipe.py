@@ -13,10 +13,11 @@ from websockets.sync.client import connect as websocket
 
 from llmctl.gateway import pipe
 from llmctl.gateway.frames import Frames
+from llmctl.gateway.upstream import HEAD as HEAD_LIMIT
 from tests.conftest import eventually
-from tests.gateway.odd import Odd, dies_after, echo, read, silent
+from tests.gateway.odd import Odd, dies_after, echo, read, says, silent, whole
 from tests.gateway.test_faults import over, stack
-from tests.runner.fake_slot import raw
+from tests.runner.fake_slot import raw, read_response
 from tests.runner.sockets import request as handshake
 
 __all__ = ["stack"]
@@ -92,9 +93,74 @@ def test_what_a_slot_refuses_its_client_reads(stack: ExitStack) -> None:
         odd.request(sock)
         sock.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno")
 
-    odds, _ = over(stack, play)
+    odds, (one,) = over(stack, play)
     response = raw(odds.port, handshake("/ws"))
     assert (response.status, response.body) == (400, b"no")
+    eventually(lambda: odds.logged)
+    row = odds.logged[0]
+    assert (row["status"], row["prompt"], row["completion"]) == (400, 0, 0)
+    assert not odds.live(one).load.requests
+
+
+REFUSED = [
+    whole(b"{}", status=b"503 Service Unavailable"),
+    whole(b"{}", status=b"429 Too Many Requests"),
+    whole(b"{}", status=b"401 Unauthorized"),
+    b"SSH-2.0-OpenSSH_9.2\r\n",
+    b"HTTP/1.1 no status\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nx: " + b"y" * HEAD_LIMIT,
+]
+
+
+@pytest.mark.parametrize("said", REFUSED, ids=["503", "429", "401", "ssh", "no status", "no end"])
+def test_a_handshake_that_one_refuses_goes_to_the_next(stack: ExitStack, said: bytes) -> None:
+    odds, (first, second) = over(stack, says(said), echo)
+    odds.live(second).load.tokens = 10**6
+    with websocket(url(odds.port), open_timeout=30) as client:
+        client.send("x")
+        assert client.recv(30) == "x"
+    eventually(lambda: odds.logged)
+    assert first.asked and odds.logged[0]["status"] == 101 and odds.logged[0]["retries"] == 1
+    busy = b" 503 " in said or b" 429 " in said
+    assert bool(odds.live(first).standing.why) != busy, "busy is not broken"
+    assert not odds.live(first).load.requests and not odds.live(first).waiting and not odds.live(first).answering
+
+
+def test_where_all_are_busy_the_last_ones_word_is_passed_and_logged(stack: ExitStack) -> None:
+    full = whole(b"full", b"connection: close", status=b"503 Service Unavailable")
+    odds, both = over(stack, dies_after(full), dies_after(full))
+    with socket.create_connection(("127.0.0.1", odds.port)) as sock:
+        sock.settimeout(30)
+        sock.sendall(handshake("/ws"))
+        response = read_response(sock)
+    assert (response.status, response.body) == (503, b"full")
+    eventually(lambda: odds.logged)
+    assert [len(one.asked) for one in both] == [1, 1] and odds.logged[0]["status"] == 503
+
+
+def test_a_refused_key_is_no_word_to_the_client(stack: ExitStack) -> None:
+    odds, _ = over(stack, says(whole(b"{}", status=b"401 Unauthorized")))
+    response = raw(odds.port, handshake("/ws"))
+    assert response.status == 503 and b"llmctl handles sync" in response.body
+
+
+def test_a_head_that_comes_in_pieces_is_one(stack: ExitStack) -> None:
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        read(sock)
+        for piece in (HEAD[:3], HEAD[3:30], HEAD[30:-1], HEAD[-1:] + frame(b"hello")):
+            sock.sendall(piece)
+            threading.Event().wait(0.05)
+
+    odds, _ = over(stack, play)
+    with socket.create_connection(("127.0.0.1", odds.port)) as sock:
+        sock.settimeout(30)
+        sock.sendall(handshake("/ws"))
+        said = b""
+        while data := sock.recv(1000):
+            said += data
+    assert said == HEAD + frame(b"hello")
+    eventually(lambda: odds.logged)
+    assert (odds.logged[0]["status"], odds.logged[0]["completion"]) == (101, 1)
 
 
 def test_one_that_is_silent_at_a_replica_that_hangs_is_closed(
