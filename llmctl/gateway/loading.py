@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +101,7 @@ class Loads:
         """A load of this slot, which has none that goes on; RequestError where one failed a moment ago."""
         now, where = self._clock(), replica.where
         if (failed := self._failed.get(where)) and now - failed[0] < AGAIN:
-            raise failed[1]
+            raise copy(failed[1])  # raised again and again, one would keep all requests that it went through
         self._loads[where] = load = Load(replica, now, self._took.get(where, USUAL), self._clock, left=now)
         load.task = asyncio.get_running_loop().create_task(self._run(load))
         return load

@@ -14,6 +14,9 @@ import pytest
 from llmctl.domain import OnDemand
 from llmctl.errors import Busy, RequestError
 from llmctl.gateway import course, loading, waiting
+from llmctl.gateway.loading import Loads
+from llmctl.gateway.registry import Replica
+from llmctl.gateway.turns import Turns
 from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
 from tests.runner.fake_slot import FakeService
@@ -66,6 +69,30 @@ def test_a_load_that_fails_is_told_and_not_tried_again_at_once(monkeypatch: pyte
         monkeypatch.setattr(loading, "AGAIN", 0.0)
         slow.fails = ""
         assert ask(slot).status_code == 200 and slow.calls == 2
+
+
+def test_a_failure_that_is_told_again_keeps_nobody_who_was_told_it() -> None:
+    async def fails(replica: Any, on_event: Any) -> None:
+        raise RequestError("no room", status=503, code="load_failed", hint="llmctl status", details={"retry_after": 5})
+
+    async def state(replica: Any) -> str:
+        return "empty"
+
+    async def told() -> list[RequestError]:
+        found, one = list[RequestError](), Replica("here", 1, "alpha", on_demand=True)
+        loads = Loads(fails, state, Turns(1.0, 1), lambda where: True, 60.0)
+        await asyncio.wait([loads.begin(one).task])
+        for _ in range(2):
+            with pytest.raises(RequestError) as caught:
+                loads.begin(one)
+            found.append(caught.value)
+        await loads.close()
+        return found
+
+    first, second = asyncio.run(told())
+    assert first is not second and first.to_dict() == second.to_dict()
+    assert (first.message, first.status, first.code, first.hint) == ("no room", 503, "load_failed", "llmctl status")
+    assert first.details == {"retry_after": 5}
 
 
 def test_who_streams_is_told_how_far_it_is_in_comments() -> None:
