@@ -225,7 +225,8 @@ class Relay:
         if self._held:
             self.front.take_back()
             self._held, self._status, self.began_at = False, 0, 0.0
-            self._first = self._before = self._last = b""
+            self._first = self._before = self._last = self._part = b""
+            self._streams, self.events = False, 0
 
     def ended(self) -> None:
         self._over, self._upstream = True, None  # which others may have by now: a slow client must not pause it

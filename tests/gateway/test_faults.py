@@ -87,6 +87,20 @@ def test_f1_a_stream_that_breaks_between_events_has_no_half_one(stack: ExitStack
     assert first == 'data: {"n":1}' and "engine_died" in error
 
 
+def test_a_short_stream_that_breaks_is_taken_back_whole(stack: ExitStack) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n"
+    begun = head % 999 + b'data: {"first":1}\n\n' * 9 + b"data: {"
+    good = b'data: {"n":1}\n\ndata: {"n":2}\n\ndata: [DONE]\n\n'
+    odds, (dead, alive) = over(stack, dies_after(begun), says(head % len(good) + good))
+    odds.live(alive).load.tokens = 10**6
+    assert ask(odds).content == good and dead.asked
+    eventually(lambda: odds.logged)
+    assert odds.logged[0]["completion"] == 1, "what was taken back costs nothing"
+    odds, _ = over(stack, dies_after(begun))
+    answer = ask(odds)
+    assert answer.status_code == 503 and "the replica failed" in answer.json()["error"]["message"]
+
+
 def test_half_a_line_waits_for_its_other_half_and_a_last_one_without_end_passes(stack: ExitStack) -> None:
     pieces = [b"data: on", b"e\n\ndata: two", b"\n\n", b": no newline"]
     odds, _ = over(stack, says(chunked(*pieces)))
