@@ -6,6 +6,7 @@ No task and no timer of its own: everything is a callback, and `Front.tick` is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -369,7 +370,7 @@ class Front(asyncio.Protocol):
             self.gate.refused(error.status)
             self.transport.write(whole(error))
         self.transport.resume_reading()
-        if self.transport.can_write_eof():
+        with contextlib.suppress(OSError):  # the client may be gone already
             self.transport.write_eof()
 
     # ── becoming a pipe ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -250,4 +250,8 @@ async def ticking(gate: Gate, every: float = 0.5) -> Any:
         await asyncio.sleep(every)
         now = loop.time()
         for front in list(gate.connections):
-            front.tick(now)
+            try:
+                front.tick(now)
+            except Exception as error:  # one connection's end, not that of all others' clocks
+                loop.call_exception_handler({"message": "a connection's clocks failed", "exception": error})
+                front.transport.abort()

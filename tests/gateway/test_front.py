@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from llmctl.domain import Limits
 from llmctl.gateway import front
+from llmctl.gateway.front import Front
+from llmctl.gateway.request import invalid
+from llmctl.runner.intake import Bodies
 from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
 from tests.gateway.odd import CHAT, Odd, chunked, gate_over, handle, reading_nothing, says, whole
@@ -24,7 +29,7 @@ LIKE_A_SLOT = [
     if name.startswith("test_")
     and name
     not in (
-        "test_a_refused_client_that_is_gone_raises_nothing",  # of uvicorn's protocol
+        "test_a_refused_client_that_is_gone_raises_nothing",  # of uvicorn's protocol; the next one is ours
         "test_a_body_that_stops_after_its_answer_ends_the_connection",  # a slot answers before the body, we behind it
     )
 ]
@@ -41,6 +46,37 @@ def slot() -> Iterator[Any]:
 def _with_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edges, "serve", serve)
     monkeypatch.setattr(front, "SPARE", 3)
+
+
+def test_a_refused_client_that_is_gone_raises_nothing_here_either() -> None:
+    """Its socket may be closed between our answer and the end of our half."""
+
+    async def refuse() -> None:
+        transport = Mock(spec=asyncio.Transport)
+        transport.is_closing.return_value = False
+        transport.get_extra_info.return_value = None
+        transport.write_eof.side_effect = OSError(107, "not connected")
+        client = Front(Mock(limits=QUICK, connections=set(), bodies=Bodies()))
+        client.connection_made(transport)
+        client.refuse(invalid("it is none"))
+        transport.write.assert_called_once()
+
+    asyncio.run(refuse())
+
+
+def test_one_connection_that_fails_takes_no_clock_from_the_others() -> None:
+    failed: list[dict[str, Any]] = []
+    odd = Odd(says(whole()))
+    with gate_over(handle("alpha", odd), limits=QUICK) as odds, connect(odds.port) as broken:
+        odds.loop.set_exception_handler(lambda loop, context: failed.append(context))
+        (client,) = eventually(lambda: list(odds.gate.connections))
+        client.tick = Mock(side_effect=RuntimeError("broken"))  # type: ignore[method-assign]
+        assert broken.recv(1) == b""
+        with connect(odds.port) as sock:
+            sock.sendall(b"GET /")
+            assert read_response(sock).status == 408
+        assert [str(context["exception"]) for context in failed] == ["broken"]
+    odd.close()
 
 
 # ── what a slot's edge has from its library ─────────────────────────────────────────────────────────────────────────
