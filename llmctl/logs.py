@@ -48,8 +48,9 @@ class Log:
             newer = self.path if i == 1 else self.path.with_name(f"{self.path.name}.{i - 1}")
             if newer.exists():
                 newer.replace(older)
+        fresh = self._open()  # first: a number that is closed may be somebody else's before it is open again
         os.close(self.fd)
-        self.fd = self._open()
+        self.fd = fresh
 
     def close(self) -> None:
         os.close(self.fd)

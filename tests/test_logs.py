@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,18 @@ def test_reading_ends_when_nothing_goes_on(tmp_path: Path) -> None:
     assert found == ["second", "while it goes on", "while it goes on"]
     assert list(logs.read(tmp_path / "log", 0)) == []
     assert list(logs.read(tmp_path / "none", 10)) == []
+
+
+def test_a_log_whose_next_file_cannot_be_opened_keeps_the_one_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path / "log")
+
+    def full() -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log, "_open", full)
+    with pytest.raises(OSError, match="No space"):
+        log.rotate()
+    os.fstat(log.fd)  # still its own, and not somebody else's by now
+    log.close()

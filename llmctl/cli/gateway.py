@@ -67,7 +67,8 @@ def up(
     launch = replace(session.launch(session.here()), bind=bind, require_key=require_key, on_demand=times)
     started = life.up(session.home, port, launch)
     answer = handles_work.shown(made, problems, errors)
-    return Answer({**answer.data, "port": port, "bind": bind, "started": started}, answer.exit_code, answer.errors)
+    told_bind = life.launched(session.home, port).bind
+    return Answer({**answer.data, "port": port, "bind": told_bind, "started": started}, answer.exit_code, answer.errors)
 
 
 @app.command()

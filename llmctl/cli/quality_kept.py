@@ -22,12 +22,14 @@ KEPT = ("prompt", "status", "hits", "tries", "first", "seconds")
 WORSE = {"regressed": "got worse", "faults": "must not fail"}
 
 
-def measure(asked: Asked, meant: Sequence[Prompt], patience: float, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Ask everything; Unreachable, or the server's own error, where it cannot be asked at all."""
+def measure(
+    asked: Asked, meant: Sequence[Prompt], patience: float, tell: Callable[[str], None], until_fault: bool = False
+) -> dict[str, Any]:
+    """Ask everything, or `until_fault`; Unreachable, or the server's own error, where it cannot be asked at all."""
     handle = asking.Handle(asked.place, asked.model, patience)
     handle.reach()
     began = time.time()
-    rows, model = run(handle, meant, lambda message: tell(f"{asked.name}: {message}"))
+    rows, model = run(handle, meant, lambda message: tell(f"{asked.name}: {message}"), until_fault)
     return {
         "target": asked.name, "through": asked.through, "host": asked.host, "port": asked.port, "model": model,
         "at": began, "lasted": round(time.time() - began, 1), "rows": rows,

@@ -48,9 +48,7 @@ def find(reach: Reach, text: str) -> Asked:
 
 def of_slot(reach: Reach, target: Target) -> Asked:
     """A slot by itself, whatever its handles are."""
-    place = chat_partner.place_of(reach, target)
-    if place.find_key:  # for another host that is a question over ssh
-        place = replace(place, find_key=functools.cache(place.find_key))
+    place = _place(reach, target)
     name = f"{target.host.name}:{target.port}"
     return Asked(name, f"the slot {name}", target.host.name, target.port, place, None)
 
@@ -59,6 +57,12 @@ def _over(reach: Reach, gateway: Target, text: str) -> Asked:
     """A handle at a gateway, which may want a key of its own."""
     row = chat_partner.gateway_row(reach, gateway)
     name = next((one for one in row["handles"] if one in chat_partner.spellings(text)), text) if row else text
-    place = replace(chat_partner.place_of(reach, gateway), key=os.environ.get("LLMCTL_KEY") or None)
+    place = replace(_place(reach, gateway), key=os.environ.get("LLMCTL_KEY") or None)
     where = f"{gateway.host.name}:{gateway.port}"
     return Asked(name, f"the gateway {where}", gateway.host.name, gateway.port, place, name)
+
+
+def _place(reach: Reach, target: Target) -> Place:
+    """Where it is. Its key is looked for once in a run: for another host that is a question over ssh."""
+    place = chat_partner.place_of(reach, target)
+    return replace(place, find_key=functools.cache(place.find_key)) if place.find_key else place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +14,7 @@ from llmctl.cli.quality import PATIENCE
 from llmctl.cli.reach import Reach
 from llmctl.cli.session import Session, Target
 from llmctl.envelope import Answer
-from llmctl.errors import LlmctlError, QualityFailed, UnknownName
+from llmctl.errors import LlmctlError, QualityFailed, UnknownName, UsageError
 from llmctl.history import NAME
 from llmctl.history.store import History
 from llmctl.quality import prompts
@@ -25,6 +26,8 @@ from llmctl.slots import verbs
 def swapped(session: Session, port: str, patterns: Sequence[str] | None, do: Callable[[], Answer]) -> Answer:
     """What `do`, which swaps, answered, with the quality run as `quality`. QualityFailed: it was taken back."""
     hosts, number = reaching.slots_of(session, port, patterns)
+    if number == "auto":
+        raise UsageError(f"{port[:140]!r} is not a port", hint="type 8101 or HOST:8101")
     target = Target(reaching.one(hosts, "swap --require-quality"), int(number))
     meant = prompts.select(prompts.load(prompts.of_operator(session.config.dir)), ())
     History.open(session.home / NAME).close()  # one that cannot be used is told before the swap
@@ -42,6 +45,10 @@ def swapped(session: Session, port: str, patterns: Sequence[str] | None, do: Cal
             details = {"quality": run, "log": quality_matrix.told(run)}
         except LlmctlError as error:
             why = f"{new} could not be asked: {error.message}"
+        except BaseException:  # Ctrl-C, say: what nobody has judged does not stay
+            with contextlib.suppress(LlmctlError):
+                _taken_back(reach, target, new, previous)
+            raise
         then, hint = _taken_back(reach, target, new, previous)
         raise QualityFailed(f"{why}; {then}", hint=hint, port=target.port, details=details)
 
@@ -64,7 +71,7 @@ def _measured(
         def tell(message: str) -> None:
             on_event({"event": "note", "message": message})
 
-        found = quality_kept.measure(quality_places.of_slot(reach, target), meant, PATIENCE, tell)
+        found = quality_kept.measure(quality_places.of_slot(reach, target), meant, PATIENCE, tell, until_fault=True)
         run, unkept = quality_kept.judge(session, found, besides=besides)
         if run["good"]:
             tell(quality_matrix.told(run)[0])

@@ -107,7 +107,7 @@ class OpenAI:
                 yield response
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise self._error(f"the answer makes no sense: {error}", f"llmctl logs {self.place.slot}") from None
         finally:
             connection.close()

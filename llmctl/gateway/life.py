@@ -15,6 +15,8 @@ from llmctl.slots import control, verbs
 from llmctl.slots.launch import ensure_server
 from llmctl.slots.state import Launch, SlotFolder
 
+OPTIONS = ("bind", "require_key", "on_demand")
+"""What of its launch a gateway takes up when it starts, and not before; the usual means: as it runs."""
 SPEC = SlotSpec(EngineSpec(GATEWAY, GATEWAY, "", "server"))
 
 
@@ -40,9 +42,21 @@ def up(home: Path, port: int, launch: Launch, spec: SlotSpec = SPEC) -> bool:
         return True
     if desired.spec is None:
         raise Refused(f"port {port} is a slot without a model", hint=f"--port PORT, or llmctl stop {port}", port=port)
+    usual, runs = Launch(), desired.launch
+    others = [key for key in OPTIONS if getattr(launch, key) not in (getattr(usual, key), getattr(runs, key))]
+    if others:
+        raise Refused(
+            f"the gateway on port {port} runs with another {', '.join(others)}",
+            hint="llmctl gateway down, then up again", port=port,
+        )  # fmt: skip
     if desired.spec != spec:
         folder.write_desired(replace(desired, spec=spec))
     return False
+
+
+def launched(home: Path, port: int) -> Launch:
+    """How the gateway of a port was started."""
+    return SlotFolder(home, port).read_desired().launch
 
 
 def down(home: Path, port: int) -> None:

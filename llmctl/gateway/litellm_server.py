@@ -15,7 +15,7 @@ from typing import Any
 
 from llmctl import __version__
 from llmctl.domain import BACKOFF, GATEWAY, READY, STARTING
-from llmctl.errors import LlmctlError, LoadFailed, Refused
+from llmctl.errors import Busy, LlmctlError, LoadFailed, Refused
 from llmctl.files import private, write_text
 from llmctl.gateway import litellm_plan, litellm_process
 from llmctl.gateway.kinds import LITELLM
@@ -76,6 +76,8 @@ class LiteLlmServer(PortServer):
         return {}
 
     def claim(self, verb: str, owner: str) -> None:
+        if self._claimed:
+            raise Busy(f"port {self.folder.port}: {self._claimed} goes on", port=self.folder.port)
         self._claimed = verb
 
     def release(self) -> None:
@@ -117,17 +119,20 @@ class LiteLlmServer(PortServer):
         try:
             self.plan, self.error = litellm_plan.planned(self.folder), ""
             self._pause, self._not_before = FIRST, 0.0
-        except LlmctlError as error:
-            self.error = error.message
-            self.note(f"what runs goes on as before: {error.message}")
+        except (LlmctlError, OSError) as error:
+            if isinstance(error, OSError):
+                self._stamps = ()  # what is in its way may go without a change of the files
+            if self.error != str(error):
+                self.note(f"what runs goes on as before: {error}")
+            self.error = str(error)
 
     async def _bring(self, plan: Plan) -> None:
         """Have a proxy with this plan take the new connections; the old one goes on until then."""
         self._again = False
         config = self.folder.path / f"{LITELLM}.yaml"
-        write_text(config, plan.text, private)
-        self.note(f"LiteLLM {plan.version} starts with {len(plan.known.handles)} handles ({plan.known.hash})")
         try:
+            write_text(config, plan.text, private)
+            self.note(f"LiteLLM {plan.version} starts with {len(plan.known.handles)} handles ({plan.known.hash})")
             process = await litellm_process.start(plan.program, config, plan.secrets, self.log)
             self._processes.add(process)
             try:
@@ -135,8 +140,8 @@ class LiteLlmServer(PortServer):
             except BaseException:
                 await self._gone(process)
                 raise
-        except LoadFailed as error:
-            self._failed(error.message)
+        except (LoadFailed, OSError) as error:
+            self._failed(str(error))
             return
         old, self.current, self.runs, self.error = self.current, process, plan, ""
         self._pause, self.since = FIRST, time.time()

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmctl import __version__, events, keys
 from llmctl.domain import GATEWAY, READY, STARTING
-from llmctl.errors import StateError
+from llmctl.errors import Busy, StateError
 from llmctl.files import stamp
 from llmctl.gateway import hosts, own, probing, registry
 from llmctl.gateway.callers import Callers
@@ -88,6 +88,8 @@ class GatewayServer(PortServer):
         self._ways.close()
 
     def claim(self, verb: str, owner: str) -> None:
+        if self._claimed:
+            raise Busy(f"port {self.folder.port}: {self._claimed} goes on", port=self.folder.port)
         self._claimed = verb
 
     def release(self) -> None:
@@ -122,21 +124,27 @@ class GatewayServer(PortServer):
         loop = asyncio.get_running_loop()
         probes: dict[str, asyncio.Task[Any]] = {}
         while True:
-            self.follow()
-            self.gate.look()
-            self.demand.tick()
-            with contextlib.suppress(OSError):  # a full disk; it is tried again
-                await self.gate.meters.keep()
-            for where, live in self.replicas.live.items():
-                before = probes.get(where)
-                last = self._probes.get(where, 0.0)
-                due = (
-                    live.standing.due(loop.time()) if live.standing.resting else loop.time() - last > _pause(live, loop)
-                )
-                if due and (before is None or before.done()):
-                    self._probes[where] = loop.time()
-                    probes[where] = asyncio.ensure_future(probing.watch(live))
+            try:
+                await self._look(probes)
+            except Exception as error:  # of one look: the next ones go on
+                loop.call_exception_handler({"message": "a look of the gateway failed", "exception": error})
             await asyncio.sleep(LOOK)
+
+    async def _look(self, probes: dict[str, asyncio.Task[Any]]) -> None:
+        """Once at the files, and at the replicas whose time it is."""
+        loop = asyncio.get_running_loop()
+        self.follow()
+        self.gate.look()
+        self.demand.tick()
+        with contextlib.suppress(OSError):  # a full disk; it is tried again
+            await self.gate.meters.keep()
+        for where, live in self.replicas.live.items():
+            before = probes.get(where)
+            last = self._probes.get(where, 0.0)
+            due = live.standing.due(loop.time()) if live.standing.resting else loop.time() - last > _pause(live, loop)
+            if due and (before is None or before.done()):
+                self._probes[where] = loop.time()
+                probes[where] = asyncio.ensure_future(probing.watch(live))
 
     @property
     def why(self) -> str:

@@ -44,15 +44,19 @@ class Row:
 
 
 def run(
-    asked: Asked, prompts: Iterable[Prompt], tell: Callable[[str], None] = lambda message: None
+    asked: Asked, prompts: Iterable[Prompt], tell: Callable[[str], None] = lambda message: None,
+    until_fault: bool = False,
 ) -> tuple[list[Row], str | None]:  # fmt: skip
-    """A row of each prompt, and the model that answered last. What a server refuses is a failure of its try."""
+    """A row of each prompt, with `until_fault` up to the first that may never fail and does, and the model that
+    answered last. What a server refuses is a failure of its try."""
     rows, model = [], None
     for prompt in prompts:
         tell(f"asking {prompt.name}")
         row, answered = _row(asked, prompt)
         rows.append(row)
         model = answered or model
+        if until_fault and row.fault:
+            break
     return rows, model
 
 

@@ -31,6 +31,8 @@ def mistakes(schema: Any, at: str = "schema") -> Iterator[str]:
             yield f"{at}.{key} has the wrong type"
         elif key == "type" and value not in TYPES:
             yield f"{at}.type {value!r} is none of {', '.join(TYPES)}"
+        elif key == "required" and not all(isinstance(name, str) for name in value):
+            yield f"{at}.required must be a list of names"
         elif key == "items":
             yield from mistakes(value, f"{at}.items")
         elif key == "properties":

@@ -93,9 +93,10 @@ class Accepting:
             await asyncio.sleep(0.02)
 
     async def resume(self) -> None:
-        """Accept again after a drain that did not end in an upgrade."""
+        """Accept again after a drain that did not end in an upgrade, or that did not even begin."""
         self.drain_flag.draining = False
-        await self.accept()
+        if self._server is None or not self._server.is_serving():
+            await self.accept()
 
 
 class Listener(Accepting):

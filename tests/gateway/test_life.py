@@ -9,18 +9,23 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
 from llmctl import keys
-from llmctl.domain import GATEWAY, Limits, SlotSpec
-from llmctl.errors import Refused, Unreachable
+from llmctl.domain import GATEWAY, Limits, OnDemand, SlotSpec
+from llmctl.errors import Busy, Refused, Unreachable
+from llmctl.files import write_json
 from llmctl.gateway import hosts, life, registry
+from llmctl.gateway.litellm_server import LiteLlmServer
 from llmctl.gateway.registry import Registry
+from llmctl.gateway.server import GatewayServer
 from llmctl.health import here
+from llmctl.runner.port_server import PortServer
 from llmctl.slots import verbs
-from llmctl.slots.state import Launch
+from llmctl.slots.state import Launch, SlotFolder
 from tests.conftest import RunningSlot, eventually, free_port
 from tests.gateway.conftest import Start, handle
 from tests.gateway.test_traffic import CHAT, chat
@@ -34,6 +39,9 @@ def test_up_is_once_down_is_for_good_and_a_slot_is_no_gateway(slots: Slots, scri
     gate = gateway(handle("alpha", slot))
     assert not life.up(gate.home, gate.port, gate.launch)
     assert (gate.status().model, gate.status().engine, gate.status().handles) == (GATEWAY, GATEWAY, ("alpha",))
+    for options in ({"require_key": True}, {"bind": "0.0.0.0"}, {"on_demand": OnDemand(patience=5.0)}):
+        with pytest.raises(Refused, match=f"another {next(iter(options))}"):  # it would go on without it
+            life.up(gate.home, gate.port, replace(gate.launch, **options))
     with pytest.raises(Refused, match="holds alpha"):
         life.up(slot.home, slot.port, slot.launch)
     with pytest.raises(Refused, match="no gateway"):
@@ -137,6 +145,16 @@ def test_files_that_somebody_spoilt_end_nothing(slots: Slots, script: Script, ga
         eventually(lambda: not life.status(gate.home, gate.port)["why"])
 
 
+def test_the_watch_goes_on_after_a_look_that_failed(slots: Slots, script: Script, gateway: Start) -> None:
+    alpha = handle("alpha", slots(script("alpha")))
+    gate = gateway(alpha)
+    write_json(hosts.path(gate.home), {"config": None, "keys": {"here": "\udcff"}})  # no bytes are this
+    eventually(lambda: "a look of the gateway failed" in gate.log())
+    registry.write(gate.home, Registry({name: replace(alpha, name=name) for name in ("alpha", "more")}, "alpha"))
+    hosts.path(gate.home).unlink()
+    eventually(lambda: life.status(gate.home, gate.port)["handles"] == ["alpha", "more"])
+
+
 def test_an_address_that_is_none_is_a_replica_that_is_away(slots: Slots, script: Script, gateway: Start) -> None:
     right = handle("alpha", slots(script("alpha")))
     wrong = [
@@ -183,3 +201,14 @@ def test_a_gateway_beyond_loopback_without_a_key_does_not_start(slots: Slots, sc
     slot = slots(script("alpha"))
     with pytest.raises(Refused, match="needs a key"):
         life.up(slot.home, free_port(), Launch(require_key=True))
+
+
+@pytest.mark.parametrize("kind", [GatewayServer, LiteLlmServer])
+def test_of_two_upgrades_at_once_one_is_refused(kind: type[PortServer], home: Path) -> None:
+    server = kind.__new__(kind)
+    server.folder, server._claimed = SlotFolder(home, 8090), None  # type: ignore[attr-defined]
+    server.claim("upgrade", "ann")
+    with pytest.raises(Busy, match="upgrade goes on"):
+        server.claim("move", "bob")
+    server.release()
+    server.claim("move", "bob")

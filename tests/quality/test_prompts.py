@@ -77,6 +77,7 @@ TOOL = 'tools = [{ name = "weather" }]'
         ('[prompts.x]\nask = "a"\nschema = { type = "text" }', "schema.type 'text' is none of", None),
         ('[prompts.x]\nask = "a"\nschema = { pattern = "x" }', "schema.pattern is not known here", None),
         ('[prompts.x]\nask = "a"\nschema = { required = "x" }', "schema.required has the wrong type", None),
+        ('[prompts.x]\nask = "a"\nschema = { required = [["x"]] }', "schema.required must be a list of names", None),
         ('[prompts.x]\nask = "a"\nschema = { properties = { a = 1 } }', "schema.properties.a must be a table", None),
         ('[prompts.x]\nask = "a"\nmatch = "("', "is no regular expression", None),
         ('[prompts.x]\nask = "a"\nlanguage = "english"', "'english' is not one of", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_one_that_leaks_its_thoughts_fails_and_its_twin_passes(
     port = str(slot.port)
     code, found = llmctl("swap", port, "tiny-leak", "--require-quality")  # into an empty slot: its probe passes
     assert (code, found["errors"][0]["code"]) == (1, "quality_failed")
-    assert found["errors"][0]["message"] == "tiny-leak fails sum, colours; the slot is empty again"
+    assert found["errors"][0]["message"] == "tiny-leak fails sum; the slot is empty again"
     assert slot.status().model is None
 
     code, found = llmctl("swap", port, "tiny-tight", "--require-quality")
@@ -85,7 +86,7 @@ def test_one_that_leaks_its_thoughts_fails_and_its_twin_passes(
     assert len(found["data"]["quality"]["passed"]) == 7
 
     code, found = llmctl("swap", port, "tiny-leak", "--require-quality")
-    assert (code, found["data"]["quality"]["faults"]) == (1, ["sum", "colours"])
+    assert (code, found["data"]["quality"]["faults"]) == (1, ["sum"])  # it is asked no more then
     assert found["errors"][0]["message"].endswith("; tiny-tight serves again")
     assert (slot.status().model, slot.state()) == ("tiny-tight", "ready")
 
@@ -103,7 +104,7 @@ def test_what_was_there_comes_back_whatever_served_before_it(llmctl: Llmctl, slo
     for model in ("tiny-leak", "tiny-tight"):  # so that the slot knows the next one as what it had before
         assert llmctl("swap", port, model, "--parallel=2")[0] == 0
     code, found = llmctl("swap", port, "tiny-leak", "--require-quality")
-    assert (code, found["errors"][0]["message"]) == (1, "tiny-leak fails sum, colours; tiny-tight serves again")
+    assert (code, found["errors"][0]["message"]) == (1, "tiny-leak fails sum; tiny-tight serves again")
     spec = slot.folder.read_desired().spec
     assert spec and (spec.model, spec.engine.parallel) == ("tiny-tight", 2)
 
@@ -121,6 +122,7 @@ def test_what_cannot_be_judged_is_told_before_anything_is_done(
     (tmp_path / "quality.toml").write_text("shipped = false\n[prompts.x]\nask = 1\n")
     assert llmctl("swap", port, "tiny-tight", "--require-quality")[1]["errors"][0]["code"] == "config"
     (tmp_path / "quality.toml").write_text(PROMPTS, encoding="utf-8")
+    assert llmctl("swap", "auto", "tiny-tight", "--require-quality")[1]["errors"][0]["code"] == "usage"
     (home / NAME).mkdir()
     assert llmctl("swap", port, "tiny-tight", "--require-quality")[1]["errors"][0]["code"] == "history"
     assert slot.status().model is None
@@ -139,3 +141,17 @@ def test_a_slot_that_somebody_else_changes_meanwhile_is_left_alone(
     code, found = llmctl("swap", str(slot.port), "tiny-leak", "--require-quality")
     assert (code, slot.status().model) == (1, "gamma")
     assert "somebody changed the slot meanwhile" in found["errors"][0]["message"]
+
+
+def test_who_breaks_it_off_gets_the_model_before_back(
+    llmctl: Llmctl, slots: Callable[..., RunningSlot], script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = slots(script("alpha"))
+
+    def stopped(*given: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quality_kept, "measure", stopped)
+    with contextlib.suppress(KeyboardInterrupt, ValueError):
+        llmctl("swap", str(slot.port), "tiny-leak", "--require-quality")
+    assert (slot.status().model, slot.state()) == ("alpha", "ready")
