@@ -190,6 +190,25 @@ def test_a_registry_or_a_configuration_that_makes_no_sense_leaves_the_proxy_that
     assert told(fronted)["why"] is None
 
 
+def test_what_cannot_be_written_or_read_now_is_tried_again(fronted: RunningSlot) -> None:
+    before, config, kept = ask(fronted).json()["pid"], fronted.folder.path / "litellm.yaml", keys.show(fronted.home)
+    config.unlink()
+    config.mkdir()
+    know(fronted.home, "beta")
+    eventually(lambda: str(config) in (told(fronted)["why"] or ""))
+    assert ask(fronted).json()["pid"] == before and listed(fronted) == ["alpha"]
+    config.rmdir()
+    eventually(lambda: listed(fronted) == ["beta"])
+    home = fronted.home / "keys.json"
+    home.rename(home.with_suffix(".away"))
+    home.mkdir()
+    eventually(lambda: str(home) in (told(fronted)["why"] or ""))
+    home.rmdir()
+    home.with_suffix(".away").rename(home)
+    eventually(lambda: told(fronted)["why"] is None)
+    assert keys.show(fronted.home) == kept and listed(fronted) == ["beta"]
+
+
 def test_a_release_known_as_bad_is_not_run_even_where_it_came_by_itself(fronted: RunningSlot, python: Path) -> None:
     before = ask(fronted).json()["pid"]
     shutil.rmtree(python.parents[1])
