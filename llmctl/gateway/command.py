@@ -41,10 +41,14 @@ class Command:
         return own_environment({**found, **({"LLMCTL_CONFIG": str(folder)} if folder else {})})
 
     async def _run(self, replica: Replica, words: list[str], on_event: OnEvent) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "llmctl", "--json", "--yes", *words, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=self._environment(), limit=LONGEST_LINE,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "llmctl", "--json", "--yes", *words, stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=self._environment(),
+                limit=LONGEST_LINE,
+            )  # fmt: skip
+        except OSError as error:
+            raise failure(f"llmctl cannot be started: {error.strerror}", "llmctl doctor") from None
         assert process.stdout and process.stderr
         said = asyncio.ensure_future(process.stdout.read())
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -91,6 +90,7 @@ class Loads:
         self._loads: dict[str, Load] = {}
         self._failed: dict[str, tuple[float, RequestError]] = {}
         self._took: dict[str, float] = {}
+        self._closing = False
 
     def going(self, where: str) -> Load | None:
         """The load of that slot, while it goes on."""
@@ -98,7 +98,9 @@ class Loads:
         return load if load and not load.task.done() else None
 
     def begin(self, replica: Replica) -> Load:
-        """A load of this slot, which has none that goes on; RequestError where one failed a moment ago."""
+        """A load of this slot, which has none that goes on; RequestError where one failed a moment ago, or all end."""
+        if self._closing:
+            raise ends()
         now, where = self._clock(), replica.where
         if (failed := self._failed.get(where)) and now - failed[0] < AGAIN:
             raise copy(failed[1])  # raised again and again, one would keep all requests that it went through
@@ -164,10 +166,17 @@ class Loads:
         ]  # fmt: skip
 
     async def close(self) -> None:
-        for load in self._loads.values():
-            load.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RequestError):
-                await load.task
+        """End those that go on, and begin no other."""
+        self._closing = True
+        tasks = [load.task for load in self._loads.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def ends() -> RequestError:
+    """What those are told who wait for a load when the gateway ends."""
+    return RequestError("the gateway ends", status=503, code="unavailable")
 
 
 def failure(why: str, hint: str | None = None) -> RequestError:

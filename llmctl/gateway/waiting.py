@@ -12,7 +12,7 @@ from collections.abc import Callable
 from llmctl.domain import OnDemand
 from llmctl.errors import RequestError
 from llmctl.gateway.front import Front, Work
-from llmctl.gateway.loading import Load
+from llmctl.gateway.loading import Load, ends
 from llmctl.gateway.progress import Progress
 from llmctl.gateway.shapes import Shape
 
@@ -52,7 +52,7 @@ class Waiting:
         if self._over:
             return
         self._stop()
-        error = RequestError("the gateway ends", status=503, code="unavailable") if task.cancelled() else None
+        error = ends() if task.cancelled() else None
         if error is None and (found := task.exception()):
             error = found if isinstance(found, RequestError) else _broken(found)
         work = self._then(error, self._begun)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +17,7 @@ import pytest
 from llmctl.domain import OnDemand
 from llmctl.errors import Busy, RequestError
 from llmctl.gateway import course, loading, waiting
+from llmctl.gateway.command import Command
 from llmctl.gateway.loading import Loads
 from llmctl.gateway.registry import Replica
 from llmctl.gateway.turns import Turns
@@ -93,6 +97,54 @@ def test_a_failure_that_is_told_again_keeps_nobody_who_was_told_it() -> None:
     assert first is not second and first.to_dict() == second.to_dict()
     assert (first.message, first.status, first.code, first.hint) == ("no room", 503, "load_failed", "llmctl status")
     assert first.details == {"retry_after": 5}
+
+
+def test_a_llmctl_that_cannot_be_started_is_a_load_that_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # fmt: skip
+    command, tries = Command(tmp_path, lambda: None), list[Replica]()
+
+    async def start(replica: Replica, on_event: Any) -> None:
+        tries.append(replica)
+        await command.load(replace(replica, profile="p"), on_event)
+
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with serve(FakeService(), start=start) as slot:
+        for _ in range(2):
+            answer = ask(slot)
+            error = answer.json()["error"]
+            assert answer.status_code == 503 and error["code"] == "load_failed"
+            assert error["message"] == "llmctl cannot be started: No such file or directory"
+            assert error["hint"] == "llmctl doctor"
+    assert len(tries) == 1
+
+
+def test_the_end_ends_every_load_and_none_begins_after_it() -> None:
+    async def start(replica: Replica, on_event: Any) -> None:
+        if replica.port == 1:
+            raise OSError("what nobody foresaw")
+        await asyncio.Event().wait()
+
+    async def state(replica: Replica) -> str:
+        return "empty"
+
+    async def told() -> tuple[list[RequestError], list[bool]]:
+        loads, found = Loads(start, state, Turns(1.0, 1), lambda where: True, 60.0), list[RequestError]()
+        one, two, three = (loads.begin(Replica("here", port, "alpha", on_demand=True)).task for port in (1, 2, 3))
+
+        def tries_the_next(task: Any) -> None:
+            try:
+                loads.begin(Replica("here", 4, "beta", on_demand=True))
+            except RequestError as error:
+                found.append(error)
+
+        two.add_done_callback(tries_the_next)
+        await asyncio.wait([one])
+        await loads.close()
+        return found, [two.cancelled(), three.cancelled()]
+
+    found, cancelled = asyncio.run(told())
+    assert [error.message for error in found] == ["the gateway ends"] and cancelled == [True, True]
 
 
 def test_who_streams_is_told_how_far_it_is_in_comments() -> None:
