@@ -51,6 +51,7 @@ class LiteLlmServer(PortServer):
         self._again = False
         self._claimed: str | None = None
         self._pause, self._not_before = FIRST, 0.0
+        self._answered = 0.0  # when `current` began to, on the monotonic clock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._processes: set[Process] = set()
         most = self.launch.limits.connections
@@ -102,9 +103,13 @@ class LiteLlmServer(PortServer):
     async def _looking(self) -> None:
         while True:
             self._read()
-            if self.current and self.current.done.done() and not self.current.finishing:
-                self._failed(f"LiteLLM ended with exit status {self.current.done.result()}")
+            ended = self.current
+            if ended and ended.done.done() and not ended.finishing:
                 self.current = None
+                if time.monotonic() - self._answered > LONGEST:
+                    self._pause = FIRST
+                self._failed(f"LiteLLM ended with exit status {ended.done.result()}")
+                await self._gone(ended)
             due = not self.serves or self._again or not self.plan or not self.plan.same(self.runs)
             if self.plan and due and not self._claimed and time.monotonic() >= self._not_before:
                 await self._bring(self.plan)
@@ -144,7 +149,7 @@ class LiteLlmServer(PortServer):
             self._failed(str(error))
             return
         old, self.current, self.runs, self.error = self.current, process, plan, ""
-        self._pause, self.since = FIRST, time.time()
+        self.since, self._answered = time.time(), time.monotonic()
         self._news.set()
         self.note(f"LiteLLM {plan.version} answers, process {process.pid}")
         if old:

@@ -174,6 +174,23 @@ def test_a_proxy_that_dies_comes_back_and_who_asks_meanwhile_waits(fronted: Runn
     assert "again in 1 s" in fronted.log() and told(fronted)["why"] is None
 
 
+def test_each_proxy_that_soon_ends_is_waited_for_longer_and_leaves_nothing_open(fronted: RunningSlot) -> None:
+    def pipes() -> int:
+        found = 0
+        for one in Path(f"/proc/{fronted.server_pid()}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += os.readlink(one).startswith("pipe:")
+        return found
+
+    ask(fronted)
+    before = pipes()
+    for pause in (1, 2):
+        os.kill(ask(fronted).json()["pid"], signal.SIGKILL)
+        eventually(lambda pause=pause: f"again in {pause} s" in fronted.log())
+    ask(fronted)
+    eventually(lambda: pipes() == before)
+
+
 def test_a_registry_or_a_configuration_that_makes_no_sense_leaves_the_proxy_that_there_is(fronted: RunningSlot) -> None:
     before = ask(fronted).json()["pid"]
     registry.path(fronted.home).write_text("{")
