@@ -24,7 +24,8 @@ ASKS = b"x-llmctl-usage"
 """With it a slot tells at the end of any stream of events what it cost, in a comment."""
 OURS = HOP | {b"host", b"content-length", b"authorization", b"x-api-key", b"origin", b"expect", b"cookie", ASKS}
 """What a replica is not told: the keys of the gateway's clients, and what was checked here."""
-EVENT = b"data: "
+EVENT = {b"text/event-stream": b"data: ", b"application/x-ndjson": b"\n"}
+"""Streams, by their type, and what each of their events has once."""
 LINE = 2**18
 """Bytes of a line of a stream above which it is passed on in pieces."""
 WHOLE = 2**16
@@ -79,7 +80,8 @@ class Relay:
         self._fresh = self._tried = False
         self._replica: str | None = None
         self._status = 0
-        self._streams = self._over = self._held = False
+        self._over = self._held = False
+        self._streams = b""  # what an event of its answer has, nothing where that is no stream
         self._begun, self._again = begun, again
         self._refused: bytearray | None = None  # the words of an error that came after the head of a stream
         self._why = "no replica is up"
@@ -173,7 +175,7 @@ class Relay:
             return
         self._status, self.began_at = status, self._loop.time()
         kind = next((value for name, value in headers if name == b"content-type"), b"")
-        self._streams = kind.startswith((b"text/event-stream", b"application/x-ndjson"))
+        self._streams = next((event for stream, event in EVENT.items() if kind.startswith(stream)), b"")
         if self._begun:
             if status != 200 or not self._streams:
                 self._refused = bytearray()
@@ -198,7 +200,7 @@ class Relay:
             return
         if self._streams:
             data = self._lines(data)
-            self.events += data.count(EVENT)
+            self.events += data.count(self._streams)
         if data:
             self._pass_on(data)
 
@@ -226,7 +228,7 @@ class Relay:
             self.front.take_back()
             self._held, self._status, self.began_at = False, 0, 0.0
             self._first = self._before = self._last = self._part = b""
-            self._streams, self.events = False, 0
+            self._streams, self.events = b"", 0
 
     def ended(self) -> None:
         self._over, self._upstream = True, None  # which others may have by now: a slow client must not pause it

@@ -81,6 +81,15 @@ def test_f1_an_ollama_stream_ends_with_a_line_that_is_an_error(stack: ExitStack)
     assert json.loads(first)["message"]["content"] == "a" and json.loads(last)["error"]
 
 
+def test_an_ollama_stream_that_breaks_costs_what_came_of_it(stack: ExitStack) -> None:
+    rows = [b'{"message":{"content":"a"},"done":false}\n'] * 12
+    odds, _ = over(stack, dies_after(chunked(*rows, kind=b"application/x-ndjson", end=False)))
+    assert "error" in ask(odds, "/api/chat").text
+    eventually(lambda: odds.logged)
+    row = odds.logged[0]
+    assert row["completion"] == 10 and row["prompt"] and row["estimated"]
+
+
 def test_f1_a_stream_that_breaks_between_events_has_no_half_one(stack: ExitStack) -> None:
     odds, _ = over(stack, dies_after(chunked(b'data: {"n":1}\n', end=False)))
     first, error, _ = events(ask(odds).text)
