@@ -1,5 +1,5 @@
 """The course of a request for models that may have to be loaded first: it waits, is sent on, and at a failure goes to
-the handle's next fallback."""
+another replica of the handle, then to its next fallback."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Course:
         try:
             load = self._demand.missing(self._chain[0])
         except RequestError as error:
-            return self._after(error, begun)
+            return self._next(error, begun)
         if load and not self._left:
-            return self._after(RequestError("its model comes and goes", status=503, code="unavailable"), begun)
+            return self._next(RequestError("its model comes and goes", status=503, code="unavailable"), begun)
         return self._wait(load, begun) if load else self._send(self._chain, begun, self._again, self._ended)
 
     def _wait(self, load: Load, begun: bool) -> Work | None:
@@ -56,9 +56,13 @@ class Course:
         return Waiting(self._front, load, self._shape, self._progress, times, self._after, done, begun)
 
     def _after(self, error: RequestError | None, begun: bool) -> Work | None:
-        """The load has ended: go on, with the next handle if that failed."""
-        if error is None:
+        """The load has ended: go on, if it failed with another replica of the handle."""
+        if error is None or (self._left and self._demand.another(self._chain[0])):
             return self.go(begun)
+        return self._next(error, begun)
+
+    def _next(self, error: RequestError, begun: bool) -> Work | None:
+        """Nobody answers for this handle: go on with the next one."""
         if len(self._chain) > 1:
             self._chain = self._chain[1:]
             return self.go(begun)

@@ -63,8 +63,17 @@ class Demand:
                 return load
         if any(live.state in COMING for live in lives) or not able:
             return None
-        best = min(able, key=lambda live: (live.load.warm, live.standing.resting, live.load.tokens))
-        return self.loads.begin(best.replica)
+        return self.loads.begin(min(able, key=self._rank).replica)
+
+    def _rank(self, live: Live) -> tuple[float, bool, bool, int]:
+        """The least is loaded first: those whose load failed lately come last, the latest of them after the others."""
+        failed = self.loads.failed(live.replica.where) or 0.0
+        return failed, live.load.warm, live.standing.resting, live.load.tokens
+
+    def another(self, handle: Handle) -> bool:
+        """Whether one that may be loaded for it has not failed lately."""
+        able = [live.replica.where for live in self._lives(handle) if live.replica.on_demand]
+        return any(self.loads.failed(where) is None for where in able)
 
     def _lives(self, handle: Handle) -> list[Live]:
         return [self._replicas.live[one.where] for one in handle.replicas if one.where in self._replicas.live]

@@ -18,6 +18,8 @@ from llmctl.gateway.turns import Turns
 
 AGAIN = 5.0
 """Seconds after a failure within which the same load is not tried again: its error is told instead."""
+LATELY = 60.0
+"""Seconds after a failure within which others that can answer the same are loaded before that one."""
 ABANDONED = 30.0
 """Seconds that a load waits for room for nobody."""
 LOOK, FIRST_PAUSE, PAUSE = 0.1, 1.0, 5.0
@@ -96,6 +98,11 @@ class Loads:
         """The load of that slot, while it goes on."""
         load = self._loads.get(where)
         return load if load and not load.task.done() else None
+
+    def failed(self, where: str) -> float | None:
+        """When the load of that slot failed; None where it did not lately."""
+        failed = self._failed.get(where)
+        return failed[0] if failed and self._clock() - failed[0] < LATELY else None
 
     def begin(self, replica: Replica) -> Load:
         """A load of this slot, which has none that goes on; RequestError where one failed a moment ago, or all end."""

@@ -34,6 +34,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "slow": {"load": 2.0},
     "large": {"needed": 900_000_000},
     "steady": {"answers": {"hi": "I am steady."}, "needed": 1_000_000},
+    "half": {"fail": "load", "needed": 1_000_000},
+    "sound": {"answers": {"hi": "I am sound."}, "needed": 1_000_000},
     "gone": {},
 }
 PROFILE = """
@@ -79,6 +81,16 @@ on_demand = true
 pinned = true
 handle = "steady"
 [[slots]]
+port = {half}
+model = "half"
+on_demand = true
+handles = [{{ name = "either", group = "either" }}]
+[[slots]]
+port = {sound}
+model = "sound"
+on_demand = true
+handles = [{{ name = "either", group = "either" }}]
+[[slots]]
 port = {gone}
 model = "gone"
 [[slots.handles]]
@@ -108,10 +120,10 @@ class Fleet:
     def loaded(self) -> set[str]:
         return {name for name, slot in self.slots.items() if slot.folder.path.exists() and slot.state() == "ready"}
 
-    def loads(self) -> list[str]:
+    def loads(self, outcome: str = events.OK) -> list[str]:
         """The models that were loaded, in their order."""
         rows = [json.loads(line) for line in (self.home / events.NAME).read_text().splitlines()]
-        return [row["model"] for row in rows if row["kind"] == "load" and row["outcome"] == events.OK]
+        return [row["model"] for row in rows if row["kind"] == "load" and row["outcome"] == outcome]
 
     def status(self) -> dict[str, Any]:
         return life.status(self.home, self.gateway.port)
@@ -196,6 +208,13 @@ def test_a_load_that_fails_goes_to_the_fallbacks_or_says_why(fleet: Fleet) -> No
     assert "the script says that loading fails" in error.json()["error"]["message"]
     large = fleet.ask("large").json()["error"]
     assert "needs 0.90 GB" in large["message"] and "llmctl status" in large["hint"]
+
+
+def test_a_load_that_fails_goes_to_another_replica_first_and_later_begins_there(fleet: Fleet) -> None:
+    assert fleet.answer("either") == "I am sound."
+    verbs.unload(fleet.home, fleet.slots["sound"].port)
+    assert fleet.answer("either") == "I am sound."
+    assert fleet.loads(events.FAILED).count("half") == 1
 
 
 def test_the_fallback_of_a_slot_that_is_down_is_loaded(fleet: Fleet) -> None:
