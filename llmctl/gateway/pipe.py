@@ -78,6 +78,9 @@ class Pipe:
         except LlmctlError as error:
             self._failed(error.message)
             return
+        except Exception as error:  # its client must hear of it, and another one may do better
+            self._failed(repr(error))
+            return
         self._upstream, self._heard = upstream, self._loop.time()
         lines = [b"GET " + self.request.target + b" HTTP/1.1", way.head]
         lines += [name + b": " + value for name, value in self.request.headers if name not in OURS or name in KEPT]

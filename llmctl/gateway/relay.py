@@ -125,6 +125,10 @@ class Relay:
             self._connecting = None
             self.failed(error.message)
             return
+        except Exception as error:  # its client must hear of it, and another one may do better
+            self._connecting = None
+            self.failed(repr(error))
+            return
         self._connecting = None
         if self._over:
             upstream.cut()

@@ -54,7 +54,11 @@ class Tunnel:
             await self._turns.acquire()
             loop = asyncio.get_running_loop()
             found: asyncio.Future[socket.socket] = loop.create_future()
-            threading.Thread(target=self._work, args=(loop, found, port), daemon=True).start()
+            try:
+                threading.Thread(target=self._work, args=(loop, found, port), daemon=True).start()
+            except RuntimeError as error:  # of which this machine has no more
+                self._turns.release()
+                raise Unreachable(f"no way to {self.host}: {error}", host=self.host) from None
             sock = await found
             self._sockets.append(sock)
             return sock

@@ -152,6 +152,23 @@ def test_whatever_a_login_fails_with_reaches_who_waits(host: SshHost) -> None:
     run(host, work, opened=broken)
 
 
+def test_a_machine_without_threads_is_no_way_and_keeps_no_turn(
+    host: SshHost, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def work(tunnel: Tunnel) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            for _ in range(2 * tunnels.DIALS):
+                with pytest.raises(Unreachable, match="no way to h1: can't start"):
+                    await asyncio.wait_for(tunnel.dial(1), 30)
+        (await tunnel.dial(port_of(listener))).close()
+
+    run(host, work)
+
+
 def test_it_carries_a_bounded_number_and_a_probe_beside(host: SshHost, listener: socket.socket) -> None:
     async def work(tunnel: Tunnel) -> None:
         pool = Pool(lambda made: through(tunnel, listener, made), lambda: tunnel.full)

@@ -7,9 +7,12 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from llmctl.gateway.probing import watch
-from llmctl.gateway.upstream import Pool
+from llmctl.gateway.replicas import Live
+from llmctl.gateway.upstream import Pool, Upstream
 from tests.clients import chat
 from tests.gateway.odd import HELLO, Odd, Odds, echo, gate_over, handle, says, whole
+from tests.runner.fake_slot import raw
+from tests.runner.sockets import request as handshake
 
 WELL = whole(b'{"state":"ready"}')
 
@@ -57,6 +60,26 @@ def test_a_full_way_sends_a_websocket_on_and_is_no_failure() -> None:
         with pytest.raises(InvalidStatus, match="503"):
             connect(f"ws://127.0.0.1:{odds.port}/ws")
         assert not odds.live(one).standing.failures and not odds.live(two).standing.failures
+
+
+def test_whatever_a_way_fails_with_its_client_hears_of_it() -> None:
+    async def broken(made: object) -> tuple[object, Upstream]:
+        raise ZeroDivisionError
+
+    async def swap(live: Live) -> None:
+        live.pool.close()
+        live.pool = Pool(broken)
+
+    one, two = Odd(says(whole())), Odd(says(whole()))
+    with gate_over(handle("alpha", one, two)) as odds:
+        odds.run(swap(odds.live(one)))
+        assert [chat(odds.port)[0] for _ in range(4)] == [200] * 4
+        odds.run(swap(odds.live(two)))
+        status, _, body = chat(odds.port)
+        assert status == 503 and "ZeroDivisionError" in body["error"]["message"]
+        response = raw(odds.port, handshake("/ws"))
+        assert response.status == 503 and b"ZeroDivisionError" in response.body
+        assert odds.live(one).standing.why and not odds.live(one).load.requests
 
 
 def test_a_replica_that_refuses_the_gateways_key_is_no_word_to_the_client() -> None:
