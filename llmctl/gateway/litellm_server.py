@@ -157,7 +157,7 @@ class LiteLlmServer(PortServer):
 
     async def _retire(self, old: Process) -> None:
         old.finish()
-        await asyncio.wait([old.done], timeout=self.launch.limits.drain)
+        await asyncio.wait([old.done], timeout=self.launch.limits.request_time)
         await self._gone(old)
 
     async def _gone(self, process: Process) -> None:

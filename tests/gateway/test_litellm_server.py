@@ -52,8 +52,14 @@ def python(home: Path) -> Path:
 @pytest.fixture
 def fronted(home: Path, python: Path) -> Iterator[RunningSlot]:
     """A gateway's port with a proxy behind it that has one handle."""
+    with running(home, python, Limits()) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def running(home: Path, python: Path, limits: Limits) -> Iterator[RunningSlot]:
     know(home, "alpha")
-    one = RunningSlot(home, free_port(), Launch())
+    one = RunningSlot(home, free_port(), Launch(limits=limits))
     life.up(home, one.port, one.launch, litellm_plan.spec(python, None))
     try:
         yield one
@@ -130,29 +136,32 @@ def test_s9_it_sees_the_keys_that_it_needs_and_nobody_else_does(
         assert os.stat(file).st_mode & 0o077 == 0
 
 
-def test_what_handles_sync_wrote_is_taken_up_by_a_new_proxy_without_losing_a_request(fronted: RunningSlot) -> None:
-    before = ask(fronted).json()["pid"]
-    over, codes = threading.Event(), list[int]()
+def test_what_handles_sync_wrote_is_taken_up_by_a_new_proxy_without_losing_a_request(home: Path, python: Path) -> None:
+    with running(home, python, Limits(drain=0.5)) as one, httpx.Client(trust_env=False) as kept:
+        before = ask(one, client=kept).json()["pid"]
+        over, codes = threading.Event(), list[int]()
 
-    def asks() -> None:
-        while not over.is_set():
-            codes.append(ask(fronted).status_code)
+        def asks() -> None:
+            while not over.is_set():
+                codes.append(ask(one).status_code)
 
-    slow = list[Any]()
-    asking = [threading.Thread(target=asks), threading.Thread(target=lambda: slow.append(ask(fronted, "/slow")))]
-    for thread in asking:
-        thread.start()
-    eventually(lambda: len(codes) > 3)
-    know(fronted.home, "alpha", "beta")
-    eventually(lambda: listed(fronted) == ["alpha", "beta"])
-    over.set()
-    time.sleep(GRACE + 1)  # longer than one that must end now is given
-    (fronted.folder.path / "enough").touch()
-    for thread in asking:
-        thread.join()
-    assert set(codes) == {200}
-    assert slow[0].json()["pid"] == before  # what was under way ended with the proxy that it began with
-    eventually(lambda: not os.path.exists(f"/proc/{before}"))
+        slow = list[Any]()
+        asking = [threading.Thread(target=asks), threading.Thread(target=lambda: slow.append(ask(one, "/slow")))]
+        for thread in asking:
+            thread.start()
+        eventually(lambda: len(codes) > 3)
+        know(home, "alpha", "beta")
+        eventually(lambda: listed(one) == ["alpha", "beta"])
+        over.set()
+        asking[0].join()
+        eventually(lambda: told(one)["active"] == 1)  # the slow one: the one that is kept was idle
+        assert ask(one, client=kept).json()["pid"] != before
+        time.sleep(GRACE + 1)  # longer than one that must end now is given, and than a drain
+        (one.folder.path / "enough").touch()
+        asking[1].join()
+        assert set(codes) == {200}
+        assert slow[0].json()["pid"] == before  # what was under way ended with the proxy that it began with
+        eventually(lambda: not os.path.exists(f"/proc/{before}"))
 
 
 def test_what_is_none_of_its_business_starts_no_new_proxy(fronted: RunningSlot) -> None:
@@ -260,10 +269,7 @@ def test_without_a_proxy_a_client_is_told(home: Path, python: Path) -> None:
 
 
 def test_connections_are_bounded(home: Path, python: Path) -> None:
-    know(home, "alpha")
-    one = RunningSlot(home, free_port(), Launch(limits=Limits(connections=2)))
-    life.up(home, one.port, one.launch, litellm_plan.spec(python, None))
-    try:
+    with running(home, python, Limits(connections=2)) as one:
         with contextlib.ExitStack() as stack:
             for count in (1, 2):
                 stack.enter_context(socket.create_connection(("127.0.0.1", one.port)))
@@ -272,5 +278,3 @@ def test_connections_are_bounded(home: Path, python: Path) -> None:
                 assert third.recv(1) == b""
         eventually(lambda: told(one)["active"] == 0)
         assert ask(one).status_code == 200
-    finally:
-        one.kill()
