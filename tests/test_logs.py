@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,3 +88,13 @@ def test_a_log_whose_next_file_cannot_be_opened_keeps_the_one_that_it_has(
         log.rotate()
     os.fstat(log.fd)  # still its own, and not somebody else's by now
     log.close()
+
+
+def test_what_a_server_notes_ends_nothing_where_the_disk_is_full() -> None:
+    from llmctl.runner.port_server import PortServer
+
+    full = Log(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space"):
+        full.line("slot", "noted")
+    PortServer.note(SimpleNamespace(log=full), "noted")  # type: ignore[arg-type]
+    full.close()

@@ -3,6 +3,7 @@ it outlives the gateway's process."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -78,11 +79,13 @@ class Stays:
         return self._said.get(where, usual)
 
     def save(self) -> None:
-        """Write it down, where it has changed."""
+        """Write it down, where it has changed; what cannot be written now is at the next time."""
         if self._changed:
-            self._changed = False
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_json(self._file, {where: None if keep == FOREVER else keep for where, keep in self._said.items()})
+            rows = {where: None if keep == FOREVER else keep for where, keep in self._said.items()}
+            with contextlib.suppress(OSError):  # a full disk
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                write_json(self._file, rows)
+                self._changed = False
 
 
 def _read(file: Path) -> dict[str, float]:

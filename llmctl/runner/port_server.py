@@ -73,7 +73,8 @@ class PortServer(ABC):
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def note(self, message: str) -> None:
-        self.log.line("slot", message)
+        with contextlib.suppress(OSError):  # a full disk ends nothing that goes on
+            self.log.line("slot", message)
 
     def happened(self, kind: str, **said: Any) -> None:
         if not events.note(self.folder.home, kind, port=self.folder.port, **said):

@@ -64,3 +64,13 @@ def test_it_is_kept_over_the_process_and_nonsense_is_as_nothing(tmp_path: Path) 
     for nonsense in ("{", "[1]", '{"h:1": "x"}', '"x"'):
         (tmp_path / "gateway" / stays.NAME).write_text(nonsense)
         assert Stays(tmp_path).of("h:1", 7.0) == 7.0
+
+
+def test_what_cannot_be_written_now_is_written_the_next_time(tmp_path: Path) -> None:
+    one, place = Stays(tmp_path), tmp_path / "gateway" / stays.NAME
+    one.said("h:1", 5.0)
+    place.mkdir(parents=True)
+    one.save()
+    place.rmdir()
+    one.save()
+    assert Stays(tmp_path).of("h:1", None) == 5.0
