@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmctl import keys
 from llmctl.domain import GATEWAY, EngineSpec, SlotSpec
-from llmctl.errors import Refused
+from llmctl.errors import Refused, StateError
 from llmctl.files import read_json, stamp, write_json
 from llmctl.gateway import hosts, litellm_env, registry
 from llmctl.gateway.kinds import LITELLM
@@ -49,16 +49,18 @@ def spec(python: Path, redis: Redis | None) -> SlotSpec:
 
 
 def planned(folder: SlotFolder) -> Plan:
-    """The one of now; StateError for a registry that makes no sense, Refused for an environment that must not run."""
+    """The one of now; StateError where registry or keys make no sense, Refused for an environment that must not run."""
     desired = folder.read_desired().spec
     if desired is None or desired.python is None:
         raise Refused(f"port {folder.port} has no LiteLLM", hint="llmctl gateway up --engine litellm")
     python = Path(desired.python)
     version = litellm_env.check(python)
-    known, told = registry.read(folder.home), hosts.read(folder.home).get("keys", {})
+    known, told = registry.read(folder.home), hosts.read(folder.home)
+    if not told and hosts.path(folder.home).exists():  # without the keys that it had, slots would refuse the proxy
+        raise StateError(f"{hosts.path(folder.home)} makes no sense", hint="llmctl handles sync")
     where = desired.engine.options.get("redis")
     made = rendered(known, Redis(*where) if where else None)
-    secrets = {name: str(told.get(host) or NO_KEY) for host, name in variables(known).items()}
+    secrets = {name: str(told.get("keys", {}).get(host) or NO_KEY) for host, name in variables(known).items()}
     secrets[MASTER] = keys.show(folder.home)["client"]
     if where and (password := read_password(folder.home)):
         secrets[PASSWORD] = password

@@ -200,13 +200,18 @@ def test_each_proxy_that_soon_ends_is_waited_for_longer_and_leaves_nothing_open(
     eventually(lambda: pipes() == before)
 
 
-def test_a_registry_or_a_configuration_that_makes_no_sense_leaves_the_proxy_that_there_is(fronted: RunningSlot) -> None:
+def test_what_makes_no_sense_leaves_the_proxy_that_there_is(fronted: RunningSlot) -> None:
     before = ask(fronted).json()["pid"]
     registry.path(fronted.home).write_text("{")
     registry.path(fronted.home).with_suffix(".bak").unlink(missing_ok=True)
     eventually(lambda: "cannot be read" in (told(fronted)["why"] or ""))
     judged = verdict.slot("h", here.slot(fronted.home, fronted.status(), 5.0), verdict.Baseline())
     assert judged.verdict == verdict.DEGRADED and ask(fronted).json()["pid"] == before
+    know(fronted.home, "alpha")
+    hosts.path(fronted.home).write_text('{"version": 1, "data": []}')
+    eventually(lambda: f"{hosts.path(fronted.home)} makes no sense" in (told(fronted)["why"] or ""))
+    assert ask(fronted).json()["pid"] == before
+    hosts.path(fronted.home).unlink()
     (fronted.folder.path / "dies").touch()
     know(fronted.home, "beta")
     eventually(lambda: "exit status 3 before it was ready" in (told(fronted)["why"] or ""))
