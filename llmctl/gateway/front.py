@@ -151,11 +151,16 @@ class Front(asyncio.Protocol):
         if self._splice:
             self._splice(data)
             return
-        held, self._begins = self._size, False
+        while data and not self._until:
+            data = self._read(data)
+
+    def _read(self, data: bytes) -> bytes:
+        """Feed the parser; what is to be read once more."""
+        again, held, self._begins = b"", self._size, False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as met:
-            self._upgraded(data[met.args[0] :])
+            again = self._upgraded(data[met.args[0] :])
         except httptools.HttpParserCallbackError as met:
             error = met.__context__
             self.refuse(error if isinstance(error, RequestError) else invalid("it cannot be read"))
@@ -165,6 +170,7 @@ class Front(asyncio.Protocol):
             self._head += len(data) - (self._size - held)  # names of trailers and of chunks have no end either
             if self._head > self.limits.header_bytes + self._size:
                 self.refuse(head_too_large(self.limits))
+        return again
 
     def on_message_begin(self) -> None:
         self._request, self._in_head, self._begins = Request(), True, True
@@ -375,18 +381,18 @@ class Front(asyncio.Protocol):
 
     # ── becoming a pipe ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _upgraded(self, rest: bytes) -> None:
-        """The bytes behind a handshake wait for who takes them. A request for an upgrade that nobody offers is read
-        once more without that, since llhttp takes its body for what is behind it."""
+    def _upgraded(self, rest: bytes) -> bytes:
+        """The bytes behind a handshake wait for who takes them. A request for an upgrade that nobody offers is to be
+        read once more without that, since llhttp takes its body for what is behind it."""
         request, self._unoffered = self._unoffered, None
         if request is None:
             self._splice = self._hold
             self._hold(rest)
-            return
+            return b""
         self._parser = httptools.HttpRequestParser(self)
         lines = [b"%b %b HTTP/%b" % (request.method.encode(), request.target, request.version.encode())]
         lines += [name + b": " + value for name, value in request.headers if name not in (b"connection", b"upgrade")]
-        self.data_received(b"\r\n".join([*lines, b"", rest]))
+        return b"\r\n".join([*lines, b"", rest])
 
     def _hold(self, data: bytes) -> None:
         """Nobody sends so much before a handshake is answered."""

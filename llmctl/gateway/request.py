@@ -50,6 +50,11 @@ def check_head(request: Request, limits: Limits, *, full: bool) -> None:
     size = sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
     if size > limits.header_bytes:
         raise head_too_large(limits)
+    if request.method == "CONNECT":
+        raise RequestError(
+            "CONNECT asks a proxy, and this is none",
+            status=405, code="method_not_allowed", details={"allow": "GET, HEAD, POST"},
+        )  # fmt: skip
     if request.version not in VERSIONS:
         raise invalid("only HTTP/1.1 and HTTP/1.0 are spoken")
     hosts = 0

@@ -112,6 +112,27 @@ def test_many_requests_in_one_write_are_no_large_head() -> None:
     odd.close()
 
 
+def test_a_tunnel_is_refused() -> None:
+    odd = Odd(says(whole()))
+    with gate_over(handle("alpha", odd)) as odds:
+        assert raw(odds.port, b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n").status == 405
+        assert raw(odds.port, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").status == 200
+    odd.close()
+
+
+def test_many_upgrades_that_nobody_offers_in_one_write() -> None:
+    odd, count = Odd(says(whole())), 700
+    one = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    with gate_over(handle("alpha", odd)) as odds, connect(odds.port) as sock:
+        sock.sendall(one * count)
+        said = b""
+        while said.count(b"HTTP/1.1 200 OK") < count:
+            data = sock.recv(2**20)
+            assert data, "the connection has ended"
+            said += data
+    odd.close()
+
+
 def test_l4_who_asks_much_and_reads_nothing_waits() -> None:
     """Pipelined requests whose answers nobody reads are answered one after the other, or not at all."""
     odd = Odd(says(whole(b"x" * 200_000)))
