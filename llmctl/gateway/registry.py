@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -164,17 +165,21 @@ def problems(registry: Registry, handles: Sequence[Handle]) -> Iterator[str]:
 
 
 def loop(registry: Registry, name: str) -> list[str] | None:
-    """The way from a handle over fallbacks back to it; None without one."""
-
-    def walk(at: str, way: list[str]) -> list[str] | None:
+    """The shortest way from a handle over fallbacks back to it; None without one."""
+    before: dict[str, str] = {}  # how each was come to first
+    waiting = deque([name])
+    while waiting:
+        at = waiting.popleft()
         for after in registry.handles[at].fallbacks if at in registry.handles else ():
-            if after == name:
-                return [*way, after]
-            if after not in way and (found := walk(after, [*way, after])):
-                return found
-        return None
-
-    return walk(name, [name])
+            if after not in before:
+                before[after] = at
+                waiting.append(after)
+        if name in before:
+            way = [name, before[name]]
+            while way[-1] != name:
+                way.append(before[way[-1]])
+            return way[::-1]
+    return None
 
 
 def path(home: Path) -> Path:

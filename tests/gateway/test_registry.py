@@ -47,6 +47,15 @@ def test_a_loop_is_told_with_its_way() -> None:
     assert loop(made(Handle("a", fallbacks=("a",))), "a") == ["a", "a"]
 
 
+def test_a_loop_is_looked_for_in_any_number_of_ways() -> None:
+    chain = [Handle(f"h{at}", fallbacks=(f"h{at + 1}",)) for at in range(2000)]
+    assert loop(made(*chain), "h0") is None
+    around = loop(made(*chain, Handle("h2000", fallbacks=("h0",))), "h0")
+    assert around == [*(f"h{at}" for at in range(2001)), "h0"]
+    rungs = [Handle(f"{side}{at}", fallbacks=(f"a{at + 1}", f"b{at + 1}")) for at in range(25) for side in "ab"]
+    assert loop(made(*rungs), "a0") is None
+
+
 def test_it_is_what_was_written(tmp_path: Path) -> None:
     known = made(
         Handle("fast", (Replica("h", 8101, "m", names=("x",)),), fallbacks=("deep",), tags=("t",)), Handle("deep")
