@@ -12,17 +12,18 @@ from urllib.parse import parse_qs
 from llmctl.domain import Limits
 from llmctl.errors import LlmctlError, RequestError, UnknownName
 from llmctl.gateway import asked as asking
-from llmctl.gateway import balance, progress, shapes, stays, unloaded
+from llmctl.gateway import balance, jobs, progress, shapes, stays, unloaded
 from llmctl.gateway.asked import Asked
 from llmctl.gateway.callers import Caller, Callers
 from llmctl.gateway.counts import Counts
 from llmctl.gateway.course import Again, Course
 from llmctl.gateway.demand import Demand
 from llmctl.gateway.front import Front, Work
+from llmctl.gateway.jobs import Jobs
 from llmctl.gateway.pipe import SOCKETS, Pipe
 from llmctl.gateway.registry import Handle, Registry
 from llmctl.gateway.relay import Relay
-from llmctl.gateway.replicas import Replicas
+from llmctl.gateway.replicas import Replicas, Way
 from llmctl.gateway.request import Request
 from llmctl.gateway.spent import Meters
 from llmctl.gateway.usage import Usage
@@ -44,7 +45,7 @@ class Gate:
         self.limits, self.auth, self.keyless, self.callers = limits, auth, keyless, callers
         self.replicas, self.own, self.demand, self.counts = replicas, own, demand, counts
         self.meters, self.log = meters, log
-        self.bodies = Bodies()
+        self.bodies, self.jobs = Bodies(), Jobs()
         self.connections: set[Front] = set()
         self.drain = Drain()
         self.registry = Registry()
@@ -75,7 +76,7 @@ class Gate:
                 _method(request, "GET", "HEAD")
                 own(front, request, caller)
                 return None
-            if path not in shapes.PASSED and not path.startswith("/v1/jobs/"):
+            if path not in shapes.PASSED and not path.startswith(jobs.PATH + "/"):
                 raise RequestError("there is no such route", status=404, code="not_found")
             return self._pass(front, request, caller, shape)
         except RequestError as error:
@@ -107,7 +108,7 @@ class Gate:
         return found
 
     def _pass(self, front: Front, request: Request, caller: Caller | None, shape: shapes.Shape) -> Work | None:
-        asked, model = None, None
+        asked, model, where = None, None, None
         if request.path in shapes.PASSED:
             _method(request, "POST")
             try:
@@ -117,11 +118,13 @@ class Gate:
                 if not self.registry.handles:
                     raise
                 # what is wrong with it the slot says best: it goes on as it is, to whoever answers by default
+        else:
+            model, where = self.jobs.find(caller.name if caller else None, request.path)
         handle = self.handle(caller, model)
         chain = self._chain(caller, handle)
         if not any(one.on_demand for one in chain):
             done = self._counted(front, request.path, caller, handle, asked)
-            return Relay(front, request, self.replicas.ways(chain, asked), shape, done).start()
+            return Relay(front, request, self._ways(chain, asked, where), shape, done).start()
         wish, streams = request.header(progress.HEADER), asked.streams if asked else False
         telling = progress.of(request.path, streams, wish, model or handle.name)
         keep = stays.wished(request.path, request.header(stays.HEADER), asked)
@@ -130,7 +133,7 @@ class Gate:
             return None
 
         def send(handles: list[Handle], begun: bool, again: Again, done: Done) -> Work:
-            return Relay(front, request, self.replicas.ways(handles, asked), shape, done, begun, again).start()
+            return Relay(front, request, self._ways(handles, asked, where), shape, done, begun, again).start()
 
         done = self._counted(front, request.path, caller, handle, asked)
         return Course(front, shape, chain, self.demand, telling, keep, send, done).go()
@@ -179,6 +182,10 @@ class Gate:
     def _chain(self, caller: Caller | None, handle: Handle) -> list[Handle]:
         return [one for one in self.registry.chain(handle) if not caller or caller.may(one.name)]
 
+    def _ways(self, handles: list[Handle], asked: Asked | None, where: str | None) -> Iterator[Way]:
+        """Who may answer; of a job, only the slot that has it."""
+        return (way for way in self.replicas.ways(handles, asked) if where in (None, way.where))
+
     def _counted(
         self, front: Front, path: str, caller: Caller | None, handle: Handle, asked: Asked | None
     ) -> Done:  # fmt: skip
@@ -203,6 +210,8 @@ class Gate:
                 meter.leave(caller.allowed, weight, used.total, now, datetime.date.today())
             self.counts.answered(handle.name, status, now - began)
             self.counts.spent(handle.name, name, used, cost)
+            if path == jobs.PATH and isinstance(relay, Relay) and relay.replica and status == 200:
+                self.jobs.made(name, relay.tail, handle.name, relay.replica)
             if relay:
                 self.counts.retried(handle.name, relay.retries)
                 if relay.began_at:

@@ -326,7 +326,12 @@ class Relay:
         """What it cost so far, nothing before an answer; `prompt` is what its prompt is taken for."""
         if not 200 <= self._status < 300:
             return Usage()
-        return usage.of(self._first, self._before[-usage.TAIL :] + self._last, self.events, prompt)
+        return usage.of(self._first, self.tail, self.events, prompt)
+
+    @property
+    def tail(self) -> bytes:
+        """The end of its answer."""
+        return self._before[-usage.TAIL :] + self._last
 
     # ── its client ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -57,6 +57,7 @@ def test_an_answer_to_head_has_no_body_and_the_next_request_its_own(odds: Start)
             sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n" if is_head else whole())
 
     found = odds(play)
+    found.gate.jobs.made(None, b'{"job_id":"1"}', "alpha", f"here:{found.replicas[0].port}")
     with connect(found.port) as sock:
         sock.sendall(b"HEAD /v1/jobs/1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head = sock.recv(65536)
