@@ -128,10 +128,10 @@ class Slot:
         self, *, owner: str, unused: float = 0.0, lock_wait: float = 0.0, on_event: OnEvent
     ) -> dict[str, Any]:  # fmt: skip
         """End the engine after its requests; the port stays open and answers that nothing is loaded. With `unused` only
-        where it had no request for so many seconds, else Busy."""
+        where it had no request for so many seconds, else Busy; after a crash loop those get no answer anyhow."""
         async with self.operations.changing("unload", owner, lock_wait):
             before, began = self.desired.spec, now()
-            if (rests := self.traffic.unused()) < unused:
+            if self.state != domain.CRASH_LOOP and (rests := self.traffic.unused()) < unused:
                 raise Busy(f"port {self.port} was used {rests:.1f} s ago", port=self.port)
             cut = await self._retire(self._take_off(domain.STOPPING), on_event)
             self._want(spec=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import backends
-from llmctl.domain import GATEWAY, READY, SLEEPING, SlotSpec
+from llmctl.domain import CRASH_LOOP, DISABLED, DOWN, GATEWAY, READY, SLEEPING, SlotSpec
 from llmctl.files import take_lock
 from llmctl.slots import status, verbs
 from llmctl.slots.admission import OLD_FIRST, Ledger, gb
@@ -76,15 +76,15 @@ def row(one: Holder) -> dict[str, Any]:
 
 
 def _holders(home: Path, port: int) -> Iterator[Holder]:
-    """All other slots with a model."""
+    """All other slots with a model; one that is disabled has none, and keeps what it comes back with."""
     reserved = Ledger(home).by_port()
     for row in status.status(home):
         spec = SlotFolder(home, row.port).read_desired().spec
-        if row.port == port or spec is None or spec.engine.engine == GATEWAY:
+        if row.port == port or spec is None or spec.engine.engine == GATEWAY or row.state == DISABLED:
             continue
         yield Holder(
-            row.port, spec.model, _measured(row), reserved.get(row.port, 0), row.unused, spec.evictable, _busy(row),
-            spec.exclusive,
+            row.port, spec.model, _measured(row), reserved.get(row.port, 0), row.unused, spec.evictable,
+            _busy(row, row.port in reserved), spec.exclusive,
         )  # fmt: skip
 
 
@@ -93,14 +93,16 @@ def _measured(row: SlotStatus) -> int:
     return max(row.memory_bytes, sum(row.residency.values()))
 
 
-def _busy(row: SlotStatus) -> str:
-    """What a slot is doing that must not be cut."""
+def _busy(row: SlotStatus, holds: bool) -> str:
+    """What a slot is doing that must not be cut; it `holds` what it has reserved for an engine."""
     if row.operation:
         return f"under {row.operation}"
     if row.active or row.queued:
         return f"answering {row.active + row.queued}"
     if row.state == READY and row.unused < REST:
         return "used just now"
+    if row.state in (DOWN, CRASH_LOOP) and not holds:  # one that is down and holds something answers nobody now
+        return ""
     return "" if row.state in (READY, SLEEPING) else row.state
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -106,6 +108,42 @@ def test_of_a_group_only_one_is_there_and_what_a_slot_holds_itself_counts(
     assert room.needed(home, two.port, larger, BUDGET) == [], "the old model of the port itself goes first"
     with pytest.raises(DoesNotFit, match=r"left of the budget 60.0 MB"):
         room.needed(home, two.port, larger, BUDGET, "new-first")
+
+
+def test_a_slot_without_an_engine_is_in_nobodys_way(
+    slots: Callable[..., RunningSlot], demand: Callable[..., SlotSpec], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down, loops, disabled, last = (slots(None, BUDGET) for _ in range(4))
+    down.change("load", demand("down", exclusive="big"))
+    down.kill()
+    loops.change("load", demand("loops", exclusive="big"))
+    (home / "loops.script.json").write_text(json.dumps({"fail": "load"}))
+    os.kill(loops.engine_pid() or 0, signal.SIGKILL)
+    disabled.change("load", demand("disabled", evictable=False, exclusive="big"))
+    verbs.disable(home, disabled.port, "for the test")
+    eventually(lambda: loops.state() == "crash-loop")
+
+    monkeypatch.setattr(room, "REST", 600.0)
+    assert room.needed(home, last.port, demand("last"), BUDGET) == []
+    spec = demand("last", exclusive="big")
+    assert {holder.port for holder in room.needed(home, last.port, spec, BUDGET)} == {down.port, loops.port}
+    assert evicting(home, last.port, spec)[0].state == "ready"
+    assert [slot.state() for slot in (down, loops, disabled)] == ["empty", "empty", "disabled"]
+    assert disabled.folder.read_desired().spec, "it has its model to come back with"
+
+
+def test_a_slot_server_that_answers_nobody_keeps_what_it_has(
+    slots: Callable[..., RunningSlot], demand: Callable[..., SlotSpec], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmctl.slots.status.TIMEOUT", 1.0)
+    one, two = slots(demand("one", exclusive="big"), BUDGET), slots(None, BUDGET)
+    server = one.server_pid() or 0
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(Busy, match="is down"):
+            room.needed(home, two.port, demand("two", exclusive="big"), BUDGET)
+    finally:
+        os.kill(server, signal.SIGCONT)
 
 
 def test_others_wait_until_the_room_is_reserved(
