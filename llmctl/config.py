@@ -329,6 +329,8 @@ def _slot(table: Table, config: Config, catalog: Catalog) -> ProfileSlot:
                 "a slot on demand has keep_alive in its place",
                 '[[slots.handles]] with keep_alive = "30m"',
             )
+    elif found := [key for key in ("pinned", "exclusive") if table.data.get(key)]:
+        raise table.mistake(found[0], "is of slots on demand", "on_demand = true")
     return ProfileSlot(
         port=_port(table),
         model=model,

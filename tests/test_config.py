@@ -205,6 +205,13 @@ def test_a_mistake_in_hosts_names_line_key_and_spelling(
             "has keep_alive in its place",
             "keep_alive",
         ),
+        ('[[slots]]\nport = 8101\nmodel = "gpt-oss-20b"\npinned = true\n', 4, "pinned: is of slots on demand", "true"),
+        (
+            '[[slots]]\nport = 8101\nmodel = "gpt-oss-20b"\nexclusive = "big"\n',
+            4,
+            "exclusive: is of slots on demand",
+            "on_demand = true",
+        ),
     ],
 )
 def test_a_mistake_in_a_profile_names_line_key_and_spelling(
