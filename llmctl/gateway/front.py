@@ -96,6 +96,8 @@ class Front(asyncio.Protocol):
         self._early = b""  # behind a handshake
         self._unoffered: Request | None = None  # that asked for an upgrade which nobody offers
         self._full = False
+        self._paused = False  # more requests wait than we read
+        self._expects = False  # a client sends its body once it is told to
 
     # ── the connection ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -126,8 +128,8 @@ class Front(asyncio.Protocol):
                 self.transport.abort()
         elif self._stuck and now - self._stuck > limits.read_stall:
             self.transport.abort()
-        elif self._splice or self.transport.is_closing():
-            return
+        elif self._splice or self._paused or self._expects or self.transport.is_closing():
+            return  # or it is the client that waits for us
         elif self._in_head and now - self._begun > limits.header_timeout:
             self.refuse(timed_out(f"no whole request head within {limits.header_timeout:g} s"))
         elif self._request and not self._in_head and now - self._last > limits.body_timeout:
@@ -194,10 +196,18 @@ class Front(asyncio.Protocol):
         request.version = self._parser.get_http_version()
         check_head(request, self.limits, full=self._full)
         if (request.header(b"expect") or b"").lower() == b"100-continue":
+            self._expects = True
+            self._continue()
+
+    def _continue(self) -> None:
+        """Tell a client that waits with its body, unless that would come into the midst of another answer."""
+        if self._expects and not self._asked and not self._waiting:
+            self._expects = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         limits = self.limits
+        self._expects = False
         self._pieces.append(body)
         self._size += len(body)
         self._count += 1
@@ -216,7 +226,7 @@ class Front(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._request
         assert request
-        self._request = None
+        self._request, self._expects = None, False
         request.body = b"".join(self._pieces)
         self._pieces = []
         request.keep = self._parser.should_keep_alive()
@@ -228,6 +238,7 @@ class Front(asyncio.Protocol):
             return
         self._waiting.append(request)
         if len(self._waiting) > PIPELINED:
+            self._paused = True
             self.transport.pause_reading()
         self._go_on()
 
@@ -260,7 +271,11 @@ class Front(asyncio.Protocol):
         if not asked.keep:
             self.transport.close()
             return
-        self.transport.resume_reading()
+        if self._paused and len(self._waiting) <= PIPELINED:
+            self._paused = False
+            self._begun = self._last  # for as long as we read nothing, no head was late
+            self.transport.resume_reading()
+        self._continue()
         if self._waiting and not self._until:
             self.loop.call_soon(self._go_on)
 

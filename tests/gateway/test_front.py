@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -18,7 +19,7 @@ from llmctl.gateway.request import invalid
 from llmctl.runner.intake import Bodies
 from tests.conftest import eventually
 from tests.gateway.fake_gate import serve
-from tests.gateway.odd import CHAT, Odd, chunked, gate_over, handle, reading_nothing, says, whole
+from tests.gateway.odd import CHAT, HELLO, Odd, chunked, gate_over, handle, reading_nothing, says, whole
 from tests.runner import test_edge as edges
 from tests.runner.fake_slot import FakeService, connect, raw, read_response
 from tests.runner.test_edge import QUICK
@@ -130,6 +131,61 @@ def test_many_upgrades_that_nobody_offers_in_one_write() -> None:
             data = sock.recv(2**20)
             assert data, "the connection has ended"
             said += data
+    odd.close()
+
+
+def held(go: threading.Event) -> Odd:
+    """A replica that answers once it may."""
+
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        while True:
+            odd.request(sock)
+            go.wait(30)
+            sock.sendall(whole())
+
+    return Odd(play)
+
+
+def read_until(sock: socket.socket, said: bytes, end: bytes, count: int = 1) -> bytes:
+    while said.count(end) < count:
+        data = sock.recv(2**16)
+        assert data, said
+        said += data
+    return said
+
+
+ONE = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}" % CHAT.encode()
+
+
+@pytest.mark.parametrize("cut", [20, -1], ids=["head", "body"])
+def test_no_clock_runs_for_a_request_that_is_not_read(cut: int) -> None:
+    """More requests wait than are read at once: that the next one has no end yet is not its client's fault."""
+    limits, go = Limits(header_timeout=2.0, body_timeout=2.0), threading.Event()
+    odd = held(go)
+    with gate_over(handle("alpha", odd), limits=limits) as odds, connect(odds.port) as sock:
+        sock.sendall(ONE * 10 + ONE[:cut])
+        eventually(lambda: odd.asked)
+        go.wait(3.0)  # longer than both clocks
+        go.set()
+        said = read_until(sock, b"", HELLO, 10)
+        threading.Event().wait(0.3)  # some ticks: the clocks begin anew
+        sock.sendall(ONE[cut:])
+        assert read_until(sock, said, HELLO, 11).count(b"HTTP/1.1 200 OK") == 11
+    odd.close()
+
+
+def test_a_client_is_told_to_continue_between_answers() -> None:
+    go = threading.Event()
+    odd = held(go)
+    with gate_over(handle("alpha", odd), limits=Limits(body_timeout=1.0)) as odds, connect(odds.port) as sock:
+        sock.sendall(ONE + ONE[:-4] + b"Expect: 100-continue\r\n\r\n")
+        eventually(lambda: odd.asked)
+        go.wait(2.0)  # it waits for us: its body is not late
+        go.set()
+        said = read_until(sock, b"", b"100 Continue\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 200 OK") and said.endswith(HELLO + b"HTTP/1.1 100 Continue\r\n\r\n")
+        sock.sendall(b"{}")
+        assert read_until(sock, said, HELLO, 2).count(b"HTTP/1.1 200 OK") == 2
     odd.close()
 
 
