@@ -72,13 +72,16 @@ def test_a_job_that_nobody_made_is_asked_of_no_slot(workers: list[Odd]) -> None:
         assert not workers[0].asked
 
 
-def test_a_job_whose_slot_is_away_is_asked_of_no_other(workers: list[Odd]) -> None:
+def test_a_job_whose_slot_fails_is_asked_of_no_other(workers: list[Odd]) -> None:
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        if odd.request(sock).startswith(b"POST"):
+            sock.sendall(whole(json.dumps({"job_id": ID}).encode()))
+
     first, second, _ = workers
+    first.play = play
     with gate_over(handle("alpha", first, second)) as odds:
         odds.live(second).load.tokens = 10**6
         make(odds, model="alpha")
-        first.play = lambda odd, sock, number: None
-        first.close()
         assert get(odds, PATH).status_code == 503 and not second.asked
 
 
