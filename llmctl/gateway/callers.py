@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from llmctl import paths
-from llmctl.domain import build
 from llmctl.errors import Refused, StateError, UnknownName, UsageError, nearest
 from llmctl.files import locked, read_json, stamp, write_json
-from llmctl.gateway.limits import Allowed
+from llmctl.gateway.limits import PERIODS, Allowed
+from llmctl.gateway.typed import typed
 
 NAME = "keys.json"
 PREFIX = "llmctl-"
@@ -51,10 +51,20 @@ def read(home: Path) -> dict[str, Caller]:
     try:
         if data["version"] != VERSION:
             raise ValueError(f"version {data['version']!r}")
-        found = [build(Caller, {**row, "allowed": build(Allowed, row["allowed"])}) for row in data["keys"]]
+        found = [typed(Caller, {**row, "allowed": _allowed(row["allowed"])}) for row in data["keys"]]
         return {one.sha256: one for one in found}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StateError(f"{file} holds no keys: {error!r}", hint=f"ls -l {file}*") from None
+
+
+def _allowed(row: Mapping[str, Any]) -> Allowed:
+    found = typed(Allowed, row)
+    for limit in (found.requests, found.tokens, found.parallel, found.quota):
+        if limit is not None and limit < 1:
+            raise ValueError(f"a limit of {limit}")
+    if found.per not in PERIODS:
+        raise ValueError(f"per = {found.per!r:.80}")
+    return found
 
 
 def add(home: Path, name: str, allowed: Allowed) -> str:

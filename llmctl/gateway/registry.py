@@ -12,16 +12,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from llmctl import paths
 from llmctl.config import CHAT as CHAT
 from llmctl.config import EMBEDDINGS as EMBEDDINGS
 from llmctl.config import Promise
-from llmctl.domain import build
 from llmctl.errors import LlmctlError, StateError, UnknownName, nearest
 from llmctl.files import read_json, write_json
+from llmctl.gateway.typed import typed
 
 VERSION = 1
 NAME = "registry.json"
@@ -120,32 +119,7 @@ def from_dict(data: Mapping[str, Any]) -> Registry:
 
 
 def _handle(row: Mapping[str, Any]) -> Handle:
-    replicas = tuple(build(Replica, _typed(Replica, one)) for one in row["replicas"])
-    return build(Handle, {**_typed(Handle, row), "replicas": replicas})
-
-
-def _typed(cls: type[Any], row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row, or ValueError for the first field of another type than that of `cls`: who edits the file by hand errs
-    in these too, and a request would meet it."""
-    for name, hint in get_type_hints(cls).items():
-        if name in row and name != "replicas" and not _is(row[name], hint):
-            raise ValueError(f"{name} = {row[name]!r:.80}")
-    return row
-
-
-def _is(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_is(value, one) for one in get_args(hint))
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        many = inner[-1] is Ellipsis
-        return (
-            isinstance(value, list | tuple) and (many or len(value) == len(inner))
-            and all(_is(one, inner[0]) for one in value)
-        )  # fmt: skip
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint
+    return typed(Handle, {**row, "replicas": tuple(typed(Replica, one) for one in row["replicas"])})
 
 
 def problems(registry: Registry, handles: Sequence[Handle]) -> Iterator[str]:

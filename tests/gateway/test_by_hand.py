@@ -85,6 +85,46 @@ def test_a_registry_that_cannot_be_read_is_not_what_it_was_before_the_last_sync(
     assert caught.value.hint and registry.path(tmp_path).read_text() == text
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("handles", "fast*"),  # as text its * would allow all
+        ("handles", [7]),
+        ("requests", 0),
+        ("tokens", -1),
+        ("parallel", "4"),
+        ("quota", 1.5),
+        ("quota", True),
+        ("per", "week"),
+    ],
+)
+def test_what_a_key_may_do_is_as_it_was_where_its_file_makes_no_sense(tmp_path: Path, name: str, value: Any) -> None:
+    callers.add(tmp_path, "ann", Allowed(("fast*",), 1, 2, 3, 4))
+    keys = callers.Callers(tmp_path)
+    keys.fresh()
+    before, file = keys.known, tmp_path / "gateway" / callers.NAME
+    whole = json.loads(file.read_text())
+    whole["data"]["keys"][0]["allowed"][name] = value
+    file.write_text(json.dumps(whole))
+    keys.fresh()
+    assert before and keys.known == before and file.name in keys.error and str(value) in keys.error
+    with pytest.raises(StateError) as caught:
+        callers.read(tmp_path)
+    assert caught.value.hint
+
+
+def test_what_a_key_is_has_types_too(tmp_path: Path) -> None:
+    callers.add(tmp_path, "ann", Allowed())
+    file = tmp_path / "gateway" / callers.NAME
+    good = file.read_text()
+    for name, value in (("name", 7), ("sha256", None), ("made", "now"), ("revoked", "no"), ("allowed", [])):
+        whole = json.loads(good)
+        whole["data"]["keys"][0][name] = value
+        file.write_text(json.dumps(whole))
+        with pytest.raises(StateError):
+            callers.read(tmp_path)
+
+
 def test_a_running_gateway_goes_on_and_says_so_everywhere(
     slots: Callable[..., RunningSlot], script: Callable[..., SlotSpec], gateway: Start
 ) -> None:
