@@ -111,6 +111,11 @@ def _step(port: int, slot: ProfileSlot, now: Now | None, demand: bool) -> Step:
         for key, is_ in now.tuning.items()
         if is_ != wanted_tuning[key]
     )
+    may_go = slot.on_demand and not slot.pinned
+    if spec.evictable != may_go:
+        differs += (f"evictable {spec.evictable} → {may_go}",)
+    if spec.exclusive != slot.exclusive:
+        differs += (f"exclusive {_told(spec.exclusive)} → {_told(slot.exclusive)}",)
     if not differs and now.down:
         return Step(port, START, slot.model, current, ("nothing serves it",), slot)
     return Step(port, SWAP if differs else KEEP, slot.model, current, differs, slot)
@@ -132,6 +137,9 @@ def as_slot(port: int, spec: SlotSpec, model: Model, models_dir: Path, tuning: M
         parallel=spec.engine.parallel,
         handle=next((name for name in spec.names if name not in usual), None),
         idle_unload=spec.idle_unload,
+        on_demand=spec.evictable or spec.exclusive is not None,
+        pinned=spec.exclusive is not None and not spec.evictable,
+        exclusive=spec.exclusive,
         **tuning,
     )
 

@@ -75,6 +75,27 @@ def test_every_setting_that_drifted_is_named(slot: ProfileSlot, differs: tuple[s
     assert step(slot, now) == (SWAP if differs else KEEP, differs)
 
 
+def test_whether_a_running_slot_may_go_and_its_group_are_compared() -> None:
+    demand = ProfileSlot(8101, "a", on_demand=True, exclusive="big")
+    plain, made = spec("a"), replace(spec("a"), evictable=True, exclusive="big")
+    assert step(demand, Now(made)) == (KEEP, ())
+    assert step(demand, Now(plain)) == (SWAP, ("evictable False → True", "exclusive none → big"))
+    assert step(replace(demand, pinned=True), Now(made)) == (SWAP, ("evictable True → False",))
+    assert step(ProfileSlot(8101, "a"), Now(made)) == (SWAP, ("evictable True → False", "exclusive big → none"))
+    assert step(demand, Now(None)) == (KEEP, ("loaded at its first request",))
+
+
+@pytest.mark.parametrize(("evictable", "exclusive"), [(True, None), (True, "big"), (False, "big"), (False, None)])
+def test_a_saved_slot_says_whether_it_may_go_and_its_group(
+    folder: Path, evictable: bool, exclusive: str | None
+) -> None:
+    runs = replace(spec("tiny-llama", context=64, parallel=2), evictable=evictable, exclusive=exclusive)
+    slot = profiles.as_slot(8101, runs, catalog.load().resolve("tiny-llama"), folder)
+    (folder / "profiles" / "p.toml").write_text(profiles.as_toml("d", [slot]))
+    assert config.profile(config.load(folder), catalog.load(), "p").slots == (slot,)
+    assert step(slot, Now(runs)) == (KEEP, ())
+
+
 def test_a_disabled_slot_is_left_alone_whatever_it_should_run() -> None:
     assert step(ProfileSlot(8101, "b"), Now(spec("a"), held="new fan")) == (HELD, ("disabled: new fan",))
     assert step(ProfileSlot(8101, "b"), Now(None, held="new fan")) == (HELD, ("disabled: new fan",))
