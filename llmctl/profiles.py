@@ -152,7 +152,7 @@ def quantization_of(spec: SlotSpec, model: Model, models_dir: Path) -> str | Non
 
 def as_toml(description: str, slots: Iterable[ProfileSlot]) -> str:
     """A profile file; settings that are as usual are left out."""
-    return "\n".join([f"description = {json.dumps(description)}\n", *map(slot_toml, slots)])
+    return "\n".join([f"description = {_value(description)}\n", *map(slot_toml, slots)])
 
 
 def slot_toml(slot: ProfileSlot) -> str:
@@ -164,14 +164,19 @@ def slot_toml(slot: ProfileSlot) -> str:
 def handle_toml(entry: HandleEntry) -> str:
     """One `[[slots.handles]]` table."""
     prompt, completion = entry.price
-    price = f"price = {{prompt = {prompt:g}, completion = {completion:g}}}\n" if entry.price != (0.0, 0.0) else ""
+    price = f"price = {{prompt = {prompt!r}, completion = {completion!r}}}\n" if entry.price != (0.0, 0.0) else ""
     invoke = entry.invoke if entry.invoke != CHAT else None
     return _table("slots.handles", {"name": entry.name, **asdict(entry), "price": None, "invoke": invoke}) + price
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
     said = {key: value for key, value in values.items() if value not in (None, "auto", ()) and value is not False}
-    return f"[[{name}]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in said.items())
+    return f"[[{name}]]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in said.items())
+
+
+def _value(value: Any) -> str:
+    """As TOML has it: like JSON, but without surrogates and DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def with_slots(profile: Profile, host: str, slots: Iterable[ProfileSlot]) -> str | None:
@@ -273,10 +278,10 @@ def _set(path: Path, text: str, table: tables.Keys, key: str, value: Value) -> s
         return "".join(lines[: at - 1] + lines[at:]) if at else text
     if at is None:
         lines[model - 1] = lines[model - 1].rstrip("\n") + "\n"
-        lines.insert(model, f"{key} = {json.dumps(value)}\n")
+        lines.insert(model, f"{key} = {_value(value)}\n")
         return "".join(lines)
     before = re.match(r"""(\s*\w+\s*=\s*)(\[[^][]*\]|"[^"]*"|'[^']*'|[^][{}\s#]+)""", lines[at - 1])
     if not before:
         raise ConfigError(f"{path}:{at}: {key} is not written on one line", hint="change it by hand")
-    lines[at - 1] = before[1] + json.dumps(value) + lines[at - 1][before.end() :]
+    lines[at - 1] = before[1] + _value(value) + lines[at - 1][before.end() :]
     return "".join(lines)

@@ -10,7 +10,7 @@ import pytest
 
 from llmctl import catalog, config, profiles
 from llmctl.catalog import Artifact, Model
-from llmctl.config import ProfileSlot
+from llmctl.config import HandleEntry, ProfileSlot
 from llmctl.domain import EngineSpec, SlotSpec
 from llmctl.errors import ConfigError, UsageError
 from llmctl.profiles import EXTRA, HELD, KEEP, LOAD, START, SWAP, UNLOAD, Now
@@ -175,3 +175,14 @@ def test_a_saved_slot_names_the_artifact_it_runs(folder: Path) -> None:
     model = Model("m", artifacts=(Artifact("gguf", "f16"), Artifact("gguf", "q4_0")))
     runs = SlotSpec(EngineSpec("llamacpp", "m", str(here), "gguf"))
     assert profiles.as_slot(8101, runs, model, folder).quantization == "q4_0"
+
+
+def test_any_text_and_any_price_read_back(folder: Path) -> None:
+    text = 'the \N{ROCKET} "one"\\\x7f\n\u2028'
+    entry = HandleEntry("fast", notes=text, tags=("\N{ROCKET}",), price=(1.23456789, 1e-7))
+    slot, file = ProfileSlot(8101, "tiny-llama", handles=(entry,)), folder / "profiles" / "p.toml"
+    file.write_text(profiles.as_toml(text, [slot, ProfileSlot(8102, "tiny-qwen2")]), encoding="utf-8")
+    read = config.profile(config.load(folder), catalog.load(), "p")
+    assert (read.description, read.slots[0]) == (text, slot)
+    edit(folder, 8102, exclusive=text, on_demand=True).write()
+    assert config.profile(config.load(folder), catalog.load(), "p").slots[1].exclusive == text
