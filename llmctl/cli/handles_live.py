@@ -68,10 +68,17 @@ def _slot(reach: Reach, replica: Replica, key: str | None) -> Live:
         rows = _listed(reach.transport(host).dial(to, replica.port), replica.port, key)
     except (LlmctlError, OSError) as error:
         return Live(why=getattr(error, "message", str(error)))
+    return live(rows)
+
+
+def live(rows: list[dict[str, Any]]) -> Live:
+    """What a slot says of itself; a port may be anybody's, and fields of other types say nothing."""
     first = rows[0] if rows else {}
+    context, can = first.get("context_length"), first.get("capabilities")
     return Live(
-        tuple(str(row.get("id")) for row in rows), first.get("context_length"), str(first.get("engine") or ""),
-        tuple(first.get("capabilities") or ()),
+        tuple(str(row.get("id")) for row in rows), context if type(context) is int else None,
+        str(first.get("engine") or ""),
+        tuple(can) if isinstance(can, list) and all(isinstance(one, str) for one in can) else (),
     )  # fmt: skip
 
 

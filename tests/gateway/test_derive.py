@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmctl.cli import handles_live
 from llmctl.config import Config, HandleEntry, Host, Profile, ProfileSlot
 from llmctl.gateway import checking, jsonl, needs
 from llmctl.gateway.checking import Live
@@ -275,3 +276,18 @@ def test_a_host_that_answers_is_believed() -> None:
     before, _ = made(rows=BOTH)
     after, _ = derived(FLEET, [], {"a": {}, "b": {}, "c": {}}, before)
     assert not after.handles
+
+
+@pytest.mark.parametrize("context", ["4096", 4096.5, True, {}, None])
+@pytest.mark.parametrize("can", [5, "fork", {"fork": 1}, [["fork"]], None])
+def test_a_port_that_answers_with_other_types_says_nothing_by_them(context: Any, can: Any) -> None:
+    entry = HandleEntry("fast", context=8192, technique="self-consistency")
+    registry = made(slot(8101, handles=(entry,)), rows=ROWS)[0]
+    row = {"id": "qwen2.5-7b", "context_length": context, "engine": "torch", "capabilities": can}
+    found = handles_live.live([row])
+    assert (found.context, found.capabilities) == (None, ())
+    assert whats(checking.live(registry, {"a:8101": found})) == [
+        "handle fast: self-consistency needs fork, and the engine torch has no such thing"
+    ]
+    said = handles_live.live([{**row, "context_length": 4096, "capabilities": ["fork"]}])
+    assert (said.context, said.capabilities) == (4096, ("fork",))
