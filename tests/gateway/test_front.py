@@ -71,7 +71,7 @@ def test_one_connection_that_fails_takes_no_clock_from_the_others() -> None:
     with gate_over(handle("alpha", odd), limits=QUICK) as odds, connect(odds.port) as broken:
         odds.loop.set_exception_handler(lambda loop, context: failed.append(context))
         (client,) = eventually(lambda: list(odds.gate.connections))
-        client.tick = Mock(side_effect=RuntimeError("broken"))  # type: ignore[method-assign]
+        client.tick = Mock(side_effect=RuntimeError("broken"))
         assert broken.recv(1) == b""
         with connect(odds.port) as sock:
             sock.sendall(b"GET /")
