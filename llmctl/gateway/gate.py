@@ -253,7 +253,7 @@ def _method(request: Request, *methods: str) -> None:
 
 
 async def ticking(gate: Gate, every: float = 0.5) -> Any:
-    """Look at all connections' clocks, for as long as it is not cancelled."""
+    """Look at all connections' clocks, those to replicas too, for as long as it is not cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(every)
@@ -264,3 +264,5 @@ async def ticking(gate: Gate, every: float = 0.5) -> Any:
             except Exception as error:  # one connection's end, not that of all others' clocks
                 loop.call_exception_handler({"message": "a connection's clocks failed", "exception": error})
                 front.transport.abort()
+        for live in gate.replicas.live.values():
+            live.pool.prune(now)

@@ -208,11 +208,13 @@ Connect = Callable[[Callable[[], Upstream]], Awaitable[tuple[Any, Upstream]]]
 
 class Pool:
     """The connections to one replica. `connect` makes one, however far away it is; `full` says that the way there
-    carries as many as it may."""
+    carries as many as it may, and `spare` closes one there that rests, if there is one."""
 
-    def __init__(self, connect: Connect, full: Callable[[], bool] = lambda: False) -> None:
-        self._connect, self._full = connect, full
-        self._idle: list[Upstream] = []
+    def __init__(
+        self, connect: Connect, full: Callable[[], bool] = lambda: False, spare: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._connect, self._full, self._spare = connect, full, spare
+        self._idle: list[Upstream] = []  # who rests longest first
 
     def take(self, now: float) -> Upstream | None:
         """One that rests, the last used first; None where a new one is needed."""
@@ -225,8 +227,10 @@ class Pool:
 
     async def fresh(self, *, probes: bool = False) -> Upstream:
         """A new one; Unreachable where there is none to be had in time, Busy where only who `probes` gets one more."""
-        if not probes and self._full():
-            raise Busy("as many requests as the way to it carries are there")
+        while not probes and self._full():
+            if not self._spare():
+                raise Busy("as many requests as the way to it carries are there")
+            await asyncio.sleep(0)  # the loop closes it at its next turn
         try:
             _, made = await asyncio.wait_for(self._connect(lambda: Upstream(self)), CONNECT)
         except (asyncio.TimeoutError, TimeoutError):
@@ -243,6 +247,20 @@ class Pool:
             self._idle.append(one)
         else:
             one.cut()
+
+    def prune(self, now: float) -> None:
+        """Close those that have rested for IDLE."""
+        while self._idle and now - self._idle[0].rested >= IDLE:
+            self._idle.pop(0).cut()
+
+    @property
+    def resting(self) -> float | None:
+        """Since when the one rests that rests longest."""
+        return self._idle[0].rested if self._idle else None
+
+    def drop(self) -> None:
+        """Close the one that rests longest."""
+        self._idle.pop(0).cut()
 
     def forget(self, one: Upstream) -> None:
         if one in self._idle:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ class Ways:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._tunnels: dict[str, Tunnel] = {}
+        self._pools: dict[str, weakref.WeakSet[Pool]] = {}  # through each host's tunnel
 
     def live(self, replica: Replica) -> Live:
         """A replica as one that was not asked yet."""
         load = Load(replica.where, warm=not replica.on_demand)  # until it is probed
         if replica.address is None:
             tunnel = self._tunnel(replica.host)
-            pool = Pool(lambda made: _through(tunnel, replica.port, made), lambda: tunnel.full)
+            pools = self._pools.setdefault(replica.host, weakref.WeakSet())
+            pool = Pool(lambda made: _through(tunnel, replica.port, made), lambda: tunnel.full, lambda: _spare(pools))
+            pools.add(pool)
         else:
             pool = Pool(lambda made: _directly(replica.address or "", made))
         return Live(replica, pool, self.head(replica), load)
@@ -64,6 +68,14 @@ class Ways:
             raise ConfigError(f"nothing says how {name} is reached by ssh", hint="llmctl handles sync")
         known = config.load(folder)
         return link.open_link(settings.login(known.host(name), known), self.home / known_hosts.FILE)
+
+
+def _spare(pools: Iterable[Pool]) -> bool:
+    """Close the connection that rests longest; whether there was one."""
+    found = min(((pool.resting, id(pool), pool) for pool in pools if pool.resting is not None), default=None)
+    if found:
+        found[-1].drop()
+    return found is not None
 
 
 async def _directly(address: str, made: Callable[[], Upstream]) -> tuple[Any, Upstream]:

@@ -18,8 +18,10 @@ from llmctl import config
 from llmctl.errors import Busy, Unreachable
 from llmctl.fleet.ssh import link, settings
 from llmctl.gateway import tunnel as tunnels
+from llmctl.gateway.registry import Replica
 from llmctl.gateway.tunnel import CHANNELS, Tunnel
 from llmctl.gateway.upstream import Pool
+from llmctl.gateway.ways import Ways
 from tests.conftest import eventually, free_port
 from tests.testbed.sshd import SshHost, introduce, needs_sshd, ssh_hosts
 
@@ -181,6 +183,33 @@ def test_it_carries_a_bounded_number_and_a_probe_beside(host: SshHost, listener:
         while tunnel.full:
             await asyncio.sleep(0.01)
         (await pool.fresh()).transport.abort()
+        await asyncio.sleep(0.1)
+
+    run(host, work)
+
+
+def test_what_rests_makes_room_for_another_slot_of_the_host(
+    host: SshHost, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "CHANNELS", 4)
+
+    async def work(tunnel: Tunnel) -> None:
+        ways = Ways(tmp_path)
+        ways._tunnels["h1"] = tunnel
+        one, two = (ways.live(Replica("h1", port_of(listener), "alpha")).pool for _ in range(2))
+        made = [await one.fresh() for _ in range(3)] + [await two.fresh()]
+        with pytest.raises(Busy):
+            await two.fresh()
+        for rests in made[:3]:
+            one.give_back(rests)
+        made.append(await two.fresh())
+        assert made[0].closed and not made[1].closed and not made[2].closed, "who rests longest goes, and no other"
+        made += [await two.fresh(), await two.fresh()]
+        with pytest.raises(Busy):
+            await two.fresh()
+        assert [one.closed for one in made] == [True] * 3 + [False] * 4
+        for left in made:
+            left.transport.abort()
         await asyncio.sleep(0.1)
 
     run(host, work)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -179,6 +181,23 @@ def test_a_listener_is_told_of_one_answer() -> None:
     answer, times, one = asyncio.run(ask(odd.port))
     assert (answer, times, one.closed) == ((200, HELLO), 1, True)
     odd.close()
+
+
+def test_a_connection_that_rests_for_long_is_closed(odds: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def play(odd: Odd, sock: socket.socket, number: int) -> None:
+        odd.request(sock)
+        sock.sendall(whole())
+        with contextlib.suppress(OSError):
+            sock.recv(1)
+        ended.set()
+
+    found = odds(play)
+    assert ask(found).content == HELLO
+    assert not ended.wait(1.0), "it is kept at first"
+    monkeypatch.setattr(upstream, "IDLE", 0.0)
+    assert ended.wait(20.0) and not found.live(found.replicas[0]).pool._idle
 
 
 def test_a_replica_that_speaks_unasked_loses_its_connection(odds: Start) -> None:
