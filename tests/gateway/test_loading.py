@@ -196,11 +196,20 @@ def test_another_wish_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert answer.status_code == 400 and answer.json()["error"]["hint"] == "comments or reasoning"
 
 
+def late(slot: Any, slow: Slow, **fields: Any) -> list[str]:
+    """The events of a stream whose load ends after the first of them."""
+    url, body = f"{slot.base_url}/v1/chat/completions", {**HI, "stream": True, **fields}
+    with httpx.stream("POST", url, json=body, timeout=30, trust_env=False) as got:
+        rows = got.iter_lines()
+        assert got.status_code == 200 and next(rows).startswith(": loading alpha")
+        slow.go.set()
+        return [row for row in rows if row and not row.startswith(":")]
+
+
 def test_what_the_slot_refuses_after_the_head_of_a_stream_is_told_in_its_words() -> None:
     slow = Slow()
     with serve(FakeService(), start=slow, times=SOON) as slot:
-        threading.Timer(0.5, slow.go.set).start()
-        rows = [row for row in ask(slot, stream=True, temperature=99).text.split("\n\n") if row]
+        rows = late(slot, slow, temperature=99)
     error = json.loads(rows[-2].removeprefix("data: "))["error"]
     assert "temperature" in error["message"] and rows[-1] == "data: [DONE]"
 
@@ -208,10 +217,8 @@ def test_what_the_slot_refuses_after_the_head_of_a_stream_is_told_in_its_words()
 def test_a_stream_whose_load_fails_ends_with_an_error() -> None:
     slow = Slow("no memory")
     with serve(FakeService(), start=slow, times=SOON) as slot:
-        threading.Timer(0.5, slow.go.set).start()
-        answer = ask(slot, stream=True)
-        rows = [row for row in answer.text.split("\n\n") if row]
-        assert answer.status_code == 200 and '"no memory"' in rows[-2] and rows[-1] == "data: [DONE]"
+        rows = late(slot, slow)
+    assert '"no memory"' in rows[-2] and rows[-1] == "data: [DONE]"
 
 
 def test_who_does_not_stream_is_sent_away_with_how_far_it_is() -> None:
