@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 from llmctl import events
 from llmctl.__main__ import main
 from llmctl.domain import OnDemand
+from llmctl.files import read_json, write_json
 from llmctl.gateway import life, stays
 from llmctl.slots import verbs
 from llmctl.slots.state import Launch
@@ -254,8 +255,10 @@ def test_keep_alive_is_a_requests_word_and_outlives_the_gateways_process(fleet: 
     assert [one.status_code for one in wrong] == [400, 400] and "keep_alive must be" in wrong[1].json()["error"]
     assert fleet.ask("a", path="/api/chat", keep_alive=0, stream=False).status_code == 200
     eventually(lambda: "alpha" not in fleet.loaded())
-    fleet.answer("b", "4s")
-    eventually(lambda: (fleet.home / "gateway" / stays.NAME).exists())
+    file, beta = fleet.home / "gateway" / stays.NAME, f"here:{fleet.slots['beta'].port}"
+    fleet.answer("b", "2h")
+    eventually(lambda: (read_json(file) or {}).get(beta) == 7200)
+    write_json(file, {beta: 0.1})  # so that only a process that has read it ends the model
     pid = fleet.gateway.server_pid()
     verbs.restart(fleet.home, fleet.gateway.port, reexec=True)
     eventually(lambda: "beta" not in fleet.loaded())
