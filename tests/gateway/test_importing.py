@@ -138,7 +138,7 @@ name = "deep"   # why"""
 def test_a_handle_is_written_behind_its_slot_and_all_else_stays() -> None:
     entry = HandleEntry("fast", fallbacks=("deep",), price=(0.5, 2.0), invoke="openai-embeddings")
     block = '\n[[slots.handles]]\nname = "fast"\nfallbacks = ["deep"]\ninvoke = "openai-embeddings"\n'
-    block += "price = {prompt = 0.5, completion = 2}\n"
+    block += "price = {prompt = 0.5, completion = 2.0}\n"
     first = profiles.with_handle(Path("p"), TEXT, 0, entry)
     assert first == TEXT.replace('model = "m"\n', f'model = "m"\n{block}', 1)
     assert profiles.with_handle(Path("p"), TEXT, 1, entry) == f"{TEXT}\n{block}"
