@@ -54,9 +54,9 @@ class LiteLlmServer(PortServer):
         self._answered = 0.0  # when `current` began to, on the monotonic clock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._processes: set[Process] = set()
-        most = self.launch.limits.connections
+        limits = self.launch.limits
         self.listener = Accepting(
-            self.sock, lambda: Relay(self.proxy, self.connections, most), self.connections, Drain()
+            self.sock, lambda: Relay(self.proxy, self.connections, limits), self.connections, Drain()
         )
 
     # ── what is behind the port ─────────────────────────────────────────────────────────────────────────────────────
