@@ -102,18 +102,25 @@ class LiteLlmServer(PortServer):
 
     async def _looking(self) -> None:
         while True:
-            self._read()
-            ended = self.current
-            if ended and ended.done.done() and not ended.finishing:
-                self.current = None
-                if time.monotonic() - self._answered > LONGEST:
-                    self._pause = FIRST
-                self._failed(f"LiteLLM ended with exit status {ended.done.result()}")
-                await self._gone(ended)
-            due = not self.serves or self._again or not self.plan or not self.plan.same(self.runs)
-            if self.plan and due and not self._claimed and time.monotonic() >= self._not_before:
-                await self._bring(self.plan)
+            try:
+                await self._look()
+            except Exception as error:  # of one look: the next ones go on
+                self._failed(f"a look at the files and the proxy failed: {error!r}")
             await asyncio.sleep(LOOK)
+
+    async def _look(self) -> None:
+        """Once at the files and at the proxy; one that ended, or that another plan wants, is replaced."""
+        self._read()
+        ended = self.current
+        if ended and ended.done.done() and not ended.finishing:
+            self.current = None
+            if time.monotonic() - self._answered > LONGEST:
+                self._pause = FIRST
+            self._failed(f"LiteLLM ended with exit status {ended.done.result()}")
+            await self._gone(ended)
+        due = not self.serves or self._again or not self.plan or not self.plan.same(self.runs)
+        if self.plan and due and not self._claimed and time.monotonic() >= self._not_before:
+            await self._bring(self.plan)
 
     def _read(self) -> None:
         """Make the plan anew where a file has changed; one that cannot be made leaves the one before."""

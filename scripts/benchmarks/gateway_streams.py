@@ -95,6 +95,12 @@ def _end(
 
 def count(port: int, model: str, streams: int, seconds: float) -> tuple[float, int]:
     """Events a second of so many streams at once, and how many of these had any."""
+    events, took, seen = counted(port, model, streams, seconds)
+    return events / took, seen
+
+
+def counted(port: int, model: str, streams: int, seconds: float, warm_up: float = WARM) -> tuple[int, float, int]:
+    """The events after `warm_up` seconds, the seconds that they took, and how many streams had any."""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "go"}]}).encode()
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -102,7 +108,7 @@ def count(port: int, model: str, streams: int, seconds: float) -> tuple[float, i
             made = stack.enter_context(connect(port))
             selector.register(made, selectors.EVENT_READ)
             made.sendall(request(body))
-        seen, begin = set(), time.perf_counter() + WARM
+        seen, begin = set(), time.perf_counter() + warm_up
         events, warm = 0, True
         while (now := time.perf_counter()) < begin + seconds:
             if warm and now >= begin:
@@ -115,7 +121,7 @@ def count(port: int, model: str, streams: int, seconds: float) -> tuple[float, i
                     raise ConnectionError("a stream ended")
                 seen.add(sock)
                 events += data.count(MARK)
-    return events / (now - begin), len(seen)
+    return events, now - begin, len(seen)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ async def read(client: socket.socket, count: int) -> int:
 
 def test_l5_who_says_nothing_or_half_a_head_is_not_kept_and_who_waits_for_an_answer_is() -> None:
     async def run() -> None:
-        async with around(Limits(header_timeout=0.5)) as made:
+        async with around(Limits(header_timeout=2.0)) as made:
             loop = asyncio.get_running_loop()
             waits, _, answers = await made.client()
             for piece in (b"GET / HTTP/1.1\r\nhost: x\r\n", b"\r", b"\n"):

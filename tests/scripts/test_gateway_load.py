@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from scripts.benchmarks.gateway_paced import paced, request, whole
-from scripts.benchmarks.gateway_streams import CHUNK, MARK, count
-from tests.conftest import REPO, eventually, free_port
+from scripts.benchmarks.gateway_streams import CHUNK, MARK, counted
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 STALL = 1.0
@@ -71,21 +69,22 @@ def test_an_answer_in_pieces_is_whole_at_its_end() -> None:
 
 def test_each_event_of_each_stream_is_counted_once() -> None:
     assert CHUNK.count(MARK) == 1
-    port = free_port()
-    argv = [sys.executable, "-m", "scripts.benchmarks.gateway_streams", "serve", str(port), "20"]
-    with subprocess.Popen(argv, cwd=REPO) as process:
-        try:
-            eventually(lambda: _listens(port))
-            rate, streams = count(port, "slow", 3, 1.0)
-        finally:
-            process.kill()
-    assert streams == 3
-    assert rate == pytest.approx(60, abs=40)  # an event counted twice, or one stream alone, were far from that
+    over = threading.Event()
 
+    def serve(listening: socket.socket) -> None:
+        with contextlib.ExitStack() as open_ones:
+            for _ in range(3):
+                client = open_ones.enter_context(listening.accept()[0])
+                client.sendall(20 * CHUNK)  # and no end
+            over.wait(60)
 
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        events, _, streams = counted(listening.getsockname()[1], "any", 3, 2.0, warm_up=0.0)
+        over.set()
+        thread.join()
+    assert (events, streams) == (60, 3)
 
 
 def test_a_request_is_whole() -> None:
